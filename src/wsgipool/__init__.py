@@ -1,0 +1,37 @@
+"""Database connections for Python on Apache httpd and mod_wsgi: one pool per process and database.
+
+with wsgipool.connection("orders") as conn:      # committed at the end, rolled back on an error
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT ...")
+"""
+
+from wsgipool.errors import (
+    ConfigError,
+    ConnectFailed,
+    Error,
+    PoolClosed,
+    PoolDeadlock,
+    PoolError,
+    PoolTimeout,
+)
+from wsgipool.pool import Pool
+from wsgipool.process import close, configure, connection, pool
+from wsgipool.request import Middleware
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "ConnectFailed",
+    "Error",
+    "Middleware",
+    "Pool",
+    "PoolClosed",
+    "PoolDeadlock",
+    "PoolError",
+    "PoolTimeout",
+    "close",
+    "configure",
+    "connection",
+    "pool",
+]

@@ -1,0 +1,246 @@
+"""wsgipool.toml and database URLs, read into frozen, validated settings.
+
+This module knows what a setting may be; it knows no driver, no server and no pool. Every complaint is one
+`ConfigError` that names the file, the key and what would do. A password never shows in a message or a repr.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from wsgipool.errors import ConfigError
+from wsgipool.sizing import THREADS
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds a request waits for a connection: less than the 60 s after which httpd's `Timeout` gives up on it."""
+
+
+@dataclass(frozen=True)
+class DatabaseURL:
+    """A database's address, its parts unquoted: `scheme://user:password@host:port/database?option=value`."""
+
+    scheme: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    host: str | None = None
+    port: int | None = None
+    database: str = ""
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __str__(self) -> str:
+        """The address without its password and options, for messages."""
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port else ""
+        return f"{self.scheme}://{user}{self.host or ''}{port}/{self.database}"
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """One `[databases.NAME]` table."""
+
+    name: str
+    url: DatabaseURL
+    origin: str
+    """Where the table stands, for messages: `/etc/wsgipool.toml: databases.orders`."""
+    max_size: int | str = THREADS
+    """Connections a process may have open at once: a number, "threads" or "threads/N"."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds to wait for a connection before `PoolTimeout`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole wsgipool.toml."""
+
+    databases: Mapping[str, DatabaseSettings]
+    origin: str
+    runtime_dir: Path | None = None
+    """The folder for what the processes of one host share."""
+
+
+def load(source: str | os.PathLike[str] | Mapping[str, object]) -> Settings:
+    """Return the settings of a wsgipool.toml, or of a mapping of the same shape.
+
+    Raises ConfigError where the file cannot be read, is not TOML, or says something that cannot be.
+    """
+    if isinstance(source, Mapping):
+        return _settings(_Table(source, "the mapping given to configure()", ""), directory=Path.cwd())
+    path = Path(source)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist; `wsgipool apache show wsgipool.toml` prints one to start from"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read by user id {os.geteuid()}: {error.strerror}; give the Apache user's group "
+            "read access (chgrp www-data, chmod 640)"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return _settings(_Table(document, str(path), ""), directory=path.absolute().parent)
+
+
+def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
+    """Return the parts of a database URL; `where` names its place in messages, which never repeat the URL itself."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        # A password with an unquoted '/' or '#' shifts the parts, and the message of urllib would quote it.
+        reason = "its port is not a number" if "port" in str(error).lower() else "it is not a URL"
+        raise ConfigError(
+            f"{where}: {reason}; write mysql://user:password@host:3306/database, with the characters "
+            ":/?#[]@% of a password percent-encoded (/ is %2F, # is %23, @ is %40)"
+        ) from None
+    if not parts.scheme:
+        raise ConfigError(f"{where}: no scheme; write mysql://user@host/database or sqlite:////path/to/file.db")
+    if parts.fragment:
+        raise ConfigError(f"{where}: '#' starts a fragment, which a database URL has not; in a password write %23")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    return DatabaseURL(
+        scheme=parts.scheme,
+        user=_unquoted(parts.username),
+        password=_unquoted(parts.password),
+        host=_unquoted(parts.hostname),
+        port=port,
+        database=unquote(parts.path.removeprefix("/")),
+        options=MappingProxyType(options),
+    )
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that says what `key` could have meant."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
+
+
+def _unquoted(part: str | None) -> str | None:
+    return None if part is None else unquote(part)
+
+
+def _settings(table: _Table, directory: Path) -> Settings:
+    table.check_keys("databases", "runtime_dir")
+    databases = table.table("databases")
+    if not databases.content:
+        raise ConfigError(f"{table.origin}: no database; add a table [databases.NAME] with a url")
+    runtime_dir = table.string("runtime_dir")
+    if runtime_dir is not None and not Path(runtime_dir).is_absolute():
+        raise ConfigError(f"{table.where('runtime_dir')}: {runtime_dir!r} is not an absolute path")
+    return Settings(
+        databases=MappingProxyType(
+            {name: _database(name, databases.table(name), directory) for name in databases.content}
+        ),
+        origin=table.origin,
+        runtime_dir=None if runtime_dir is None else Path(runtime_dir),
+    )
+
+
+def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
+    table.check_keys("url", "password_file", "password_env", "max_size", "timeout")
+    url_text = table.string("url")
+    if url_text is None:
+        raise ConfigError(f'{table.where()}: no url; write url = "mysql://user@host/database"')
+    url = _with_password(parse_url(url_text, table.where("url")), table, directory)
+    return DatabaseSettings(
+        name=name,
+        url=url,
+        origin=table.where(),
+        max_size=table.max_size(),
+        timeout=table.seconds("timeout", DEFAULT_TIMEOUT),
+    )
+
+
+def _with_password(url: DatabaseURL, table: _Table, directory: Path) -> DatabaseURL:
+    file_name, variable = table.string("password_file"), table.string("password_env")
+    given = [
+        source
+        for source, value in (("url", url.password), ("password_file", file_name), ("password_env", variable))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise ConfigError(f"{table.where()}: the password stands in {' and in '.join(given)}; keep one")
+    if file_name is not None:
+        path = directory / file_name
+        try:
+            password = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigError(
+                f"{table.where('password_file')}: {path} cannot be read by user id {os.geteuid()}: {reason}"
+            ) from None
+    elif variable is not None:
+        if variable not in os.environ:
+            raise ConfigError(
+                f"{table.where('password_env')}: the environment has no variable {variable}; SetEnv does not reach "
+                "it, Debian's /etc/apache2/envvars and systemd's Environment= do"
+            )
+        password = os.environ[variable]
+    else:
+        return url
+    return DatabaseURL(url.scheme, url.user, password, url.host, url.port, url.database, url.options)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of the document, with its place in it."""
+
+    content: Mapping[str, object]
+    origin: str
+    path: str
+
+    def where(self, key: str = "") -> str:
+        return f"{self.origin}: {'.'.join(part for part in (self.path, key) if part)}"
+
+    def check_keys(self, *known: str) -> None:
+        for key in self.content:
+            if key not in known:
+                raise ConfigError(f"{self.where(key)} is not a setting; {unknown_key(key, known)}")
+
+    def table(self, key: str) -> _Table:
+        value = self.content.get(key, {})
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{self.where(key)} is {_kind(value)}; it is a table, [{self.path or key}...]")
+        return _Table(value, self.origin, f"{self.path}.{key}" if self.path else key)
+
+    def string(self, key: str) -> str | None:
+        value = self.content.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        raise ConfigError(f"{self.where(key)} is {_kind(value)}; write a string in quotes")
+
+    def seconds(self, key: str, default: float) -> float:
+        value = self.content.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{self.where(key)} is {_kind(value)}; write a number of seconds, such as {default:g}")
+        if not 0 <= value <= 86_400:
+            raise ConfigError(f"{self.where(key)} = {value}: it is a number of seconds from 0 to 86400")
+        return float(value)
+
+    def max_size(self) -> int | str:
+        value = self.content.get("max_size", THREADS)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return value
+        if isinstance(value, str) and re.fullmatch(rf"{THREADS}(/[1-9][0-9]*)?", value):
+            return value
+        raise ConfigError(
+            f'{self.where("max_size")} = {value!r}: it is a number from 1, "threads" for as many as the process '
+            'has threads, or "threads/2" for half as many'
+        )
+
+
+def _kind(value: object) -> str:
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "a table" if isinstance(value, Mapping) else f"a {type(value).__name__}")

@@ -1,0 +1,61 @@
+"""SQLite by the standard library's sqlite3: `sqlite:////var/lib/shop/shop.db` (four slashes: an absolute path)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from wsgipool.config import DatabaseSettings, unknown_key
+from wsgipool.drivers import close_quietly, keep_forever
+from wsgipool.errors import ConfigError
+
+DEFAULT_BUSY_TIMEOUT = 5.0
+"""Seconds that a statement waits for another connection's lock; sqlite3's own default."""
+
+
+def driver(settings: DatabaseSettings) -> SQLiteDriver:
+    """Return the driver for one `[databases.NAME]`. Raises ConfigError."""
+    url, where = settings.url, f"{settings.origin}.url"
+    for option in url.options:
+        if option != "timeout":
+            raise ConfigError(f"{where}: {option} is not an option of sqlite://; {unknown_key(option, ['timeout'])}")
+    if url.host or url.user:
+        raise ConfigError(f"{where}: a file has no host; write sqlite:////path/to/file.db, with four slashes")
+    path = Path(url.database)
+    if not path.is_absolute():
+        # ":memory:" too: each connection would see an empty database of its own.
+        raise ConfigError(
+            f"{where}: {url.database!r} is not the absolute path of a file; write sqlite:////path/to/file.db, "
+            "with four slashes"
+        )
+    try:
+        busy_timeout = float(url.options.get("timeout", DEFAULT_BUSY_TIMEOUT))
+    except ValueError:
+        raise ConfigError(f"{where}: the option timeout is a number of seconds") from None
+    return SQLiteDriver(path, busy_timeout)
+
+
+class SQLiteDriver:
+    """Opens a file with sqlite3; see `wsgipool.drivers.Driver`."""
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self.address = f"sqlite:///{path}"
+
+    def connect(self, timeout: float) -> sqlite3.Connection:  # noqa: ARG002 - opening a file does not wait
+        # The pool sees to it that one thread at a time has the connection; sqlite3 would insist on the first.
+        return sqlite3.connect(self._path, timeout=self._busy_timeout, check_same_thread=False)
+
+    def is_alive(self, connection: sqlite3.Connection) -> bool:  # noqa: ARG002 - a file does not go away
+        return True
+
+    def reset(self, connection: sqlite3.Connection) -> None:
+        connection.rollback()
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        close_quietly(connection)
+
+    def abandon(self, connection: sqlite3.Connection) -> None:
+        # Closing in a fork's child would release the parent's POSIX locks (https://sqlite.org/howtocorrupt.html, 2.6).
+        keep_forever(connection)

@@ -1,0 +1,40 @@
+"""Everything wsgipool raises, one small tree.
+
+    Error
+    ├── ConfigError         a setting is missing, unknown or wrong; says where and what would do
+    └── PoolError           the database cannot be had now: what a site answers with 503
+        ├── ConnectFailed   a new connection could not be opened; the driver's error is __cause__
+        ├── PoolTimeout     all connections were busy until the deadline
+        ├── PoolDeadlock    the thread waits for a connection that only it could give back
+        └── PoolClosed      the pool was closed
+
+A connection returned twice, or to a pool it was not borrowed from, is a bug in the caller and raises ValueError.
+"""
+
+
+class Error(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(Error):
+    """A setting is missing, unknown or out of range."""
+
+
+class PoolError(Error):
+    """A pool cannot hand out a connection."""
+
+
+class ConnectFailed(PoolError):
+    """The database refused a new connection or could not be reached; `__cause__` is the driver's own error."""
+
+
+class PoolTimeout(PoolError):
+    """No connection became free within the timeout."""
+
+
+class PoolDeadlock(PoolError):
+    """The thread already holds every connection of the pool, so waiting for one more could never end."""
+
+
+class PoolClosed(PoolError):
+    """The pool was closed."""

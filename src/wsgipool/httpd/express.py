@@ -1,0 +1,210 @@
+"""A real httpd for one WSGI script, by way of mod_wsgi-express, with wsgipool's own drop-in included.
+
+mod_wsgi-express (of the PyPI packages mod_wsgi and mod_wsgi-standalone) writes httpd's configuration. What is added
+here is a handful of Defines and the drop-in, apache/wsgipool.conf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import importlib.util
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import wsgipool
+from wsgipool.errors import Error
+
+MODES = ("prefork", "worker", "event", "daemon")
+"""The three MPMs with Python embedded in Apache's children, and daemon mode (in front of it: the event MPM)."""
+
+PACKAGE = Path(wsgipool.__file__).parent
+DROP_IN = PACKAGE / "apache" / "wsgipool.conf"
+
+_STOP_TIMEOUT = 15.0
+_FRONT_CONNECTIONS = 100
+
+
+class ServerError(Error):
+    """httpd could not be started, or ended by itself."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What to serve, and how."""
+
+    script: Path
+    config: Path
+    """The wsgipool.toml of the site."""
+    folder: Path
+    """An empty folder for httpd's own files, which the Apache user can enter."""
+    mode: str
+    processes: int
+    threads: int
+    host: str
+    port: int
+    log_folder: Path | None = None
+    """Where error_log goes; None is the terminal."""
+    express_options: Sequence[str] = ()
+    """Further options of `mod_wsgi-express start-server`."""
+
+
+class Httpd:
+    """A running httpd; a context manager that stops it."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.url = f"http://{site.host}:{site.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of httpd's parent."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, stopped: Callable[[], bool] = lambda: False, timeout: float = 30.0) -> None:
+        """Start httpd and return when it accepts connections, or when `stopped()` says that nobody wants it any more.
+
+        Raises ServerError within `timeout` seconds where it does not start.
+        """
+        refuse_taken_port(self.site.host, self.site.port)
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            express_command(self.site),
+            stdin=subprocess.DEVNULL,
+            # mod_wsgi-express prints a page of its settings there; what goes wrong comes by stderr.
+            stdout=subprocess.DEVNULL,
+            # httpd signals its whole process group when it stops, so it gets one of its own. A Ctrl-C in the terminal
+            # then reaches only us, and we stop it in order.
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + timeout
+        while not stopped():
+            if self._process.poll() is not None:
+                raise ServerError(f"httpd ended with status {self._process.returncode}; see {self._log()}")
+            with contextlib.suppress(OSError), socket.create_connection((self.site.host, self.site.port), timeout=1):
+                return
+            if time.monotonic() > deadline:
+                raise ServerError(f"httpd accepts no connections after {timeout:g} s; see {self._log()}")
+            time.sleep(0.05)
+
+    def graceful_restart(self) -> None:
+        """Ask httpd to read its configuration again and to replace each process when its requests are done."""
+        self._signal(signal.SIGUSR1)
+
+    def stop(self, *, graceful: bool = False) -> None:
+        """Stop httpd, with `graceful` after the requests in flight, and wait until it is gone."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGWINCH if graceful else signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def ended(self) -> int | None:
+        """Return httpd's exit status, or None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def __enter__(self) -> Httpd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _log(self) -> str:
+        return str(self.site.log_folder / "error_log") if self.site.log_folder else "its messages above"
+
+
+def express_command(site: Site) -> list[str]:
+    """Return the command that runs httpd in the foreground, after writing its Defines. Raises ServerError."""
+    if importlib.util.find_spec("mod_wsgi") is None:
+        raise ServerError(
+            "mod_wsgi is not installed in this environment: pip install 'wsgipool[httpd]' with Apache's development "
+            "files (Debian: apache2-dev), or 'wsgipool[standalone]', which builds an httpd as well"
+        )
+    group = "wsgipool"
+    defines = site.folder / "defines.conf"
+    server_root = site.folder / "httpd"
+    server_root.mkdir(exist_ok=True)
+    defines.write_text(
+        f'Define WSGIPOOL_HOME "{PACKAGE}"\n'
+        f'Define WSGIPOOL_CONFIG "{site.config}"\n'
+        + (f"Define WSGIPOOL_PROCESS_GROUP {group}\n" if site.mode == "daemon" else ""),
+        encoding="utf-8",
+    )
+    options: dict[str, str | int] = {
+        "--host": site.host,
+        "--port": site.port,
+        "--processes": site.processes,
+        "--threads": site.threads,
+        "--server-root": str(server_root),
+        "--working-directory": str(site.script.parent),
+        "--locale": "C.UTF-8",
+    }
+    switches = []
+    if site.mode == "daemon":
+        # The children in front only pass requests on. Fewer than the visitors' connections, and httpd itself refuses.
+        options |= {"--server-mpm": "event", "--process-group": group}
+        options["--max-clients"] = max(_FRONT_CONNECTIONS, 2 * site.processes * site.threads)
+    else:
+        options["--server-mpm"] = site.mode
+        switches.append("--embedded-mode")
+    if os.geteuid() == 0:
+        user = apache_user()
+        options |= {"--user": user.pw_name, "--group": grp.getgrgid(user.pw_gid).gr_name}
+    if site.log_folder is None:
+        switches.append("--log-to-terminal")
+    else:
+        options["--log-directory"] = str(site.log_folder)
+    command = [sys.executable, "-m", "mod_wsgi.express.cli", "start-server", str(site.script)]
+    for name, value in options.items():
+        command += [name, str(value)]
+    command += switches
+    for file in (defines, DROP_IN):
+        command += ["--include-file", str(file)]
+    return [*command, *site.express_options]
+
+
+def apache_user() -> pwd.struct_passwd:
+    """Return the account that httpd's children run as when root starts it. Raises ServerError."""
+    for name in ("www-data", "apache", "http", "wwwrun", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise ServerError("no account for Apache's children (www-data, apache); httpd does not run them as root")
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise ServerError where something else listens on the port, or where we may not."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except PermissionError:
+            raise ServerError(f"port {port} needs root; choose one from 1024 on, with --port") from None
+        except OSError as error:
+            raise ServerError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another, with --port"
+            ) from None
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

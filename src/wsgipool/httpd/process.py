@@ -1,0 +1,122 @@
+"""What httpd and mod_wsgi tell the process that runs in them: the MPM, its threads, the Defines, the scripts.
+
+Works embedded and in daemon mode, on mod_wsgi 4.9 and newer. Outside httpd every question has the answer "nothing".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+# Codes of ap_mpm_query, from httpd's include/ap_mpm.h.
+_AP_MPMQ_MAX_THREADS = 6
+_AP_MPMQ_MAX_DAEMONS = 12
+
+
+@dataclass(frozen=True)
+class HttpdProcess:
+    """A process of httpd that runs Python."""
+
+    mpm: str
+    """"prefork", "worker" or "event"."""
+    process_group: str
+    """The daemon process group, or "" when embedded in an Apache child."""
+    application_group: str
+    """The sub-interpreter, or "" for the main one, %{GLOBAL}."""
+    threads: int
+    """Requests that this process can serve at once."""
+    max_processes: int
+    """Processes of this kind that httpd may run at once, graceful restarts aside."""
+
+    @property
+    def embedded(self) -> bool:
+        return not self.process_group
+
+    def __str__(self) -> str:
+        place = f"embedded in an Apache child of the {self.mpm} MPM"
+        if not self.embedded:
+            place = f"daemon process group {self.process_group!r} (Apache's MPM: {self.mpm})"
+        return f"{place}, {self.threads} threads a process, at most {self.max_processes} processes"
+
+
+def mod_wsgi() -> ModuleType | None:
+    """Return the module that mod_wsgi gives to its interpreters, or None outside httpd.
+
+    The PyPI package of the same name, which starts servers, can be imported anywhere; only the real thing has a
+    process group.
+    """
+    try:
+        module = importlib.import_module("mod_wsgi")
+    except ImportError:
+        return None
+    return module if hasattr(module, "process_group") else None
+
+
+def this_process() -> HttpdProcess | None:
+    """Return what is known of this process, or None outside httpd."""
+    server = mod_wsgi()
+    if server is None:
+        return None
+    process_group: str = server.process_group
+    threads: int = server.threads_per_process
+    max_processes: int = server.maximum_processes
+    if not process_group:
+        # Under worker and event mod_wsgi counts only the children alive when this one was forked.
+        max_processes = _ask_mpm(_AP_MPMQ_MAX_DAEMONS) or max_processes
+        threads = max(1, _ask_mpm(_AP_MPMQ_MAX_THREADS) or threads)
+    return HttpdProcess(_mpm_name(), process_group, server.application_group, threads, max_processes)
+
+
+def define(name: str) -> str | None:
+    """Return the value of a `Define` of the server's configuration, or None where there is none.
+
+    `SetEnv` reaches requests only; a Define is what a process can read at its start.
+    """
+    try:
+        httpd = ctypes.CDLL(None)
+        exists, resolve = httpd.ap_exists_config_define, httpd.ap_resolve_env
+        create_pool, destroy_pool = httpd.apr_pool_create_ex, httpd.apr_pool_destroy
+    except (OSError, AttributeError):
+        return None
+    if not exists(name.encode()):
+        return None
+    create_pool.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    destroy_pool.argtypes = [ctypes.c_void_p]
+    resolve.argtypes, resolve.restype = [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_char_p
+    memory = ctypes.c_void_p()
+    create_pool(ctypes.byref(memory), None, None, None)
+    try:
+        value: bytes = resolve(memory, f"${{{name}}}".encode())
+        return value.decode()
+    finally:
+        destroy_pool(memory)
+
+
+def wsgi_scripts() -> list[Path]:
+    """Return the WSGI scripts that this interpreter has loaded, the application's first."""
+    # mod_wsgi names a script's module _mod_wsgi_<hash of its path>; mod_wsgi-express's own handler is such a script
+    # and names the application's __wsgi__.
+    names = ["__wsgi__", *(name for name in sys.modules if name.startswith("_mod_wsgi_"))]
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
+    return [Path(file) for file in files if file]
+
+
+def _ask_mpm(code: int) -> int | None:
+    answer = ctypes.c_int()
+    try:
+        status = ctypes.CDLL(None).ap_mpm_query(code, ctypes.byref(answer))
+    except (OSError, AttributeError):
+        return None
+    return answer.value if status == 0 else None
+
+
+def _mpm_name() -> str:
+    try:
+        name: str = importlib.import_module("apache").mpm_name
+    except (ImportError, AttributeError):
+        return "unknown"
+    return name

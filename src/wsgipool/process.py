@@ -1,0 +1,183 @@
+"""The pools of this process: one per database, made at first use, emptied in a fork's child, closed at the end.
+
+Where the settings come from, the first that is there: `configure()`, the file named by the environment's
+WSGIPOOL_CONFIG, the one named by a `Define WSGIPOOL_CONFIG` of httpd's configuration, wsgipool.toml beside the WSGI
+script, /etc/wsgipool.toml.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from wsgipool import config, drivers, sizing
+from wsgipool.errors import ConfigError
+from wsgipool.httpd import process as httpd
+from wsgipool.pool import Pool
+
+logger = logging.getLogger("wsgipool")
+
+CONFIG_VARIABLE = "WSGIPOOL_CONFIG"
+CONFIG_NAME = "wsgipool.toml"
+SYSTEM_CONFIG = Path("/etc") / CONFIG_NAME
+
+
+class _Pools:
+    """The pools of one configuration."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._pools: dict[str, Pool[Any]] = {}
+        # Every URL is checked now, not at the first request that needs it.
+        self._drivers = {name: drivers.for_database(database) for name, database in settings.databases.items()}
+
+    def get(self, name: str) -> Pool[Any]:
+        pool = self._pools.get(name)
+        if pool is not None:
+            return pool
+        with self._lock:
+            if name not in self._pools:
+                self._pools[name] = self._make(name)
+            return self._pools[name]
+
+    def made(self) -> list[Pool[Any]]:
+        # A copy made by list() alone, without the lock: wind_down() may have interrupted whoever holds it.
+        return list(self._pools.values())
+
+    def _make(self, name: str) -> Pool[Any]:
+        database = self.settings.databases.get(name)
+        if database is None:
+            hint = config.unknown_key(name, self.settings.databases)
+            raise ConfigError(f"{self.settings.origin} has no database {name!r}; {hint}")
+        server = httpd.this_process()
+        threads = server.threads if server else sizing.THREADS_OUTSIDE_HTTPD
+        max_size = sizing.pool_size(database.max_size, threads)
+        if isinstance(database.max_size, int) and max_size < database.max_size:
+            logger.warning(
+                "%s.max_size = %d is more than the %d threads of this process can use; it gets %d. Leave max_size out "
+                "to follow the server",
+                database.origin,
+                database.max_size,
+                threads,
+                max_size,
+            )
+        return Pool(self._drivers[name], name=name, max_size=max_size, timeout=database.timeout)
+
+
+_lock = threading.Lock()
+_current: _Pools | None = None
+
+
+def configure(source: str | os.PathLike[str] | Mapping[str, object]) -> None:
+    """Take the settings from a wsgipool.toml, or from a mapping of the same shape.
+
+    Called again with the same settings it changes nothing, so it may stand in a WSGI script that mod_wsgi reloads.
+    With other settings the pools begin anew; connections lent by the old ones are closed as they come back.
+    Raises ConfigError.
+    """
+    global _current
+    settings = config.load(source)
+    with _lock:
+        if _current is not None and _current.settings == settings:
+            return
+        previous, _current = _current, _Pools(settings)
+    for pool in previous.made() if previous else ():
+        pool.wind_down()
+
+
+def pool(name: str) -> Pool[Any]:
+    """Return this process's pool for a database. Raises ConfigError for a name that the settings do not have."""
+    return _configured().get(name)
+
+
+def connection(name: str, timeout: float | None = None, readonly: bool = False) -> AbstractContextManager[Any]:
+    """Lend a connection to the database `name` to a `with` block: committed at its end, rolled back when it raises.
+
+    Waits for one at most `timeout` seconds (default: the database's setting). With `readonly=True` the block always
+    ends in a rollback. Raises ConfigError, or a PoolError: PoolTimeout, ConnectFailed, PoolDeadlock, PoolClosed.
+    """
+    return _configured().get(name).connection(timeout, readonly)
+
+
+def close() -> None:
+    """Close this process's pools. The next use begins anew, with the same settings."""
+    global _current
+    with _lock:
+        previous = _current
+        if previous is not None:
+            _current = _Pools(previous.settings)
+    for pool in previous.made() if previous else ():
+        pool.close()
+
+
+def preload() -> None:
+    """Make all pools now, and say in the log what was found and chosen. Raises ConfigError."""
+    pools = _configured()
+    logger.info("%s; settings from %s", httpd.this_process() or "not in httpd", pools.settings.origin)
+    for name, database in pools.settings.databases.items():
+        pool = pools.get(name)
+        logger.info("pool %r: up to %d connections a process to %s", name, pool.max_size, database.url)
+
+
+def reclaim(thread_id: int) -> int:
+    """Take back what a thread has borrowed and not returned, from all pools; see `Pool.reclaim`."""
+    pools = _current
+    return sum(pool.reclaim(thread_id) for pool in pools.made()) if pools else 0
+
+
+def find_config() -> Path:
+    """Return the settings file of this process. Raises ConfigError that names the places where none was found."""
+    named = os.environ.get(CONFIG_VARIABLE) or httpd.define(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    places = list(dict.fromkeys([*(script.parent / CONFIG_NAME for script in httpd.wsgi_scripts()), SYSTEM_CONFIG]))
+    for place in places:
+        if place.exists():
+            return place
+    raise ConfigError(
+        f"no settings: name a file by the environment's {CONFIG_VARIABLE} or by `Define {CONFIG_VARIABLE}` in "
+        f"httpd's configuration, put one at {' or '.join(map(str, places))}, or call wsgipool.configure()"
+    )
+
+
+def _configured() -> _Pools:
+    global _current
+    if _current is None:
+        settings = config.load(find_config())
+        with _lock:
+            if _current is None:
+                _current = _Pools(settings)
+    return _current
+
+
+def _wind_down(*_: object, **__: object) -> None:
+    pools = _current
+    for pool in pools.made() if pools else ():
+        pool.wind_down()
+
+
+def _after_fork_in_child() -> None:
+    # The pools empty themselves; the locks may have been held by threads that the child does not have.
+    global _lock
+    _lock = threading.Lock()
+    if _current is not None:
+        _current._lock = threading.Lock()
+
+
+def _watch_for_the_end() -> None:
+    atexit.register(_wind_down)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+    server = httpd.mod_wsgi()
+    if server is not None:
+        # In daemon mode this comes before the requests in flight have ended: they still get connections.
+        server.subscribe_shutdown(_wind_down)
+
+
+_watch_for_the_end()
