@@ -1,0 +1,35 @@
+# Every target sets up what it needs (see scripts/setup); the second time that takes a moment.
+#
+# A recipe is two commands, each a direct child of make: so Ctrl-C and SIGTERM reach the set-up and the
+# program themselves, and no shell in between is left to die alone.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:
+	@echo 'make demo    run the demo site on http://127.0.0.1:8080 until Ctrl-C'
+	@echo '             MPM=prefork|worker|event|daemon  DB=mariadb|sqlite  PORT=number'
+	@echo '             STANDALONE=1 takes the Apache from PyPI even where Debian has one'
+	@echo 'make test    run all tests; pass on options with ARGS="-k pool -x"'
+	@echo 'make lint    ruff check, ruff format --check, mypy --strict'
+	@echo 'make clean   remove the environment and everything else that was made here'
+	@echo
+	@echo 'Each sets up first what is missing; PYTHON=/path/to/python3 chooses the Python (3.11 or newer).'
+
+# Only what was given is passed on: the defaults are the program's.
+demo:
+	@scripts/setup demo
+	@exec .venv/bin/wsgipool demo $${MPM:+--mpm "$$MPM"} $${DB:+--db "$$DB"} $${PORT:+--port "$$PORT"}
+
+test:
+	@scripts/setup test
+	@exec .venv/bin/pytest $(ARGS)
+
+lint:
+	@scripts/setup lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy --strict
+
+clean:
+	@scripts/setup clean
