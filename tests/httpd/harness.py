@@ -1,0 +1,189 @@
+"""A real httpd with a real MariaDB for a test, and a load of real requests."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.httpd.express import Httpd, Site, apache_user, free_port
+
+APP = Path(__file__).parent / "app"
+LONG = 30.0
+"""Seconds after which a test gives up on an event that should have come long ago."""
+
+Answer = dict[str, Any]
+T = TypeVar("T")
+
+
+class RunningSite:
+    """The application of tests/httpd/app, or another one, on an httpd whose error_log is in `folder`."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder
+
+    def request(self, path: str, method: str = "GET", **arguments: Any) -> requests.Response:
+        """Send a request on an HTTP connection of its own."""
+        headers = {"Connection": "close", **arguments.pop("headers", {})}
+        return requests.request(method, f"{self.url}{path}", headers=headers, timeout=LONG, **arguments)
+
+    def get(self, path: str) -> Answer:
+        """Return the JSON of an answer that must be 200."""
+        response = self.request(path)
+        assert response.status_code == 200, f"{path}: {response.status_code} {response.text}"
+        answer: Answer = response.json()
+        return answer
+
+    def load(self, paths: Callable[[int], str], *, requests: int, clients: int) -> list[Answer]:
+        """Send requests from as many clients at once; return all answers, each of them 200."""
+        with ThreadPoolExecutor(clients) as executor:
+            return list(executor.map(lambda number: self.get(paths(number)), range(requests)))
+
+    def log(self) -> str:
+        return (self.folder / "error_log").read_text(errors="replace")
+
+
+class ExpressSite(RunningSite):
+    """A site whose httpd the package itself started."""
+
+    def __init__(self, httpd: Httpd, folder: Path) -> None:
+        super().__init__(httpd.url, folder)
+        self.httpd = httpd
+
+
+@contextmanager
+def running_site(
+    folder: Path,
+    mode: str,
+    databases: dict[str, str],
+    *,
+    processes: int,
+    threads: int = 1,
+    settings: dict[str, str | int] | None = None,
+    script: Path | None = None,
+    express_options: tuple[str, ...] = (),
+) -> Iterator[ExpressSite]:
+    """Start httpd with the databases (URLs by name) and the pool settings given; its log stays in `folder`."""
+    # Copied: the checkout may be where the Apache user cannot read it.
+    app = Path(shutil.copytree(APP, folder / "app"))
+    config = folder / "wsgipool.toml"
+    write_config(config, databases, settings or {})
+    site = Site(
+        script=script or app / "app.wsgi",
+        config=config,
+        folder=folder,
+        mode=mode,
+        processes=processes,
+        threads=threads,
+        host="127.0.0.1",
+        port=free_port(),
+        log_folder=folder,
+        express_options=express_options,
+    )
+    with Httpd(site) as httpd:
+        httpd.start()
+        yield ExpressSite(httpd, folder)
+
+
+def write_config(path: Path, databases: dict[str, str], settings: dict[str, str | int]) -> None:
+    lines = []
+    for name, url in databases.items():
+        lines += [f"[databases.{name}]", f"url = {json.dumps(url)}"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    path.write_text("\n".join(lines) + "\n")
+    give_to_apache(path)
+
+
+def give_to_apache(path: Path) -> None:
+    if os.geteuid() == 0:
+        shutil.chown(path, apache_user().pw_name)
+
+
+class Watch:
+    """Watches a database's sessions from the server's side, every few milliseconds."""
+
+    def __init__(self, mariadb: MariaDB, user: str) -> None:
+        self.most = 0
+        self.ids: set[int] = set()
+        self._mariadb = mariadb
+        self._user = user
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        with self._mariadb.admin() as connection, connection.cursor() as cursor:
+            while not self._stop.wait(0.005):
+                cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (self._user,))
+                ids = {row[0] for row in cursor.fetchall()}
+                self.ids |= ids
+                self.most = max(self.most, len(ids))
+
+
+def sessions(mariadb: MariaDB, user: str) -> set[int]:
+    """Return the ids of the sessions that a user has open."""
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (user,))
+        return {row[0] for row in cursor.fetchall()}
+
+
+def status(mariadb: MariaDB, variable: str) -> int:
+    """Return a number of SHOW GLOBAL STATUS."""
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE %s", (variable,))
+        return int(cursor.fetchone()[1])
+
+
+def eventually(condition: Callable[[], T], what: str) -> T:
+    """Wait until the condition holds, and return what it gave."""
+    deadline = time.monotonic() + LONG
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"still waiting after {LONG:g} s for {what}")
+
+
+def connections_by_process(answers: list[Answer]) -> dict[int, set[int]]:
+    """Return the connection ids that each process used."""
+    used: dict[int, set[int]] = defaultdict(set)
+    for answer in answers:
+        used[answer["pid"]].add(answer["connection"])
+    return dict(used)
+
+
+def overlaps(answers: list[Answer]) -> list[tuple[Answer, Answer]]:
+    """Return the pairs of requests that held the same connection at the same time: there must be none.
+
+    `start` and `end` are of CLOCK_MONOTONIC, which all processes of a host share.
+    """
+    by_connection: dict[int, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_connection[answer["connection"]].append(answer)
+    return [
+        (earlier, later)
+        for held in by_connection.values()
+        for earlier, later in itertools.pairwise(sorted(held, key=lambda answer: answer["start"]))
+        if later["start"] < earlier["end"]
+    ]

@@ -1,0 +1,145 @@
+"""The drop-in as a Debian administrator uses it: a2enconf, Debian's own apache2 and its older mod_wsgi."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from httpd.harness import APP, RunningSite, Watch, connections_by_process, eventually, overlaps, sessions, status
+from httpd.harness import write_config as write_settings
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.httpd.express import MODES, apache_user, free_port
+
+PROCESSES, THREADS = 2, 5
+
+
+class DebianApache:
+    """Debian's apache2 with a copy of /etc/apache2, run in the foreground."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.confdir = folder / "apache2"
+        self._log = folder / "error_log"
+        self._log.touch()
+        shutil.copytree("/etc/apache2", self.confdir, symlinks=True)
+        shutil.rmtree(self.confdir / "sites-enabled")
+        (self.confdir / "sites-enabled").mkdir()
+        (self.confdir / "ports.conf").write_text(f"Listen 127.0.0.1:{port}\n")
+        self._environment = {
+            **os.environ,
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            "APACHE_CONFDIR": str(self.confdir),
+            "APACHE_STATE_DIRECTORY": str(folder / "state"),
+            "APACHE_RUN_USER": apache_user().pw_name,
+            "APACHE_RUN_GROUP": apache_user().pw_name,
+            "APACHE_RUN_DIR": str(folder),
+            "APACHE_LOCK_DIR": str(folder),
+            "APACHE_LOG_DIR": str(folder),
+            "APACHE_PID_FILE": str(folder / "apache2.pid"),
+        }
+
+    def run(self, *command: str) -> str:
+        outcome = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        assert outcome.returncode == 0, f"{' '.join(command)}: {outcome.stdout}{outcome.stderr}"
+        return outcome.stdout + outcome.stderr
+
+    def write(self, name: str, text: str) -> None:
+        (self.confdir / name).write_text(text)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self._log)]
+        self.run(*command, "-t")
+        process = subprocess.Popen([*command, "-DFOREGROUND"], env=self._environment, start_new_session=True)
+        try:
+            eventually(lambda: process.poll() is not None or "resuming normal" in self._log.read_text(), "apache2")
+            assert process.poll() is None, self._log.read_text()
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@contextmanager
+def debian_site(folder: Path, mode: str, shop: str) -> Iterator[RunningSite]:
+    """Follow the README's steps for Debian in a copy of its configuration, with the sizes of the drop-in."""
+    app = Path(shutil.copytree(APP, folder / "app"))
+    apache = DebianApache(folder)
+    mpm = "event" if mode == "daemon" else mode
+    write_settings(folder / "wsgipool.toml", {"shop": shop}, {})
+
+    apache.run("a2dismod", "-q", "-f", *(f"mpm_{name}" for name in ("prefork", "worker", "event") if name != mpm))
+    apache.run("a2enmod", "-q", f"mpm_{mpm}", "wsgi")
+    wsgipool = [sys.executable, "-m", "wsgipool"]
+    apache.run(
+        *wsgipool, "apache", "install", "--directory", str(apache.confdir / "conf-available"),
+        "--config", str(folder / "wsgipool.toml"),
+    )  # fmt: skip
+    apache.write(
+        "conf-available/shop.conf",  # read before wsgipool.conf, as its name sorts before
+        f"Define WSGIPOOL_CONFIG {folder}/wsgipool.toml\n"
+        f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
+        f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
+        f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}\n"
+        f"ErrorLog {folder}/error_log\n",
+    )
+    apache.write(
+        "sites-available/shop.conf",
+        f"<VirtualHost *:*>\n    WSGIScriptAlias / {app}/app.wsgi\n"
+        f"    <Directory {app}>\n        Require all granted\n    </Directory>\n</VirtualHost>\n",
+    )
+    apache.run("a2enconf", "-q", "shop", "wsgipool")
+    apache.run("a2ensite", "-q", "shop")
+    with apache.running():
+        yield RunningSite(apache.url, folder)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
+    mode: str, mariadb: MariaDB, shop: str, folder: Path
+) -> None:
+    user = str(urlsplit(shop).username)
+    threads = 1 if mode == "prefork" else THREADS
+    with debian_site(folder, mode, shop) as site, Watch(mariadb, user) as watch:
+        known = site.get("/server")
+        answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=12)
+        log = site.log()
+
+    assert known["version"] < [6]
+    assert (known["threads"], known["max_processes"]) == (threads, PROCESSES)
+    assert known["process_group"] == ("wsgipool" if mode == "daemon" else "")
+    assert known["application_group"] == ""
+    used = connections_by_process(answers)
+    assert all(len(connections) <= threads for connections in used.values()), used
+    assert watch.most <= PROCESSES * threads
+    assert not overlaps(answers)
+    assert all(answer["own_rows"] for answer in answers)
+    assert len(re.findall(rf"up to {threads} connections a process", log)) >= PROCESSES
+    assert "AH00515" not in log, "httpd corrected the sizes"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_debian_site_repairs_leaks_and_ends_its_sessions(
+    mode: str, mariadb: MariaDB, shop: str, folder: Path
+) -> None:
+    user = str(urlsplit(shop).username)
+    aborted = status(mariadb, "Aborted_clients")
+    with debian_site(folder, mode, shop) as site:
+        leaked = site.get("/leak")["connection"]
+        eventually(lambda: leaked not in sessions(mariadb, user), "the leaked connection to end")
+        site.load(lambda _: "/hold?seconds=0.02", requests=20, clients=4)
+        log = site.log()
+
+    assert "a connection of pool 'shop' was not given back" in log
+    eventually(lambda: not sessions(mariadb, user), "all sessions to end")
+    assert status(mariadb, "Aborted_clients") == aborted

@@ -1,0 +1,141 @@
+"""The database is down, goes away, comes back, refuses: the site says so, and recovers without a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from httpd.harness import RunningSite, eventually, running_site
+from wsgipool.demo import schema
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.httpd.express import MODES, PACKAGE
+
+BOOKSHOP = PACKAGE / "demo" / "demo.wsgi"
+SHAPE = {"prefork": (2, 1)}
+
+
+@pytest.fixture
+def own_mariadb(folder: Path) -> Iterator[MariaDB]:
+    """A server of the test's own, to be stopped and started."""
+    data = folder / "mariadb"
+    data.mkdir()
+    with MariaDB(data) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def bookshop(own_mariadb: MariaDB) -> str:
+    url = own_mariadb.create_database("bookshop")
+    with own_mariadb.admin("bookshop") as connection:
+        schema.create(connection)
+    return url
+
+
+def json_of(site: RunningSite, path: str) -> tuple[int, dict[str, object]]:
+    response = site.request(path, headers={"Accept": "application/json"})
+    return response.status_code, response.json()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_bookshop_opens_closes_and_opens_again_with_its_database(
+    mode: str, own_mariadb: MariaDB, bookshop: str, folder: Path
+) -> None:
+    processes, threads = SHAPE.get(mode, (1, 4))
+    own_mariadb.stop()
+    with running_site(
+        folder, mode, {"bookshop": bookshop}, processes=processes, threads=threads, script=BOOKSHOP
+    ) as site:
+        at_start = site.request("/", headers={"Accept": "text/html"})
+        assert at_start.status_code == 503
+        assert at_start.headers["Retry-After"] == "5"
+        assert "cannot connect pool 'bookshop' to mysql://bookshop@127.0.0.1:" in site.log()
+        assert "Connection refused" in site.log()
+
+        own_mariadb.start()
+        code, answer = json_of(site, "/")
+        assert code == 200
+        assert answer["books"]
+
+        own_mariadb.stop()
+        assert [json_of(site, "/")[0] for _ in range(5)] == [503] * 5
+
+        own_mariadb.start()
+        assert [json_of(site, "/")[0] for _ in range(5)] == [200] * 5
+        log = site.log()
+
+    assert "pool 'bookshop' is connected to mysql://" in log
+    # One line a change of state and process, however many requests there were.
+    assert log.count("cannot connect pool 'bookshop'") - log.count("503 for") <= 2 * processes
+    assert str(urlsplit(bookshop).password) not in log + at_start.text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_session_killed_while_idle_costs_no_request(mode: str, mariadb: MariaDB, shop: str, folder: Path) -> None:
+    with (
+        running_site(folder, mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 4) as site,
+        mariadb.admin() as admin,
+    ):
+        first = site.get("/hold")["connection"]
+        admin.kill(first)
+        second = site.get("/hold")["connection"]
+        counts = site.get("/counts")
+
+    assert second != first
+    assert (counts["size"], counts["idle"]) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_session_that_outlives_wait_timeout_costs_no_request(
+    mode: str, mariadb: MariaDB, shop: str, folder: Path
+) -> None:
+    url = f"{shop}?init_command=SET+wait_timeout=1"
+    with (
+        running_site(folder, mode, {"shop": url}, processes=1, threads=1 if mode == "prefork" else 4) as site,
+        mariadb.admin() as admin,
+    ):
+        first = site.get("/hold")["connection"]
+
+        def gone() -> bool:
+            with admin.cursor() as cursor:
+                found: int = cursor.execute("SELECT 1 FROM information_schema.processlist WHERE id = %s", (first,))
+                return found == 0
+
+        eventually(gone, "the server to end the idle session")
+        second = site.get("/hold")["connection"]
+
+    assert second != first
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrong_password_is_named_in_the_log_and_not_shown(mode: str, shop: str, folder: Path) -> None:
+    wrong = shop.replace(str(urlsplit(shop).password), "not-the-password")
+    with running_site(folder, mode, {"shop": wrong}, processes=1, threads=1 if mode == "prefork" else 2) as site:
+        response = site.request("/hold")
+        log = site.log()
+
+    assert response.status_code == 503
+    assert response.json()["error"] == "ConnectFailed"
+    assert "Access denied" in log
+    assert "not-the-password" not in log + response.text
+
+
+def test_a_busy_pool_answers_within_its_timeout(shop: str, folder: Path) -> None:
+    go_on = folder / "go-on"
+    settings: dict[str, str | int] = {"max_size": 1, "timeout": 1}
+    with running_site(folder, "worker", {"shop": shop}, processes=1, threads=4, settings=settings) as site:
+        with site.request(f"/stream?until={go_on}", stream=True) as streamed:
+            next(streamed.iter_lines())
+            busy = site.request("/hold")
+            go_on.touch()
+        eventually(lambda: site.get("/counts")["in_use"] == 0, "the connection to come back")
+        free = site.get("/hold")
+
+    assert busy.status_code == 503
+    assert busy.json()["error"] == "PoolTimeout"
+    assert "1 in use, 0 connecting, 0 idle of max_size 1, 1 waiting" in busy.json()["message"]
+    assert "site_under_test.py:" in busy.json()["message"]
+    assert free["own_rows"]

@@ -1,0 +1,81 @@
+"""`wsgipool serve`: an application of one's own on a real httpd."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+
+from httpd.harness import APP, LONG
+from httpd.test_demo import WSGIPOOL, command
+
+
+@pytest.fixture
+def script(folder: Path) -> Path:
+    return Path(shutil.copytree(APP, folder / "app")) / "app.wsgi"
+
+
+def test_a_site_of_ones_own_is_served_with_the_database_of_the_command_line(
+    script: Path, shop: str, folder: Path
+) -> None:
+    with command(
+        folder, "serve", str(script), "--mpm", "event", "--threads", "3", "--database", f"shop={shop}"
+    ) as site:
+        site.wait_until_open()
+        answer = requests.get(f"{site.url}/hold", timeout=LONG).json()
+        assert site.stop() == 0
+
+    assert answer["max_size"] == 3
+    assert shop.split("@")[1] in site.output
+    assert shop.split("@")[0] not in site.output, "the password is printed"
+
+
+def test_a_site_of_ones_own_is_served_with_the_settings_beside_it(script: Path, shop: str, folder: Path) -> None:
+    (script.parent / "wsgipool.toml").write_text(f'[databases.shop]\nurl = "{shop}"\nmax_size = 2\n')
+    with command(folder, "serve", str(script)) as site:
+        site.wait_until_open()
+        answer = requests.get(f"{site.url}/hold", timeout=LONG).json()
+
+    assert answer["max_size"] == 2
+
+
+def test_options_after_two_dashes_go_to_mod_wsgi_express(script: Path, shop: str, folder: Path) -> None:
+    with command(
+        folder, "serve", str(script), "--database", f"shop={shop}", "--", "--setenv", "GREETING", "hello"
+    ) as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--database", "mysqll://u:s3cret@h/shop"], "no driver for mysqll://; did you mean mysql?"),
+        (["--database", "mysql://u:s3cret@h/shop?chraset=utf8"], "did you mean charset?"),
+        (["--database", "mysql://u:s3cret@h/"], "--database: the URL names no database"),
+        (["--config", "/nonexistent/wsgipool.toml"], "/nonexistent/wsgipool.toml does not exist"),
+        ([], "no databases: give --database URL or --config FILE"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line_before_anything_starts(
+    arguments: list[str], message: str, script: Path
+) -> None:
+    outcome = subprocess.run([*WSGIPOOL, "serve", str(script), *arguments], capture_output=True, text=True, check=False)
+
+    assert outcome.returncode == 1
+    assert message in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert "s3cret" not in outcome.stderr
+
+
+def test_an_application_that_cannot_be_imported_is_named_in_the_log(folder: Path, shop: str) -> None:
+    broken = folder / "broken.wsgi"
+    broken.write_text("import no_such_module\n")
+    with command(folder, "serve", str(broken), "--database", f"shop={shop}") as site:
+        site.wait_until_open()
+        assert requests.get(site.url, timeout=LONG).status_code == 500
+
+    assert "No module named 'no_such_module'" in site.output
