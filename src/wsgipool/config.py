@@ -33,7 +33,7 @@ class DatabaseURL:
     host: str | None = None
     port: int | None = None
     database: str = ""
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     def __str__(self) -> str:
         """The address without its password and options, for messages."""
@@ -94,20 +94,25 @@ def load(source: str | os.PathLike[str] | Mapping[str, object]) -> Settings:
 
 def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
     """Return the parts of a database URL; `where` names its place in messages, which never repeat the URL itself."""
+    if "://" not in url:
+        raise ConfigError(f"{where}: no scheme; write mysql://user@host/database or sqlite:////path/to/file.db")
+    advice = (
+        "write mysql://user:password@host:3306/database, with the characters :/?#[]@% of a password percent-encoded "
+        "(/ is %2F, # is %23, @ is %40)"
+    )
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        # A password with an unquoted '/' or '#' shifts the parts, and the message of urllib would quote it.
+        # The message of urllib would quote what it takes for the port, which may be a password.
         reason = "its port is not a number" if "port" in str(error).lower() else "it is not a URL"
-        raise ConfigError(
-            f"{where}: {reason}; write mysql://user:password@host:3306/database, with the characters "
-            ":/?#[]@% of a password percent-encoded (/ is %2F, # is %23, @ is %40)"
-        ) from None
-    if not parts.scheme:
-        raise ConfigError(f"{where}: no scheme; write mysql://user@host/database or sqlite:////path/to/file.db")
-    if parts.fragment:
+        raise ConfigError(f"{where}: {reason}; {advice}") from None
+    if parts.fragment or "#" in url:
         raise ConfigError(f"{where}: '#' starts a fragment, which a database URL has not; in a password write %23")
+    # An unencoded '/' or '?' in a password ends the host there, and the rest would pass for a database's name, which
+    # is printed. A file's path, after four slashes, may have an '@'.
+    if ("@" in parts.path and not parts.path.startswith("//")) or ("@" in parts.query and not parts.username):
+        raise ConfigError(f"{where}: an '@' after the host; {advice}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     return DatabaseURL(
         scheme=parts.scheme,

@@ -58,11 +58,12 @@ class Pool(Generic[C]):
         _every_pool.add(self)
 
     def _start_empty(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # never entered twice, but it knows whether this thread is in it: _settle()
         self._idle: deque[C] = deque()
         self._connecting: set[_Borrower[C]] = set()
         self._in_use: dict[int, _Borrower[C]] = {}  # by id() of the connection; a driver's may be unhashable
         self._waiting: deque[_Borrower[C]] = deque()
+        self._ended: deque[tuple[_Borrower[C], bool]] = deque()  # given back, not yet counted as such; and "keep it"
 
     @property
     def idle(self) -> int:
@@ -99,8 +100,14 @@ class Pool(Generic[C]):
             yield connection
             if not readonly:
                 connection.commit()
-        except (Exception, GeneratorExit):
+        except Exception:
             self._give_back(connection, reset=True)
+            raise
+        except GeneratorExit:
+            # A generator that was dropped in the middle of its block; perhaps so late that the end of the request has
+            # taken the connection back already.
+            with contextlib.suppress(ValueError):
+                self._give_back(connection, reset=True)
             raise
         except BaseException:
             # mod_wsgi's RequestTimeout and its like strike anywhere, in the middle of reading an answer too. Such a
@@ -124,10 +131,11 @@ class Pool(Generic[C]):
                 self._refuse_the_hopeless(borrower)
                 self._waiting.append(borrower)
                 self._serve_the_waiting()
+            self._settle()
             if not borrower.served.acquire(timeout=max(0.0, borrower.deadline - monotonic())):
                 self._stop_waiting(borrower)
             while borrower.connection is not None:
-                if self._driver.is_alive(borrower.connection):
+                if self._is_alive(borrower.connection):
                     return borrower.connection
                 self._replace_dead(borrower)
             return self._connect(borrower)
@@ -149,6 +157,7 @@ class Pool(Generic[C]):
             waiting, self._waiting = self._waiting, deque()
             for borrower in waiting:
                 borrower.served.release()
+        self._settle()
         self.wind_down()
 
     def wind_down(self) -> None:
@@ -167,19 +176,18 @@ class Pool(Generic[C]):
         For the end of a request. They are closed, since whoever leaked one may still hold it; a line in the log says
         where it was borrowed.
         """
-        if not self._in_use and not self._connecting:
+        if not (self._in_use or self._connecting or self._waiting):
             return 0
+        self._settle()
         with self._lock:
             leaked = [
-                borrower
-                for borrower in self._in_use.values()
-                if borrower.thread_id == thread_id and borrower.returned_by in (None, thread_id)
+                borrower for borrower in self._in_use.values() if borrower.thread_id == thread_id and borrower.claim()
             ]
-            for borrower in leaked:
-                borrower.returned_by = thread_id
-            # An asynchronous exception can strike before the code that would have undone this.
-            self._connecting -= {borrower for borrower in self._connecting if borrower.thread_id == thread_id}
+            # An asynchronous exception can strike before, or in, the code that would have undone these.
+            self._connecting = {borrower for borrower in self._connecting if borrower.thread_id != thread_id}
+            self._waiting = deque(borrower for borrower in self._waiting if borrower.thread_id != thread_id)
             self._serve_the_waiting()
+        self._settle()
         for borrower in leaked:
             self._end(borrower, keep=False)
             logger.warning(
@@ -191,10 +199,35 @@ class Pool(Generic[C]):
             )
         return len(leaked)
 
+    def _settle(self) -> None:
+        """Count as returned what has been given back, and serve the waiting with it.
+
+        The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
+        this very thread while it holds the lock, too. Then this is left to the end of that.
+        """
+        while self._ended and not self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition does
+            with self._lock:
+                while self._ended:
+                    borrower, keep = self._ended.popleft()
+                    connection = borrower.connection
+                    if self._in_use.pop(id(connection), None) is not None and connection is not None and keep:
+                        self._idle.append(connection)
+                self._serve_the_waiting()
+
+    def _is_alive(self, connection: C) -> bool:
+        try:
+            return self._driver.is_alive(connection)
+        except Exception:
+            return False  # whatever its driver trips over, nobody could work with it
+
     def _refuse_the_hopeless(self, borrower: _Borrower[C]) -> None:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
-        held = [holder for holder in self._in_use.values() if holder.thread_id == borrower.thread_id]
+        held = [
+            holder
+            for holder in self._in_use.values()
+            if holder.thread_id == borrower.thread_id and not holder.returning
+        ]
         if len(held) >= self.max_size:
             raise PoolDeadlock(
                 f"this thread already holds all {self.max_size} connections of pool {self.name!r} (borrowed at "
@@ -234,6 +267,7 @@ class Pool(Generic[C]):
             if borrower in self._waiting:
                 raise PoolTimeout(self._busy(borrower))
         # Served in the last moment.
+        self._settle()
 
     def _replace_dead(self, borrower: _Borrower[C]) -> None:
         """Swap a dead connection for another idle one, or for the room to open one: the turn stays the borrower's."""
@@ -248,6 +282,7 @@ class Pool(Generic[C]):
                 self._connecting.add(borrower)
             else:
                 self._lend(connection, borrower)
+        self._settle()
 
     def _connect(self, borrower: _Borrower[C]) -> C:
         if self._closed:
@@ -266,6 +301,7 @@ class Pool(Generic[C]):
         with self._lock:
             self._lend(connection, borrower)
             self._connecting.discard(borrower)
+        self._settle()
         if self._connect_is_failing:
             self._connect_is_failing = False
             logger.warning("pool %r is connected to %s again", self.name, self._driver.address)
@@ -282,18 +318,17 @@ class Pool(Generic[C]):
             if borrower in self._waiting:
                 self._waiting.remove(borrower)
             self._serve_the_waiting()
+        self._settle()
         if self._winding_down:
             self.wind_down()
 
     def _give_back(self, connection: C, *, reset: bool = False, keep: bool = True) -> None:
-        with self._lock:
-            borrower = self._in_use.get(id(connection))
-            if borrower is None or borrower.returned_by is not None:
-                raise ValueError(
-                    f"this connection is not lent out by pool {self.name!r}: it was given back before, taken back at "
-                    "the end of its request, or belongs to another pool"
-                )
-            borrower.returned_by = threading.get_ident()
+        borrower = self._in_use.get(id(connection))
+        if borrower is None or not borrower.claim():
+            raise ValueError(
+                f"this connection is not lent out by pool {self.name!r}: it was given back before, taken back at the "
+                "end of its request, or belongs to another pool"
+            )
         usable = False
         try:
             if keep and reset:
@@ -313,11 +348,8 @@ class Pool(Generic[C]):
                 # Before its place is free: the server never sees one connection more than max_size.
                 self._driver.close(connection)
         finally:
-            with self._lock:
-                self._in_use.pop(id(connection), None)
-                if keep:
-                    self._idle.append(connection)
-                self._serve_the_waiting()
+            self._ended.append((borrower, keep))
+            self._settle()
         if self._winding_down:
             # wind_down() may have passed by while the connection was on its way to the idle ones.
             self.wind_down()
@@ -347,7 +379,16 @@ class Pool(Generic[C]):
 class _Borrower(Generic[C]):
     """Someone who wants a connection: waits, perhaps connects, holds it, gives it back."""
 
-    __slots__ = ("_caller", "connection", "deadline", "limit", "returned_by", "served", "since", "thread_id")
+    __slots__ = (
+        "_caller",
+        "_returned_by",
+        "connection",
+        "deadline",
+        "limit",
+        "served",
+        "since",
+        "thread_id",
+    )
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
@@ -355,10 +396,23 @@ class _Borrower(Generic[C]):
         self.deadline = self.since + min(limit, threading.TIMEOUT_MAX)
         self.thread_id = threading.get_ident()
         self.connection: C | None = None
-        self.returned_by: int | None = None
         self.served = threading.Lock()
         self.served.acquire()
+        self._returned_by: dict[str, int] = {}
         self._caller = _caller()
+
+    @property
+    def returning(self) -> bool:
+        """Whether some thread is about to give the connection back."""
+        return bool(self._returned_by)
+
+    def claim(self) -> bool:
+        """Take it upon this thread to give the connection back; False if another thread has done so.
+
+        One atomic step, so that an exception at any point leaves it either free or with a thread that can be asked.
+        """
+        thread_id = threading.get_ident()
+        return self._returned_by.setdefault("thread", thread_id) == thread_id
 
     @property
     def place(self) -> str:

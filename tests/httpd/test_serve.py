@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_a_wrong_setting_is_one_clear_line_before_anything_starts(
     assert message in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     assert "s3cret" not in outcome.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts httpd's children as another user")
+def test_a_script_that_the_apache_user_cannot_read_is_one_clear_line(script: Path, shop: str, folder: Path) -> None:
+    script.parent.chmod(0o700)
+    with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
+        site.process.wait(LONG)
+
+    assert site.stop() == 1
+    assert f"cannot read {script}; move it where it can" in site.output
+    assert "Traceback" not in site.output
 
 
 def test_an_application_that_cannot_be_imported_is_named_in_the_log(folder: Path, shop: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import click
+import tomli_w
 
 from wsgipool import config, drivers
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
@@ -96,11 +96,8 @@ def database_urls(arguments: tuple[str, ...]) -> dict[str, str]:
 def write_config(path: Path, urls: dict[str, str]) -> Path:
     """Write a wsgipool.toml that the Apache user can read, and others can not."""
     path.touch(mode=0o600)
-    # A JSON string is a TOML string: both quote " and \\ and write control characters as \\uXXXX.
-    lines = [
-        f"[databases.{json.dumps(name)}]\nurl = {json.dumps(url, ensure_ascii=False)}\n" for name, url in urls.items()
-    ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    settings = {"databases": {name: {"url": url} for name, url in urls.items()}}
+    path.write_text(tomli_w.dumps(settings), encoding="utf-8")
     if os.geteuid() == 0:
         shutil.chown(path, group=apache_user().pw_gid)
         path.chmod(0o640)

@@ -15,10 +15,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import wsgipool
 from wsgipool.errors import Error
@@ -64,6 +66,7 @@ class Httpd:
         self.site = site
         self.url = f"http://{site.host}:{site.port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._relay: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -77,15 +80,21 @@ class Httpd:
         Raises ServerError within `timeout` seconds where it does not start.
         """
         refuse_taken_port(self.site.host, self.site.port)
+        if os.geteuid() == 0:
+            _refuse_unreadable(self.site.script, self.site.config, PACKAGE / "__init__.py")
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             express_command(self.site),
             stdin=subprocess.DEVNULL,
             # mod_wsgi-express prints a page of its settings there; what goes wrong comes by stderr.
             stdout=subprocess.DEVNULL,
+            # httpd opens /dev/stderr anew: were that a file, its lines and ours would overwrite each other.
+            stderr=subprocess.PIPE,
             # httpd signals its whole process group when it stops, so it gets one of its own. A Ctrl-C in the terminal
             # then reaches only us, and we stop it in order.
             start_new_session=True,
         )
+        self._relay = threading.Thread(target=_copy, args=(self._process.stderr,), daemon=True)
+        self._relay.start()
         deadline = time.monotonic() + timeout
         while not stopped():
             if self._process.poll() is not None:
@@ -111,6 +120,8 @@ class Httpd:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        if self._relay is not None:
+            self._relay.join(_STOP_TIMEOUT)
 
     def ended(self) -> int | None:
         """Return httpd's exit status, or None while it runs."""
@@ -128,6 +139,12 @@ class Httpd:
 
     def _log(self) -> str:
         return str(self.site.log_folder / "error_log") if self.site.log_folder else "its messages above"
+
+
+def _copy(stderr: IO[bytes]) -> None:
+    with stderr:
+        for line in stderr:
+            sys.stderr.write(line.decode(errors="replace"))
 
 
 def express_command(site: Site) -> list[str]:
@@ -200,6 +217,19 @@ def refuse_taken_port(host: str, port: int) -> None:
             raise ServerError(
                 f"cannot listen on {host}:{port}: {error.strerror}; choose another, with --port"
             ) from None
+
+
+def _refuse_unreadable(*files: Path) -> None:
+    user = apache_user()
+    for file in files:
+        # Asked as that user, since folders on the way and access lists have a say as well.
+        command = ["test", "-r", str(file)]
+        outcome = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], check=False)  # noqa: S603
+        if outcome.returncode != 0:
+            raise ServerError(
+                f"the Apache user {user.pw_name} cannot read {file}; move it where it can (not below /root), or start "
+                "as another user than root"
+            )
 
 
 def free_port() -> int:

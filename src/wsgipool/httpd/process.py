@@ -5,8 +5,6 @@ Works embedded and in daemon mode, on mod_wsgi 4.9 and newer. Outside httpd ever
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,9 @@ from types import ModuleType
 # Codes of ap_mpm_query, from httpd's include/ap_mpm.h.
 _AP_MPMQ_MAX_THREADS = 6
 _AP_MPMQ_MAX_DAEMONS = 12
+
+# ctypes: not in every sub-interpreter with a GIL of its own; httpd's functions: only in httpd.
+_NO_HTTPD = (ImportError, OSError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,12 @@ class HttpdProcess:
 
 
 def mod_wsgi() -> ModuleType | None:
-    """Return the module that mod_wsgi gives to its interpreters, or None outside httpd.
+    """Return the module that mod_wsgi gives to its interpreters from their start, or None outside httpd.
 
-    The PyPI package of the same name, which starts servers, can be imported anywhere; only the real thing has a
+    The PyPI package of the same name, which starts servers, may have been imported too; only the real thing has a
     process group.
     """
-    try:
-        module = importlib.import_module("mod_wsgi")
-    except ImportError:
-        return None
+    module = sys.modules.get("mod_wsgi")
     return module if hasattr(module, "process_group") else None
 
 
@@ -77,10 +75,12 @@ def define(name: str) -> str | None:
     `SetEnv` reaches requests only; a Define is what a process can read at its start.
     """
     try:
+        import ctypes
+
         httpd = ctypes.CDLL(None)
         exists, resolve = httpd.ap_exists_config_define, httpd.ap_resolve_env
         create_pool, destroy_pool = httpd.apr_pool_create_ex, httpd.apr_pool_destroy
-    except (OSError, AttributeError):
+    except _NO_HTTPD:
         return None
     if not exists(name.encode()):
         return None
@@ -106,17 +106,16 @@ def wsgi_scripts() -> list[Path]:
 
 
 def _ask_mpm(code: int) -> int | None:
-    answer = ctypes.c_int()
     try:
-        status = ctypes.CDLL(None).ap_mpm_query(code, ctypes.byref(answer))
-    except (OSError, AttributeError):
+        import ctypes
+
+        answer = ctypes.c_int()
+        status: int = ctypes.CDLL(None).ap_mpm_query(code, ctypes.byref(answer))
+    except _NO_HTTPD:
         return None
     return answer.value if status == 0 else None
 
 
 def _mpm_name() -> str:
-    try:
-        name: str = importlib.import_module("apache").mpm_name
-    except (ImportError, AttributeError):
-        return "unknown"
+    name: str = getattr(sys.modules.get("apache"), "mpm_name", "unknown")
     return name

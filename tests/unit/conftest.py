@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from unit.fakes import PATIENCE, FakeConnection, FakeDatabase
+from wsgipool import Pool, drivers, process
+from wsgipool.httpd import process as httpd
+
+MakePool = Callable[..., Pool[FakeConnection]]
+
+
+@pytest.fixture
+def database() -> FakeDatabase:
+    return FakeDatabase()
+
+
+@pytest.fixture
+def make_pool(database: FakeDatabase) -> MakePool:
+    """Makes a pool of the fake database, whose timeout does not come before the patience of a test is at its end."""
+
+    def make(max_size: int = 1, timeout: float = 3 * PATIENCE) -> Pool[FakeConnection]:
+        return Pool(database, name="orders", max_size=max_size, timeout=timeout)
+
+    return make
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="wsgipool")
+    return caplog
+
+
+@pytest.fixture
+def databases(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDatabase]:
+    """The fake databases behind the configured names, each there when its driver has been made."""
+    made: dict[str, FakeDatabase] = {}
+    monkeypatch.setattr(drivers, "for_database", lambda settings: made.setdefault(settings.name, FakeDatabase()))
+    return made
+
+
+@pytest.fixture
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The state of a process that has just started, outside httpd; put back as it was at the end."""
+    monkeypatch.setattr(process, "_current", None)
+    monkeypatch.delenv(process.CONFIG_VARIABLE, raising=False)
+    monkeypatch.setattr(httpd, "this_process", lambda: None)
+    monkeypatch.setattr(httpd, "define", lambda _: None)
+    yield
+    process.close()

@@ -1,0 +1,200 @@
+"""`wsgipool apache`, which puts the drop-in into Apache's configuration."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import wsgipool
+from wsgipool import config
+from wsgipool.cli import main
+
+PACKAGE = Path(wsgipool.__file__).parent
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["apache", *map(str, arguments)])
+
+
+def install(folder: Path, *options: str | Path) -> Result:
+    return run("install", "--directory", folder, "--config", folder / "wsgipool.toml", *options)
+
+
+def one_line_error(result: Result) -> str:
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# --- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_show_prints_what_install_would_write(tmp_path: Path) -> None:
+    install(tmp_path)
+
+    assert run("show").stdout == (tmp_path / "wsgipool.conf").read_text()
+    assert run("show", "wsgipool.conf").stdout == run("show").stdout
+
+
+@pytest.mark.parametrize("name", sorted({path.name for path in (PACKAGE / "apache").iterdir()} - {"wsgipool.conf"}))
+def test_show_prints_a_companion_as_it_is(name: str) -> None:
+    assert run("show", name).stdout == (PACKAGE / "apache" / name).read_text()
+
+
+def test_show_of_something_else_names_what_there_is() -> None:
+    result = run("show", "nothing.conf")
+
+    assert result.exit_code == 2
+    assert "'wsgipool.toml'" in result.stderr
+
+
+# --- install ---------------------------------------------------------------------------------------------------------
+
+
+def test_install_writes_the_drop_in_and_sample_settings(tmp_path: Path) -> None:
+    result = install(tmp_path)
+
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"wrote {tmp_path}/wsgipool.conf\nwrote {tmp_path}/wsgipool.toml\n"
+        f"now edit {tmp_path}/wsgipool.toml, then: apachectl configtest\n"
+    )
+
+
+def test_the_drop_in_names_the_folder_of_the_package(tmp_path: Path) -> None:
+    install(tmp_path)
+
+    defines = re.findall(r"^ *Define WSGIPOOL_HOME (.*)$", (tmp_path / "wsgipool.conf").read_text(), re.MULTILINE)
+    assert defines == [f'"{PACKAGE}"']
+
+
+def test_the_drop_in_names_the_virtual_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/opt/site/venv")
+
+    install(tmp_path)
+
+    assert '\nDefine WSGIPOOL_PYTHON_HOME "/opt/site/venv"\n' in (tmp_path / "wsgipool.conf").read_text()
+
+
+def test_with_the_systems_python_no_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+
+    install(tmp_path)
+
+    assert "\n#Define WSGIPOOL_PYTHON_HOME " in (tmp_path / "wsgipool.conf").read_text()
+
+
+def test_the_drop_in_is_otherwise_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+
+    install(tmp_path)
+
+    original = (PACKAGE / "apache" / "wsgipool.conf").read_text().splitlines()
+    installed = (tmp_path / "wsgipool.conf").read_text().splitlines()
+    assert len(installed) == len(original)
+    assert sum(old != new for old, new in zip(original, installed, strict=True)) == 1
+
+
+def test_the_sample_settings_are_valid(tmp_path: Path) -> None:
+    install(tmp_path)
+
+    assert list(config.load(tmp_path / "wsgipool.toml").databases) == ["orders"]
+
+
+def test_the_sample_settings_are_not_for_everybody(tmp_path: Path) -> None:
+    install(tmp_path)
+
+    assert (tmp_path / "wsgipool.toml").stat().st_mode & 0o007 == 0
+
+
+def test_settings_that_are_there_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "wsgipool.toml").write_text("# mine\n")
+
+    result = install(tmp_path)
+
+    assert f"kept {tmp_path}/wsgipool.toml\n" in result.stdout
+    assert (tmp_path / "wsgipool.toml").read_text() == "# mine\n"
+
+
+def test_installing_twice_is_installing_once(tmp_path: Path) -> None:
+    install(tmp_path)
+    before = (tmp_path / "wsgipool.conf").read_text()
+
+    result = install(tmp_path)
+
+    assert result.exit_code == 0
+    assert (tmp_path / "wsgipool.conf").read_text() == before
+
+
+def test_a_drop_in_that_was_changed_by_hand_is_left_alone(tmp_path: Path) -> None:
+    drop_in = tmp_path / "wsgipool.conf"
+    drop_in.write_text("# mine\n")
+
+    error = one_line_error(install(tmp_path))
+
+    assert error == (
+        f"wsgipool: {drop_in} exists and differs; compare it with `wsgipool apache show`, or give --force\n"
+    )
+    assert drop_in.read_text() == "# mine\n"
+    assert not (tmp_path / "wsgipool.toml").exists()
+
+
+def test_force_replaces_a_drop_in_that_was_changed_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "wsgipool.conf").write_text("# mine\n")
+
+    result = install(tmp_path, "--force")
+
+    assert result.exit_code == 0
+    assert (tmp_path / "wsgipool.conf").read_text() == run("show").stdout
+
+
+def test_on_debian_the_next_step_is_a2enconf(tmp_path: Path) -> None:
+    folder = tmp_path / "conf-available"
+    folder.mkdir()
+
+    assert install(folder).stdout.endswith("then: a2enconf wsgipool && apache2ctl configtest\n")
+
+
+def test_without_a_folder_the_first_that_exists_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second, third = tmp_path / "second", tmp_path / "third"
+    second.mkdir()
+    third.mkdir()
+    places = tuple(map(str, (tmp_path / "first", second, third)))
+    monkeypatch.setattr(importlib.import_module("wsgipool.cli.apache"), "_FOLDERS", places)
+
+    run("install", "--config", tmp_path / "wsgipool.toml")
+
+    assert [path.name for path in tmp_path.glob("*/wsgipool.conf")] == ["wsgipool.conf"]
+    assert (second / "wsgipool.conf").exists()
+
+
+def test_where_apache_has_no_folder_the_error_says_how_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = (str(tmp_path / "first"), str(tmp_path / "second"))
+    monkeypatch.setattr(importlib.import_module("wsgipool.cli.apache"), "_FOLDERS", places)
+
+    error = one_line_error(run("install", "--config", tmp_path / "wsgipool.toml"))
+
+    assert error == (f"wsgipool: none of {places[0]}, {places[1]} is here; name Apache's folder with --directory\n")
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    result = install(tmp_path / "nowhere")
+
+    assert result.exit_code == 2
+    assert f"'{tmp_path}/nowhere' does not exist" in result.stderr
+
+
+def test_settings_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "wsgipool.toml"
+
+    error = one_line_error(run("install", "--directory", tmp_path, "--config", path))
+
+    assert error == f"wsgipool: {path} cannot be written: No such file or directory\n"

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsgipool import ConfigError, drivers
+from wsgipool.config import DEFAULT_TIMEOUT, DatabaseURL, Settings, load, parse_url
+
+URL = "mysql://shop@db.example.com/orders"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "wsgipool.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def settings(**table: object) -> Settings:
+    return load({"databases": {"orders": {"url": URL, **table}}})
+
+
+def complaint(source: Any) -> str:
+    """Return the one error that the settings make, which has a single line."""
+    with pytest.raises(ConfigError) as caught:
+        load(source)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- URLs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_url_has_parts() -> None:
+    url = parse_url("mysql://shop:s3cret@db.example.com:3307/orders?charset=utf8mb4&read_timeout=60")
+
+    assert url == DatabaseURL(
+        scheme="mysql",
+        user="shop",
+        password="s3cret",
+        host="db.example.com",
+        port=3307,
+        database="orders",
+        options={"charset": "utf8mb4", "read_timeout": "60"},
+    )
+
+
+def test_a_url_may_leave_out_all_but_the_host_and_database() -> None:
+    assert parse_url(URL.replace("shop@", "")) == DatabaseURL("mysql", host="db.example.com", database="orders")
+
+
+def test_the_parts_of_a_url_are_unquoted() -> None:
+    url = parse_url("mysql://sh%40p:a%2Fb%23c%40d%3Ae%3Ff%25g%5B%5D+%C3%BC@host/or%20ders")
+
+    assert (url.user, url.password, url.database) == ("sh@p", "a/b#c@d:e?f%g[]+ü", "or ders")
+
+
+def test_a_sqlite_url_with_four_slashes_has_an_absolute_path() -> None:
+    assert parse_url("sqlite:////var/lib/shop.db").database == "/var/lib/shop.db"
+
+
+def test_a_url_as_text_has_neither_password_nor_options() -> None:
+    url = parse_url("mysql://shop:s3cret@db.example.com:3307/orders?charset=utf8mb4")
+
+    assert str(url) == "mysql://shop@db.example.com:3307/orders"
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("mysql://shop@host:x33/orders", "its port is not a number; write mysql://user:password@host:3306/database"),
+        ("mysql://shop@host:99999/orders", "its port is not a number"),
+        ("mysql://[host/orders", "it is not a URL; write mysql://"),
+        ("", "no scheme; write mysql://user@host/database or sqlite:////path/to/file.db"),
+        ("/var/lib/shop.db", "no scheme; write"),
+        ("mysql://shop@host/orders#1", "in a password write %23"),
+    ],
+)
+def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
+    message = complaint({"databases": {"orders": {"url": url}}})
+
+    assert message.startswith("the mapping given to configure(): databases.orders.url: ")
+    assert remedy in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://shop:s3cret@db/orders",
+        "mysql://shop:s3cret/@db/orders",
+        "mysql://shop:/s3cret@db/orders",
+        "mysql://shop:12/s3cret@db/orders",
+        "mysql://shop:s3cret#@db/orders",
+        "mysql://shop:#s3cret@db/orders",
+        "mysql://shop:12#s3cret@db/orders",
+        "mysql://shop:s3cret?@db/orders",
+        "mysql://shop:?s3cret@db/orders",
+        "mysql://shop:s3cret@@db/orders",
+        "mysql://shop:@s3cret@db/orders",
+        "mysql://shop:s3cret[@db/orders",
+        "mysql://shop:s3cret%@db/orders",
+        "mysql://shop:s3cret@db:port/orders",
+        "mysql://shop:s3cret@db:99999/orders",
+        "mysql:/shop:s3cret@db/orders",
+        "mysql:shop:s3cret@db/orders",
+        "mysql:///shop:s3cret@db/orders",
+        "shop:s3cret@db/orders",
+        "//shop:s3cret@db/orders",
+        "postgres://shop:s3cret@db/orders",
+        "sqlite://shop:s3cret@db/orders",
+        "mysql://shop@db/orders?password=s3cret",
+        "mysql://shop@db/orders?passwd=s3cret",
+        "mysql://shop@db/orders?ssl_key_password=s3cret",
+    ],
+)
+def test_no_message_and_no_repr_has_the_password(url: str) -> None:
+    shown = []
+    try:
+        read = load({"databases": {"orders": {"url": url}}})
+        shown += [repr(read), str(read.databases["orders"].url), repr(read.databases["orders"].url)]
+        driver = drivers.for_database(read.databases["orders"])
+        shown += [repr(driver), driver.address]
+    except ConfigError as error:
+        shown += [str(error), repr(error)]
+
+    assert not [text for text in shown if "s3cret" in text]
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_needs_a_url_only(tmp_path: Path) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n')
+
+    read = load(path)
+
+    assert read.origin == str(path)
+    assert read.runtime_dir is None
+    orders = read.databases["orders"]
+    assert (orders.name, orders.max_size, orders.timeout) == ("orders", "threads", DEFAULT_TIMEOUT)
+    assert orders.origin == f"{path}: databases.orders"
+
+
+def test_a_file_has_many_databases_in_their_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        f"""
+        runtime_dir = "/run/shop"
+        [databases.orders]
+        url = "{URL}"
+        max_size = "threads/2"
+        timeout = 2.5
+        [databases.archive]
+        url = "sqlite:////var/lib/archive.db"
+        max_size = 3
+        timeout = 0
+        """,
+    )
+
+    read = load(str(path))
+
+    assert list(read.databases) == ["orders", "archive"]
+    assert read.runtime_dir == Path("/run/shop")
+    assert (read.databases["orders"].max_size, read.databases["orders"].timeout) == ("threads/2", 2.5)
+    assert (read.databases["archive"].max_size, read.databases["archive"].timeout) == (3, 0.0)
+
+
+def test_the_same_file_makes_equal_settings(tmp_path: Path) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}?charset=utf8mb4"\n')
+
+    assert load(path) == load(path)
+
+
+@pytest.mark.parametrize("change", [{"url": URL + "2"}, {"max_size": 2}, {"timeout": 1}])
+def test_another_setting_makes_unequal_settings(change: dict[str, object]) -> None:
+    assert settings(**change) != settings()
+
+
+def test_a_mapping_is_left_as_it_was() -> None:
+    given = {"databases": {"orders": {"url": URL, "max_size": 2}}}
+    before = copy.deepcopy(given)
+
+    load(given)
+
+    assert given == before
+
+
+def test_a_missing_file_says_where_to_get_one(tmp_path: Path) -> None:
+    path = tmp_path / "wsgipool.toml"
+
+    assert complaint(path) == f"{path} does not exist; `wsgipool apache show wsgipool.toml` prints one to start from"
+
+
+def test_a_file_that_cannot_be_read_says_by_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "")
+    # Root reads every file, so the refusal is played.
+    monkeypatch.setattr(Path, "read_text", refuse)
+
+    assert complaint(path).startswith(f"{path} cannot be read by user id ")
+    assert "Permission denied; give the Apache user's group read access" in complaint(path)
+
+
+def refuse(*_: object, **__: object) -> str:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert f"{tmp_path} cannot be read" in complaint(tmp_path)
+
+
+def test_a_file_that_is_not_toml_says_in_which_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "[databases.orders]\nurl = mysql://shop:s3cret@db/orders\n")
+
+    message = complaint(path)
+
+    assert message.startswith(f"{path} is not valid TOML: ")
+    assert "line 2" in message
+    assert "s3cret" not in message
+
+
+def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "wsgipool.toml"
+    path.write_bytes(b'[databases.orders]\nurl = "mysql://shop:s3cret\xfc@db/orders"\n')
+
+    message = complaint(path)
+
+    assert message.startswith(f"{path} is not UTF-8: ")
+    assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    ("document", "place", "remedy"),
+    [
+        ("", "", "no database; add a table [databases.NAME] with a url"),
+        ("[databases]", "", "no database; add a table [databases.NAME] with a url"),
+        ("[databses.orders]", "databses", "is not a setting; did you mean databases?"),
+        ("colour = 1", "colour", "is not a setting; known are: databases, runtime_dir"),
+        ("databases = 3", "databases", "is a number; it is a table, [databases...]"),
+        ('[databases]\norders = "mysql://"', "databases.orders", "is a string; it is a table, [databases...]"),
+        ("[databases.orders]", "databases.orders", 'no url; write url = "mysql://user@host/database"'),
+        ("[databases.orders]\nurl = 3", "databases.orders.url", "is a number; write a string in quotes"),
+        ("[databases.orders]\nurl = []", "databases.orders.url", "is an array; write a string in quotes"),
+        ("[databases.orders]\nurl = {}", "databases.orders.url", "is a table; write a string in quotes"),
+        ("[databases.orders]\nmaxsize = 3", "databases.orders.maxsize", "is not a setting; did you mean max_size?"),
+        ("[databases.orders]\npassword = 's3cret'", "databases.orders.password", "did you mean password_"),
+        ('runtime_dir = "run/shop"', "runtime_dir", "'run/shop' is not an absolute path"),
+        ("runtime_dir = false", "runtime_dir", "is a boolean; write a string in quotes"),
+    ],
+)
+def test_a_wrong_document_names_the_file_the_key_and_what_would_do(
+    tmp_path: Path, document: str, place: str, remedy: str
+) -> None:
+    if document.startswith("runtime_dir"):
+        document += f'\n[databases.orders]\nurl = "{URL}"'
+    path = write(tmp_path, document)
+
+    message = complaint(path)
+
+    assert message.startswith(f"{path}: {place}")
+    assert remedy in message
+    assert "s3cret" not in message
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.0", "true", '"thread"', '"threads/0"', '"threads/ 2"', '"4"', "[]"])
+def test_a_wrong_max_size_names_the_key_the_value_and_what_would_do(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\nmax_size = {value}\n')
+
+    message = complaint(path)
+
+    assert message.startswith(f"{path}: databases.orders.max_size = ")
+    assert 'it is a number from 1, "threads" for as many as the process has threads, or "threads/2"' in message
+
+
+@pytest.mark.parametrize("value", ["true", '"30"', "[]"])
+def test_a_timeout_that_is_no_number_names_the_key_and_what_would_do(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\ntimeout = {value}\n')
+
+    message = complaint(path)
+
+    assert message.startswith(f"{path}: databases.orders.timeout is a")
+    assert message.endswith("write a number of seconds, such as 30")
+
+
+@pytest.mark.parametrize("value", ["-0.1", "86401", "inf", "nan"])
+def test_a_timeout_out_of_range_names_the_key_the_value_and_the_range(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\ntimeout = {value}\n')
+
+    assert complaint(path) == (f"{path}: databases.orders.timeout = {value}: it is a number of seconds from 0 to 86400")
+
+
+# --- passwords -------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_file_stands_beside_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "orders.password").write_text("s3cret/#@\n")
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\npassword_file = "orders.password"\n')
+
+    assert load(path).databases["orders"].url.password == "s3cret/#@"
+
+
+def test_a_password_file_may_have_an_absolute_path(tmp_path: Path) -> None:
+    file = tmp_path / "orders.password"
+    file.write_text(" s3cret \r\n")
+
+    assert settings(password_file=str(file)).databases["orders"].url.password == " s3cret "
+
+
+def test_a_password_from_a_file_leaves_the_rest_of_the_url_alone(tmp_path: Path) -> None:
+    file = tmp_path / "orders.password"
+    file.write_text("s3cret")
+    url = "mysql://shop@db:3307/orders?charset=utf8mb4"
+
+    read = settings(url=url, password_file=str(file)).databases["orders"].url
+
+    assert read == parse_url(url.replace("shop@", "shop:s3cret@"))
+
+
+def test_a_password_file_that_is_not_there_names_the_key_and_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\npassword_file = "orders.password"\n')
+
+    message = complaint(path)
+
+    assert message.startswith(f"{path}: databases.orders.password_file: {tmp_path / 'orders.password'} cannot be read")
+    assert message.endswith("No such file or directory")
+
+
+def test_a_password_file_that_is_not_utf8_is_not_quoted(tmp_path: Path) -> None:
+    file = tmp_path / "orders.password"
+    file.write_bytes(b"s3cret\xfc")
+
+    message = complaint({"databases": {"orders": {"url": URL, "password_file": str(file)}}})
+
+    assert message.endswith("it is not UTF-8")
+
+
+def test_a_password_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERS_PASSWORD", "s3cret")
+
+    assert settings(password_env="ORDERS_PASSWORD").databases["orders"].url.password == "s3cret"
+
+
+def test_a_variable_that_is_not_set_names_the_key_the_variable_and_where_to_set_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ORDERS_PASSWORD", raising=False)
+
+    message = complaint({"databases": {"orders": {"url": URL, "password_env": "ORDERS_PASSWORD"}}})
+
+    assert "databases.orders.password_env: the environment has no variable ORDERS_PASSWORD" in message
+    assert "/etc/apache2/envvars" in message
+
+
+@pytest.mark.parametrize(
+    ("table", "places"),
+    [
+        ({"password_file": "/f", "password_env": "V"}, "password_file and in password_env"),
+        ({"url": "mysql://shop:s3cret@db/orders", "password_file": "/f"}, "url and in password_file"),
+        ({"url": "mysql://shop:s3cret@db/orders", "password_env": "V"}, "url and in password_env"),
+    ],
+)
+def test_a_password_in_two_places_is_refused(table: dict[str, str], places: str) -> None:
+    message = complaint({"databases": {"orders": {"url": URL, **table}}})
+
+    assert message.endswith(f"databases.orders: the password stands in {places}; keep one")
+
+
+def test_a_password_from_a_file_is_in_no_repr(tmp_path: Path) -> None:
+    file = tmp_path / "orders.password"
+    file.write_text("s3cret")
+
+    assert "s3cret" not in repr(settings(password_file=str(file)))

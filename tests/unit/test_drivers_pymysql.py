@@ -1,0 +1,300 @@
+"""What of the PyMySQL driver needs no server; against a real one it is tested elsewhere."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+import pymysql
+import pytest
+
+from unit.fakes import Task
+from wsgipool import ConfigError, ConnectFailed, Pool
+from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.drivers import for_database
+from wsgipool.drivers.pymysql import PooledConnection, PyMySQLDriver
+
+
+def driver(url: str) -> PyMySQLDriver:
+    made = for_database(DatabaseSettings("shop", parse_url(url), "wsgipool.toml: databases.shop"))
+    assert isinstance(made, PyMySQLDriver)
+    return made
+
+
+def connect_arguments(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Return what PyMySQL would be called with."""
+    given: dict[str, object] = {}
+
+    class Recorded(Exception):
+        pass
+
+    def record(**arguments: object) -> None:
+        given.update(arguments)
+        raise Recorded
+
+    monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
+    with pytest.raises(Recorded):
+        driver(url).connect(30)
+    return given
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """The port of a server whose connections are accepted, by the kernel, and never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def unconnected(**options: object) -> PooledConnection:
+    return PooledConnection(defer_connect=True, **options)  # type: ignore[no-untyped-call]
+
+
+# --- the URL ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mysql+pymysql"])
+def test_the_parts_of_the_url_are_pymysqls_arguments(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = connect_arguments(f"{scheme}://shop:s3cret@db:3307/orders", monkeypatch)
+
+    assert arguments == {
+        "host": "db",
+        "port": 3307,
+        "user": "shop",
+        "password": "s3cret",
+        "database": "orders",
+        "program_name": "wsgipool:shop",
+        "connect_timeout": 10.0,
+        "defer_connect": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("charset=utf8mb4", "utf8mb4"),
+        ("init_command=SET%20time_zone%3D'%2B00:00'", "SET time_zone='+00:00'"),
+        ("read_timeout=60", 60.0),
+        ("write_timeout=0.5", 0.5),
+        ("autocommit=true", True),
+        ("autocommit=Off", False),
+        ("ssl_disabled=1", True),
+        ("ssl_verify_cert=no", False),
+        ("program_name=shop", "shop"),
+        ("connect_timeout=3", 3.0),
+    ],
+)
+def test_an_option_becomes_the_type_that_pymysql_takes(
+    option: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = connect_arguments(f"mysql://shop@db/orders?{option}", monkeypatch)
+
+    assert arguments[option.partition("=")[0]] == value
+
+
+def test_a_local_server_needs_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = connect_arguments("mysql://shop@/orders?unix_socket=/run/mysqld/mysqld.sock", monkeypatch)
+
+    assert arguments["unix_socket"] == "/run/mysqld/mysqld.sock"
+    assert "host" not in arguments
+
+
+def test_connecting_takes_no_longer_than_its_caller_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    class Recorded(Exception):
+        pass
+
+    def record(connect_timeout: float, **_: object) -> None:
+        limits.append(connect_timeout)
+        raise Recorded
+
+    monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
+    mysql = driver("mysql://shop@db/orders?connect_timeout=3")
+    for timeout in (2.0, 5.0):
+        with pytest.raises(Recorded):
+            mysql.connect(timeout)
+
+    assert limits == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("mysql:///orders", "no host; write mysql://user@host/database, or for a local server"),
+        ("mysql://shop@db/orders?charst=utf8mb4", "charst is not an option of mysql://; did you mean charset?"),
+        ("mysql://shop@db/orders?colour=red", "colour is not an option of mysql://; known are: autocommit, "),
+        ("mysql://shop@db/orders?cursorclass=x", "cursorclass is not an option"),
+        ("mysql://shop@db/orders?autocommit=maybe", "the option autocommit is true or false, not 'maybe'"),
+        ("mysql://shop@db/orders?read_timeout=0", "read_timeout is a number of seconds above 0, not '0'"),
+        ("mysql://shop@db/orders?read_timeout=1s", "read_timeout is a number of seconds above 0, not '1s'"),
+        ("mysql://shop@db/orders?connect_timeout=nan", "connect_timeout is a number of seconds above 0, not 'nan'"),
+        ("mysq://shop@db/orders", "no driver for mysq://; did you mean mysql?"),
+    ],
+)
+def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        driver(url)
+
+    assert str(caught.value).startswith("wsgipool.toml: databases.shop.url: ")
+    assert remedy in str(caught.value)
+
+
+def test_the_address_has_no_password() -> None:
+    mysql = driver("mysql://shop:s3cret@db:3307/orders?charset=utf8mb4")
+
+    assert mysql.address == "mysql://shop@db:3307/orders"
+    assert "s3cret" not in repr(mysql)
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> dict[object, ssl.SSLContext]:
+    """The shared contexts, none yet."""
+    made: dict[object, ssl.SSLContext] = {}
+    monkeypatch.setattr("wsgipool.drivers.pymysql._tls_contexts", made)
+    return made
+
+
+def test_connections_share_a_tls_context(contexts: dict[object, ssl.SSLContext]) -> None:
+    assert unconnected().ctx is unconnected().ctx
+    assert len(contexts) == 1
+
+
+def test_a_shared_context_leaves_tls_a_preference(contexts: dict[object, ssl.SSLContext]) -> None:  # noqa: ARG001
+    connection = unconnected()
+
+    assert (connection.ssl, connection._ssl_required) == (True, False)
+
+
+def test_other_tls_settings_have_another_context(contexts: dict[object, ssl.SSLContext]) -> None:
+    lax = unconnected()
+    strict, strict_too = unconnected(ssl_verify_cert=True), unconnected(ssl_verify_cert=True)
+
+    assert strict.ctx is strict_too.ctx
+    assert (lax.ctx.verify_mode, strict.ctx.verify_mode) == (ssl.CERT_NONE, ssl.CERT_REQUIRED)
+    assert len(contexts) == 2
+
+
+def test_without_tls_no_context_is_made(contexts: dict[object, ssl.SSLContext]) -> None:
+    unconnected(ssl_disabled=True)
+
+    assert contexts == {}
+
+
+def test_a_context_of_the_callers_own_is_used_as_it_is(contexts: dict[object, ssl.SSLContext]) -> None:
+    own = ssl.create_default_context()
+
+    assert unconnected(ssl=own).ctx is own
+    assert contexts == {}
+
+
+# --- a server that says nothing, or nothing more ---------------------------------------------------------------------
+
+
+def test_a_server_that_accepts_and_says_nothing_fails_the_connect_in_time(silent_server: int) -> None:
+    mysql = driver(f"mysql://shop@127.0.0.1:{silent_server}/orders")
+    started = time.monotonic()
+
+    with pytest.raises(pymysql.OperationalError):
+        Task(lambda: mysql.connect(0.2)).result()
+
+    assert time.monotonic() - started < 5
+
+
+def test_the_pools_timeout_covers_a_server_that_says_nothing(silent_server: int) -> None:
+    mysql = driver(f"mysql://shop:s3cret@127.0.0.1:{silent_server}/orders?connect_timeout=60")
+    pool = Pool(mysql, name="shop", max_size=1)
+    started = time.monotonic()
+
+    with pytest.raises(ConnectFailed, match=r"cannot connect pool 'shop' to mysql://shop@127\.0\.0\.1:") as caught:
+        Task(lambda: pool.getconn(timeout=0.2)).result()
+
+    assert time.monotonic() - started < 5
+    assert isinstance(caught.value.__cause__, pymysql.OperationalError)
+
+
+@pytest.fixture
+def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
+    """A connection as after its handshake, and the server's end of its socket."""
+    connection = unconnected()
+    connection._sock, server = socket.socketpair()
+    connection._rfile = connection._sock.makefile("rb")
+    connection._current_timeout = None
+    yield connection, server
+    connection._force_close()  # type: ignore[no-untyped-call]
+    server.close()
+
+
+MYSQL = "mysql://shop@db/orders"
+
+
+def test_a_quiet_socket_is_alive(connected: tuple[PooledConnection, socket.socket]) -> None:
+    assert driver(MYSQL).is_alive(connected[0])
+
+
+def test_a_socket_that_the_server_has_closed_is_dead(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+    server.close()
+
+    assert not driver(MYSQL).is_alive(connection)
+
+
+def test_a_socket_with_something_unasked_for_is_dead(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+    server.send(b"1927 Connection was killed")
+
+    assert not driver(MYSQL).is_alive(connection)
+
+
+def test_a_connection_without_a_socket_is_dead() -> None:
+    assert not driver(MYSQL).is_alive(unconnected())
+
+
+def test_close_says_goodbye(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+
+    driver(MYSQL).close(connection)
+
+    assert server.recv(100) == b"\x01\x00\x00\x00\x01"  # COM_QUIT
+
+
+def test_abandon_says_nothing(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+
+    driver(MYSQL).abandon(connection)
+
+    assert server.recv(100) == b""
+
+
+def test_a_close_never_raises(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+    server.close()
+    mysql = driver(MYSQL)
+
+    mysql.close(connection)
+    mysql.close(connection)
+
+    assert not connection.open
+
+
+def test_a_result_that_was_not_read_to_its_end_is_not_waited_for(
+    connected: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = connected
+
+    class Unread:
+        unbuffered_active = True
+
+    connection._result = Unread()
+    server.setblocking(False)
+
+    with pytest.raises(pymysql.OperationalError, match="not read to its end"):
+        driver(MYSQL).reset(connection)
+
+    connection._result = None
+    with pytest.raises(BlockingIOError):
+        server.recv(100)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from unit.fakes import Task, run_python
+from wsgipool import ConfigError, ConnectFailed, Pool
+from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.drivers import Driver, for_database
+
+
+def driver(url: str) -> Driver[sqlite3.Connection]:
+    return for_database(DatabaseSettings("shop", parse_url(url), "wsgipool.toml: databases.shop"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "shop.db"
+
+
+def test_it_opens_the_file(file: Path) -> None:
+    connection = driver(f"sqlite:///{file}").connect(1)
+    connection.execute("CREATE TABLE books (title)")
+    connection.close()
+
+    assert file.stat().st_size > 0
+
+
+def test_its_address_is_the_url(file: Path) -> None:
+    assert driver(f"sqlite:///{file}").address == f"sqlite:///{file}"
+
+
+def test_a_connection_may_serve_one_thread_after_the_other(file: Path) -> None:
+    pool = Pool(driver(f"sqlite:///{file}"), name="shop", max_size=1)
+
+    def one() -> int:
+        with pool.connection() as connection:
+            return int(connection.execute("SELECT 1").fetchone()[0])
+
+    assert [Task(one).result() for _ in range(2)] == [1, 1]
+    pool.close()
+
+
+def test_reset_ends_the_transaction(file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+    connection.execute("CREATE TABLE books (title)")
+    connection.execute("INSERT INTO books VALUES ('Emma')")
+
+    sqlite.reset(connection)
+
+    assert not connection.in_transaction
+    assert connection.execute("SELECT count(*) FROM books").fetchone() == (0,)
+    sqlite.close(connection)
+
+
+def test_a_close_never_raises(file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+
+    sqlite.close(connection)
+    sqlite.close(connection)
+
+    with pytest.raises(sqlite3.ProgrammingError):
+        sqlite.reset(connection)
+
+
+@pytest.mark.parametrize(("option", "milliseconds"), [("", 5000), ("?timeout=0.25", 250)])
+def test_a_statement_waits_for_a_lock_as_long_as_the_option_says(file: Path, option: str, milliseconds: int) -> None:
+    sqlite = driver(f"sqlite:///{file}{option}")
+    connection = sqlite.connect(1)
+
+    assert connection.execute("PRAGMA busy_timeout").fetchone() == (milliseconds,)
+    sqlite.close(connection)
+
+
+def test_a_file_that_cannot_be_opened_is_a_connect_failed_that_names_it(tmp_path: Path) -> None:
+    pool = Pool(driver(f"sqlite:///{tmp_path}/nowhere/shop.db"), name="shop", max_size=1)
+
+    with pytest.raises(ConnectFailed, match=r"nowhere/shop\.db: OperationalError: unable to open database file"):
+        pool.getconn()
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("sqlite:///shop.db", "'shop.db' is not the absolute path of a file; write sqlite:////path/to/file.db"),
+        ("sqlite:///:memory:", "':memory:' is not the absolute path of a file"),
+        ("sqlite://", "'' is not the absolute path of a file"),
+        ("sqlite://localhost/shop.db", "a file has no host; write sqlite:////path/to/file.db, with four slashes"),
+        ("sqlite:////shop.db?timout=1", "timout is not an option of sqlite://; did you mean timeout?"),
+        ("sqlite:////shop.db?timeout=long", "the option timeout is a number of seconds"),
+        ("sqlte:////shop.db", "no driver for sqlte://; did you mean sqlite?"),
+    ],
+)
+def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        driver(url)
+
+    assert str(caught.value).startswith("wsgipool.toml: databases.shop.url: ")
+    assert remedy in str(caught.value)
+
+
+def test_a_forks_child_leaves_the_parents_transaction_alone(file: Path) -> None:
+    program = f"""
+import os, sqlite3
+from wsgipool import Pool
+from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.drivers import for_database
+
+pool = Pool(for_database(DatabaseSettings("shop", parse_url("sqlite:///{file}"), "")), name="shop", max_size=1)
+with pool.connection() as connection:
+    connection.execute("CREATE TABLE books (title)")
+    connection.execute("INSERT INTO books VALUES ('Emma')")
+    child = os.fork()
+    if child == 0:
+        os._exit(pool.size)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+with pool.connection() as connection:
+    print(connection.execute("SELECT title FROM books").fetchall())
+"""
+
+    assert run_python(program) == "[('Emma',)]\n"

@@ -1,0 +1,94 @@
+"""What a process learns of its server, with a server that is played; in a real one it is tested elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from wsgipool.httpd import process as httpd
+
+
+@pytest.fixture
+def mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that mod_wsgi gives to an interpreter, here of a daemon process group; and httpd's own."""
+    server: Any = ModuleType("mod_wsgi")
+    server.process_group, server.application_group = "shop", ""
+    server.threads_per_process, server.maximum_processes = 15, 4
+    apache: Any = ModuleType("apache")
+    apache.mpm_name = "event"
+    monkeypatch.setitem(sys.modules, "mod_wsgi", server)
+    monkeypatch.setitem(sys.modules, "apache", apache)
+    return server
+
+
+def script(path: Path) -> ModuleType:
+    module = ModuleType("script")
+    module.__file__ = str(path)
+    return module
+
+
+def test_outside_httpd_there_is_nothing_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mod_wsgi", None)
+
+    assert httpd.mod_wsgi() is None
+    assert httpd.this_process() is None
+    assert httpd.define("WSGIPOOL_CONFIG") is None
+
+
+def test_the_package_that_starts_servers_is_not_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mod_wsgi", ModuleType("mod_wsgi"))
+
+    assert httpd.this_process() is None
+
+
+@pytest.mark.usefixtures("mod_wsgi")
+def test_a_daemon_process_knows_its_group() -> None:
+    process = httpd.this_process()
+
+    assert process == httpd.HttpdProcess("event", "shop", "", threads=15, max_processes=4)
+    assert str(process) == (
+        "daemon process group 'shop' (Apache's MPM: event), 15 threads a process, at most 4 processes"
+    )
+
+
+def test_an_embedded_process_asks_the_mpm(mod_wsgi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mod_wsgi.process_group = ""
+    monkeypatch.setattr(httpd, "_ask_mpm", {6: 25, 12: 16}.get)
+
+    process = httpd.this_process()
+
+    assert process == httpd.HttpdProcess("event", "", "", threads=25, max_processes=16)
+    assert process.embedded
+
+
+def test_where_the_mpm_does_not_answer_mod_wsgi_is_believed(mod_wsgi: Any) -> None:
+    mod_wsgi.process_group = ""
+
+    process = httpd.this_process()
+
+    assert process == httpd.HttpdProcess("event", "", "", threads=15, max_processes=4)
+
+
+def test_prefork_has_one_thread_though_its_mpm_says_none(mod_wsgi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mod_wsgi.process_group, mod_wsgi.threads_per_process = "", 0
+    monkeypatch.setattr(httpd, "_ask_mpm", {6: 0, 12: 256}.get)
+
+    process = httpd.this_process()
+
+    assert process is not None
+    assert (process.threads, process.max_processes) == (1, 256)
+
+
+def test_the_script_of_the_application_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "_mod_wsgi_0123", script(tmp_path / "handler.wsgi"))
+    monkeypatch.setitem(sys.modules, "__wsgi__", script(tmp_path / "app.wsgi"))
+
+    assert httpd.wsgi_scripts() == [tmp_path / "app.wsgi", tmp_path / "handler.wsgi"]
+
+
+def test_outside_a_server_there_are_no_scripts() -> None:
+    assert httpd.wsgi_scripts() == []

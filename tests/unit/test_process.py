@@ -1,0 +1,427 @@
+"""The pools of a process: from the settings, through their sizes, to their end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import wsgipool
+from unit.fakes import FakeDatabase, Gate, Task, eventually, in_turn, run_python
+from wsgipool import ConfigError, PoolClosed, process
+from wsgipool.httpd import process as httpd
+
+pytestmark = pytest.mark.usefixtures("_no_settings")
+
+ORDERS = {"databases": {"orders": {"url": "mysql://shop@db/orders"}}}
+TOML = '[databases.orders]\nurl = "mysql://shop@db/orders"\n'
+
+
+def orders(**table: object) -> dict[str, object]:
+    return {"databases": {"orders": {"url": "mysql://shop@db/orders", **table}}}
+
+
+@pytest.fixture
+def serve_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes this process one of a server, with so many threads."""
+
+    def serve(threads: int) -> None:
+        server = httpd.HttpdProcess("worker", "", "", threads, max_processes=4)
+        monkeypatch.setattr(httpd, "this_process", lambda: server)
+
+    return serve
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A WSGI script that this process has loaded."""
+    module = ModuleType("__wsgi__")
+    module.__file__ = str(tmp_path / "site" / "app.wsgi")
+    (tmp_path / "site").mkdir()
+    monkeypatch.setitem(sys.modules, "__wsgi__", module)
+    return Path(module.__file__)
+
+
+@pytest.fixture
+def system_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for /etc/wsgipool.toml; it is not there yet."""
+    path = tmp_path / "etc" / "wsgipool.toml"
+    path.parent.mkdir()
+    monkeypatch.setattr(process, "SYSTEM_CONFIG", path)
+    return path
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_comes_from_the_pool_of_its_database(databases: dict[str, FakeDatabase]) -> None:
+    wsgipool.configure({"databases": {name: {"url": "mysql://db/x"} for name in ("orders", "archive")}})
+
+    with wsgipool.connection("archive") as connection:
+        assert databases["archive"].opened == [connection]
+
+    assert databases["orders"].opened == []
+    assert wsgipool.pool("archive").idle == 1
+
+
+def test_a_connection_can_be_readonly(databases: dict[str, FakeDatabase]) -> None:
+    wsgipool.configure(ORDERS)
+
+    with wsgipool.connection("orders", readonly=True):
+        pass
+
+    assert databases["orders"].opened[0].calls == ["rollback"]
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_connection_can_be_waited_for_a_time_of_its_own() -> None:
+    wsgipool.configure(orders(timeout=5))
+
+    with pytest.raises(wsgipool.PoolTimeout, match="within 0 s"), wsgipool.connection("orders", timeout=0):
+        pass
+
+
+@pytest.mark.usefixtures("databases")
+def test_there_is_one_pool_a_database() -> None:
+    wsgipool.configure(ORDERS)
+
+    assert wsgipool.pool("orders") is wsgipool.pool("orders")
+    assert len({id(Task(lambda: wsgipool.pool("orders")).result()) for _ in range(4)}) == 1
+
+
+@pytest.mark.usefixtures("databases")
+def test_threads_that_need_a_pool_at_the_same_time_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    wsgipool.configure(ORDERS)
+    gate = Gate()
+    monkeypatch.setattr(httpd, "this_process", in_turn(gate))
+    first = Task(lambda: wsgipool.pool("orders"))
+    gate.wait_until_reached()
+    second = Task(lambda: wsgipool.pool("orders"))
+    # It has seen that there is no pool yet, and waits for the first to make one.
+    eventually(lambda: sys._current_frames()[second.thread_id].f_code.co_name == "get")
+
+    gate.open()
+
+    assert first.result() is second.result()
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_name_that_is_not_configured_says_which_are() -> None:
+    wsgipool.configure(ORDERS)
+
+    with pytest.raises(ConfigError) as caught:
+        wsgipool.pool("order")
+
+    assert str(caught.value) == ("the mapping given to configure() has no database 'order'; did you mean orders?")
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("databases")
+def test_the_same_settings_again_keep_the_pools(tmp_path: Path) -> None:
+    path = tmp_path / "wsgipool.toml"
+    path.write_text(TOML)
+    wsgipool.configure(path)
+    pool = wsgipool.pool("orders")
+
+    wsgipool.configure(str(path))
+
+    assert wsgipool.pool("orders") is pool
+
+
+def test_other_settings_begin_anew_and_the_old_pools_end_when_their_connections_come_back(
+    databases: dict[str, FakeDatabase],
+) -> None:
+    wsgipool.configure(ORDERS)
+    old = wsgipool.pool("orders")
+    idle, in_use = old.getconn(), old.getconn()
+    old.putconn(idle)
+
+    wsgipool.configure(orders(timeout=5))
+
+    assert wsgipool.pool("orders") is not old
+    assert idle.closed
+    assert not in_use.closed
+    old.putconn(in_use)
+    assert databases["orders"].sessions == 0
+
+
+@pytest.mark.usefixtures("databases")
+def test_wrong_settings_leave_the_old_ones_in_place() -> None:
+    wsgipool.configure(ORDERS)
+    pool = wsgipool.pool("orders")
+
+    with pytest.raises(ConfigError):
+        wsgipool.configure(orders(max_size=0))
+
+    assert wsgipool.pool("orders") is pool
+
+
+def test_every_url_is_checked_before_the_first_request() -> None:
+    with pytest.raises(ConfigError, match=r"databases\.archive\.url: no driver for mysq://"):
+        wsgipool.configure({"databases": {"orders": {"url": "mysql://db/x"}, "archive": {"url": "mysq://db/x"}}})
+
+
+@pytest.mark.usefixtures("databases")
+def test_the_timeout_of_the_settings_is_the_pools() -> None:
+    wsgipool.configure(orders(timeout=2.5))
+
+    assert wsgipool.pool("orders").timeout == 2.5
+
+
+# --- where the settings are ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("databases")
+def test_settings_are_found_without_configure(system_config: Path) -> None:
+    system_config.write_text(TOML)
+
+    with wsgipool.connection("orders") as connection:
+        connection.execute()
+
+    assert connection.calls == ["execute", "commit"]
+
+
+def test_the_environment_comes_first(script: Path, system_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system_config.touch()
+    (script.parent / "wsgipool.toml").touch()
+    monkeypatch.setattr(httpd, "define", lambda _: "/named/by/define.toml")
+    monkeypatch.setenv("WSGIPOOL_CONFIG", "/named/by/environment.toml")
+
+    assert process.find_config() == Path("/named/by/environment.toml")
+
+
+def test_a_define_of_httpds_configuration_comes_second(
+    script: Path, system_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system_config.touch()
+    (script.parent / "wsgipool.toml").touch()
+    monkeypatch.setattr(httpd, "define", {"WSGIPOOL_CONFIG": "/named/by/define.toml"}.get)
+
+    assert process.find_config() == Path("/named/by/define.toml")
+
+
+def test_the_file_beside_the_wsgi_script_comes_third(script: Path, system_config: Path) -> None:
+    system_config.touch()
+    (script.parent / "wsgipool.toml").touch()
+
+    assert process.find_config() == script.parent / "wsgipool.toml"
+
+
+@pytest.mark.usefixtures("script")
+def test_the_file_of_the_system_comes_last(system_config: Path) -> None:
+    system_config.touch()
+
+    assert process.find_config() == system_config
+
+
+def test_without_any_settings_the_error_names_the_places(script: Path, system_config: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        wsgipool.connection("orders")
+
+    message = str(caught.value)
+    assert f"put one at {script.parent / 'wsgipool.toml'} or {system_config}" in message
+    assert "WSGIPOOL_CONFIG" in message
+    assert "wsgipool.configure()" in message
+
+
+def test_a_named_file_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSGIPOOL_CONFIG", "/nowhere/wsgipool.toml")
+
+    with pytest.raises(ConfigError, match=r"/nowhere/wsgipool\.toml does not exist"):
+        wsgipool.pool("orders")
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_pool_follows_the_threads_of_its_server(serve_with: Callable[[int], None]) -> None:
+    serve_with(7)
+    wsgipool.configure(ORDERS)
+
+    assert wsgipool.pool("orders").max_size == 7
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_pool_can_have_a_share_of_the_threads(serve_with: Callable[[int], None]) -> None:
+    serve_with(7)
+    wsgipool.configure(orders(max_size="threads/2"))
+
+    assert wsgipool.pool("orders").max_size == 4
+
+
+@pytest.mark.usefixtures("databases")
+def test_outside_a_server_a_pool_has_room_for_ten() -> None:
+    wsgipool.configure(ORDERS)
+
+    assert wsgipool.pool("orders").max_size == 10
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_size_above_the_threads_is_cut_and_the_log_says_so_once(
+    serve_with: Callable[[int], None], log: pytest.LogCaptureFixture
+) -> None:
+    serve_with(8)
+    wsgipool.configure(orders(max_size=40))
+
+    assert [wsgipool.pool("orders").max_size for _ in range(3)] == [8, 8, 8]
+    assert log.messages == [
+        "the mapping given to configure(): databases.orders.max_size = 40 is more than the 8 threads of this process "
+        "can use; it gets 8. Leave max_size out to follow the server"
+    ]
+
+
+@pytest.mark.usefixtures("databases")
+@pytest.mark.parametrize("max_size", [8, 3, "threads"])
+def test_a_size_that_the_threads_can_use_needs_no_word(
+    serve_with: Callable[[int], None], log: pytest.LogCaptureFixture, max_size: int | str
+) -> None:
+    serve_with(8)
+    wsgipool.configure(orders(max_size=max_size))
+
+    wsgipool.pool("orders")
+
+    assert log.messages == []
+
+
+@pytest.mark.usefixtures("databases")
+def test_preload_makes_the_pools_and_says_what_it_chose(
+    serve_with: Callable[[int], None], log: pytest.LogCaptureFixture
+) -> None:
+    serve_with(8)
+    wsgipool.configure({"databases": {"orders": {"url": "mysql://shop:s3cret@db/orders", "max_size": 3}}})
+
+    process.preload()
+
+    assert log.messages == [
+        "embedded in an Apache child of the worker MPM, 8 threads a process, at most 4 processes; settings from the "
+        "mapping given to configure()",
+        "pool 'orders': up to 3 connections a process to mysql://shop@db/orders",
+    ]
+
+
+def test_preload_opens_no_connection(databases: dict[str, FakeDatabase]) -> None:
+    wsgipool.configure(ORDERS)
+
+    process.preload()
+
+    assert databases["orders"].opened == []
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("databases")
+def test_close_ends_the_pools_and_the_next_use_begins_anew_with_the_same_settings() -> None:
+    wsgipool.configure(orders(timeout=2.5))
+    old = wsgipool.pool("orders")
+    connection = old.getconn()
+    old.putconn(connection)
+
+    wsgipool.close()
+
+    assert connection.closed
+    with pytest.raises(PoolClosed):
+        old.getconn()
+    with wsgipool.connection("orders") as fresh:
+        assert fresh is not connection
+    assert wsgipool.pool("orders").timeout == 2.5
+
+
+def test_close_before_any_use_does_nothing() -> None:
+    wsgipool.close()
+
+
+@pytest.mark.usefixtures("databases")
+def test_reclaim_takes_back_from_all_pools() -> None:
+    wsgipool.configure({"databases": {name: {"url": "mysql://db/x"} for name in ("orders", "archive")}})
+
+    def forgetful_handler() -> int:
+        for name in ("orders", "archive"):
+            wsgipool.pool(name).getconn()
+        return process.reclaim(threading.get_ident())
+
+    assert Task(forgetful_handler).result() == 2
+
+
+def test_reclaim_before_any_use_has_nothing_to_take() -> None:
+    assert process.reclaim(1) == 0
+
+
+def test_connections_are_closed_when_the_process_ends() -> None:
+    program = """
+import atexit
+from unit.fakes import FakeDatabase
+database = FakeDatabase()
+atexit.register(lambda: print("at the end", database.sessions))
+
+import wsgipool
+from wsgipool import drivers
+drivers.for_database = lambda _: database
+wsgipool.configure({"databases": {"orders": {"url": "mysql://db/orders"}}})
+with wsgipool.connection("orders"):
+    print("in use", database.sessions)
+"""
+
+    assert run_python(program) == "in use 1\nat the end 0\n"
+
+
+def test_connections_are_closed_when_mod_wsgi_shuts_the_process_down_even_in_the_middle_of_a_decision() -> None:
+    program = """
+import sys, types
+callbacks = []
+server = types.ModuleType("mod_wsgi")
+server.process_group, server.application_group = "shop", ""
+server.threads_per_process, server.maximum_processes = 4, 2
+server.subscribe_shutdown = callbacks.append
+server.subscribe_events = lambda _: None
+sys.modules["mod_wsgi"] = server
+
+import wsgipool
+from unit.fakes import FakeDatabase
+from wsgipool import drivers, process
+database = FakeDatabase()
+drivers.for_database = lambda _: database
+wsgipool.configure({"databases": {"orders": {"url": "mysql://db/orders"}}})
+with wsgipool.connection("orders"):
+    pass
+pool = wsgipool.pool("orders")
+with process._lock, process._current._lock, pool._lock:
+    for callback in callbacks:
+        callback("process_stopping", shutdown_reason="shutdown_signal")
+print(pool.max_size, database.sessions)
+"""
+
+    assert run_python(program) == "4 0\n"
+
+
+def test_a_forks_child_has_free_locks_and_pools_of_its_own() -> None:
+    program = """
+import os
+import wsgipool
+from unit.fakes import FakeDatabase
+from wsgipool import drivers, process
+database = FakeDatabase()
+drivers.for_database = lambda _: database
+wsgipool.configure({"databases": {name: {"url": "mysql://db/x"} for name in ("orders", "archive")}})
+with wsgipool.connection("orders"):
+    pass
+process._lock.acquire()
+process._current._lock.acquire()
+child = os.fork()
+if child == 0:
+    with wsgipool.connection("orders") as connection:
+        print("inherited", connection is database.opened[0], flush=True)
+    with wsgipool.connection("archive"):
+        wsgipool.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+    assert run_python(program) == "inherited False\n"

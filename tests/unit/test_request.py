@@ -1,0 +1,271 @@
+"""The end of a request, with and without mod_wsgi."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+import wsgipool
+from unit.fakes import FakeConnection, FakeDatabase, Task, run_python
+from wsgipool import Middleware
+from wsgipool.request import WSGIApplication
+
+pytestmark = pytest.mark.usefixtures("_no_settings")
+
+
+@pytest.fixture
+def database(_no_settings: None, databases: dict[str, FakeDatabase]) -> FakeDatabase:
+    wsgipool.configure({"databases": {"orders": {"url": "mysql://shop@db/orders"}}})
+    return databases["orders"]
+
+
+class Response:
+    """A response that counts how often it is closed."""
+
+    def __init__(self, *parts: bytes | Exception) -> None:
+        self.closed = 0
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+    pass
+
+
+def leak() -> FakeConnection:
+    connection: FakeConnection = wsgipool.pool("orders").getconn()
+    return connection
+
+
+def request(application: WSGIApplication, iterate: Callable[[Iterable[bytes]], object] = list) -> Any:
+    """Do what a server does in a request: call, iterate, close."""
+    response: Any = Middleware(application)({}, start_response)
+    try:
+        return iterate(response)
+    finally:
+        response.close()
+
+
+def test_the_application_gets_the_request_and_the_server_its_answer() -> None:
+    seen: list[object] = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        seen.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return [b"a", b"b"]
+
+    response = Middleware(application)({"PATH_INFO": "/books"}, lambda status, _: seen.append(status))
+
+    assert list(response) == [b"a", b"b"]
+    assert seen == ["/books", "200 OK"]
+
+
+def test_what_a_request_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterable[bytes]:
+        leak()
+        return [b"done"]
+
+    assert request(application) == [b"done"]
+
+    assert database.opened[0].calls == ["close"]
+    assert wsgipool.pool("orders").size == 0
+
+
+def test_what_a_failing_application_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterable[bytes]:
+        leak()
+        raise KeyError("no such book")
+
+    with pytest.raises(KeyError, match="no such book"):
+        request(application)
+
+    assert database.opened[0].calls == ["close"]
+
+
+def test_what_an_interrupted_application_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterable[bytes]:
+        leak()
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        request(application)
+
+    assert database.opened[0].calls == ["close"]
+
+
+def test_what_a_failing_response_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterable[bytes]:
+        leak()
+        return Response(b"a", KeyError("no such book"))
+
+    with pytest.raises(KeyError, match="no such book"):
+        request(application)
+
+    assert database.opened[0].calls == ["close"]
+
+
+def test_a_response_that_is_not_read_to_its_end_leaves_nothing_behind(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterator[bytes]:
+        leak()
+        yield b"a"
+        yield b"b"
+
+    assert request(application, lambda response: next(iter(response))) == b"a"
+
+    assert database.opened[0].calls == ["close"]
+
+
+def test_a_response_that_is_never_read_leaves_nothing_behind(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterable[bytes]:
+        leak()
+        return [b"a"]
+
+    request(application, lambda _: None)
+
+    assert database.opened[0].calls == ["close"]
+
+
+def test_a_streamed_response_keeps_its_connection_until_it_is_closed(database: FakeDatabase) -> None:
+    def application(*_: object) -> Iterator[bytes]:
+        with wsgipool.connection("orders", readonly=True) as connection:
+            for part in (b"a", b"b"):
+                connection.execute()
+                yield part
+
+    in_use: list[int] = []
+
+    def iterate(response: Iterable[bytes]) -> list[bytes]:
+        parts = []
+        for part in response:
+            parts.append(part)
+            in_use.append(wsgipool.pool("orders").in_use)
+        return parts
+
+    assert request(application, iterate) == [b"a", b"b"]
+    assert in_use == [1, 1]
+    assert database.opened[0].calls == ["execute", "execute", "rollback"]
+
+
+def test_a_streamed_response_closed_early_gives_its_connection_back_unharmed(
+    database: FakeDatabase, log: pytest.LogCaptureFixture
+) -> None:
+    def application(*_: object) -> Iterator[bytes]:
+        with wsgipool.connection("orders"):
+            yield b"a"
+            yield b"b"
+
+    request(application, lambda response: next(iter(response)))
+
+    assert database.opened[0].calls == ["rollback"]
+    assert wsgipool.pool("orders").idle == 1
+    assert log.messages == []
+
+
+def test_the_close_of_the_applications_response_comes_once_and_before_the_end_of_the_request(
+    database: FakeDatabase,
+) -> None:
+    borrowed: list[FakeConnection] = []
+    still_open: list[bool] = []
+
+    class Streaming(Response):
+        def close(self) -> None:
+            super().close()
+            still_open.append(not borrowed[0].closed)
+
+    response = Streaming(b"a")
+
+    def application(*_: object) -> Iterable[bytes]:
+        borrowed.append(leak())
+        return response
+
+    request(application)
+
+    assert response.closed == 1
+    assert still_open == [True]
+    assert database.opened[0].calls == ["close"]
+
+
+def test_a_failing_close_leaves_nothing_behind(database: FakeDatabase) -> None:
+    class Failing(Response):
+        def close(self) -> None:
+            raise KeyError("no such book")
+
+    def application(*_: object) -> Iterable[bytes]:
+        leak()
+        return Failing(b"a")
+
+    with pytest.raises(KeyError, match="no such book"):
+        request(application)
+
+    assert database.opened[0].calls == ["close"]
+
+
+def test_a_well_behaved_request_keeps_its_connection_in_the_pool(
+    database: FakeDatabase, log: pytest.LogCaptureFixture
+) -> None:
+    def application(*_: object) -> Iterable[bytes]:
+        with wsgipool.connection("orders") as connection:
+            connection.execute()
+        return [b"done"]
+
+    for _ in range(3):
+        request(application)
+
+    assert database.opened[0].calls == ["execute", "commit"] * 3
+    assert log.messages == []
+
+
+@pytest.mark.usefixtures("database")
+def test_a_request_ends_on_its_own_thread_only() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def other_request() -> bool:
+        connection = leak()
+        held.set()
+        assert done.wait(10)
+        return connection.closed
+
+    other = Task(other_request)
+    assert held.wait(10)
+    request(lambda *_: [b"done"])
+    done.set()
+
+    assert other.result() is False
+
+
+def test_under_mod_wsgi_the_end_of_a_request_needs_nothing_of_the_application() -> None:
+    program = """
+import sys, types
+listeners = []
+server = types.ModuleType("mod_wsgi")
+server.process_group, server.application_group = "shop", ""
+server.threads_per_process, server.maximum_processes = 4, 2
+server.subscribe_shutdown = lambda _: None
+server.subscribe_events = listeners.append
+sys.modules["mod_wsgi"] = server
+
+import wsgipool
+from unit.fakes import FakeDatabase
+from wsgipool import drivers
+drivers.for_database = lambda _: FakeDatabase()
+wsgipool.configure({"databases": {"orders": {"url": "mysql://db/orders"}}})
+pool = wsgipool.pool("orders")
+pool.getconn()
+for event in ("request_started", "response_started", "request_exception", "request_finished"):
+    for listener in listeners:
+        listener(event, request_id="1", application_time=0.1)
+    print(event, pool.in_use)
+"""
+
+    assert run_python(program) == ("request_started 1\nresponse_started 1\nrequest_exception 1\nrequest_finished 0\n")
