@@ -132,7 +132,7 @@ class Pool(Generic[C]):
                 self._waiting.append(borrower)
                 self._serve_the_waiting()
             self._settle()
-            if not borrower.served.acquire(timeout=max(0.0, borrower.deadline - monotonic())):
+            if not borrower.wait():
                 self._stop_waiting(borrower)
             while borrower.connection is not None:
                 if self._is_alive(borrower.connection):
@@ -156,7 +156,7 @@ class Pool(Generic[C]):
             self._closed = True
             waiting, self._waiting = self._waiting, deque()
             for borrower in waiting:
-                borrower.served.release()
+                borrower.wake()
         self._settle()
         self.wind_down()
 
@@ -236,18 +236,23 @@ class Pool(Generic[C]):
             )
 
     def _serve_the_waiting(self) -> None:
-        """Give the oldest borrowers what there is: an idle connection, or the room to open one. Under the lock."""
+        """Give the oldest borrowers what there is: an idle connection, or the room to open one. Under the lock.
+
+        Each is recorded as served, then woken, then taken from the queue, so that an exception between any two of these
+        lines strands nobody: the next to come by goes on from there.
+        """
         while self._waiting:
-            connection = self._pop_idle()
-            if connection is None and self.size >= self.max_size:
-                return
-            borrower = self._waiting.popleft()
-            if connection is None:
-                self._connecting.add(borrower)
-            else:
-                self._lend(connection, borrower)
-            # Woken last: from here on it acts on what has been recorded for it.
-            borrower.served.release()
+            borrower = self._waiting[0]
+            if borrower.connection is None and borrower not in self._connecting:
+                connection = self._pop_idle()
+                if connection is not None:
+                    self._lend(connection, borrower)
+                elif self.size < self.max_size:
+                    self._connecting.add(borrower)
+                else:
+                    return
+            borrower.wake()
+            self._waiting.popleft()
 
     def _lend(self, connection: C, borrower: _Borrower[C]) -> None:
         borrower.connection = connection
@@ -262,8 +267,6 @@ class Pool(Generic[C]):
 
     def _stop_waiting(self, borrower: _Borrower[C]) -> None:
         with self._lock:
-            if self._closed:
-                raise PoolClosed(f"pool {self.name!r} was closed while this request waited for it")
             if borrower in self._waiting:
                 raise PoolTimeout(self._busy(borrower))
         # Served in the last moment.
@@ -380,12 +383,12 @@ class _Borrower(Generic[C]):
     """Someone who wants a connection: waits, perhaps connects, holds it, gives it back."""
 
     __slots__ = (
+        "_asleep",
         "_caller",
         "_returned_by",
         "connection",
         "deadline",
         "limit",
-        "served",
         "since",
         "thread_id",
     )
@@ -396,10 +399,19 @@ class _Borrower(Generic[C]):
         self.deadline = self.since + min(limit, threading.TIMEOUT_MAX)
         self.thread_id = threading.get_ident()
         self.connection: C | None = None
-        self.served = threading.Lock()
-        self.served.acquire()
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
         self._returned_by: dict[str, int] = {}
         self._caller = _caller()
+
+    def wait(self) -> bool:
+        """Wait until woken, and tell whether that was before the deadline."""
+        return self._asleep.acquire(timeout=max(0.0, self.deadline - monotonic()))
+
+    def wake(self) -> None:
+        """End the wait; once more does nothing."""
+        with contextlib.suppress(RuntimeError):  # it was released before
+            self._asleep.release()
 
     @property
     def returning(self) -> bool:

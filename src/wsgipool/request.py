@@ -19,14 +19,17 @@ WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 class Middleware:
     """Wraps a WSGI application (PEP 3333) so that a request leaves no connection behind.
 
-    For servers other than mod_wsgi; under mod_wsgi it is not needed and does no harm. The server must call the
-    application, iterate over its response and close it on one thread, as all but asynchronous servers do.
+    For servers other than mod_wsgi; under mod_wsgi it steps aside. The server must call the application, iterate over
+    its response and close it on one thread, as all but asynchronous servers do.
     """
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if mod_wsgi() is not None:
+            # The event does it, and the server may look at the response itself: its length, a file to send.
+            return self._application(environ, start_response)
         thread_id = threading.get_ident()
         try:
             response = self._application(environ, start_response)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -121,6 +121,15 @@ def test_a_wrong_password_is_named_in_the_log_and_not_shown(mode: str, shop: str
     assert response.json()["error"] == "ConnectFailed"
     assert "Access denied" in log
     assert "not-the-password" not in log + response.text
+
+
+def test_a_password_may_have_any_character(mariadb: MariaDB, shop: str, folder: Path) -> None:
+    password = "pä€ss:/?#[]@%& \\'\""
+    with mariadb.admin() as admin, admin.cursor() as cursor:
+        cursor.execute(f"SET PASSWORD FOR {urlsplit(shop).username} = PASSWORD(%s)", (password,))
+    url = shop.replace(str(urlsplit(shop).password), quote(password, safe=""))
+    with running_site(folder, "worker", {"shop": url}, processes=1, threads=1) as site:
+        assert site.get("/hold")["own_rows"]
 
 
 def test_a_busy_pool_answers_within_its_timeout(shop: str, folder: Path) -> None:

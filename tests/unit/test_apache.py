@@ -197,4 +197,5 @@ def test_settings_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
 
     error = one_line_error(run("install", "--directory", tmp_path, "--config", path))
 
-    assert error == f"wsgipool: {path} cannot be written: No such file or directory\n"
+    assert error == f"wsgipool: {path.parent} is not a folder; name another place with --config\n"
+    assert list(tmp_path.iterdir()) == [], "half of the installation was written"

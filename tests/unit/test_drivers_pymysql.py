@@ -62,7 +62,7 @@ def test_the_parts_of_the_url_are_pymysqls_arguments(scheme: str, monkeypatch: p
         "host": "db",
         "port": 3307,
         "user": "shop",
-        "password": "s3cret",
+        "password": b"s3cret",
         "database": "orders",
         "program_name": "wsgipool:shop",
         "connect_timeout": 10.0,

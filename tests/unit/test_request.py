@@ -269,3 +269,10 @@ for event in ("request_started", "response_started", "request_exception", "reque
 """
 
     assert run_python(program) == ("request_started 1\nresponse_started 1\nrequest_exception 1\nrequest_finished 0\n")
+
+
+def test_the_middleware_steps_aside_under_mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgipool.request.mod_wsgi", lambda: object())
+    response = [b"one part, whose length the server looks at"]
+
+    assert Middleware(lambda environ, start_response: response)({}, start_response) is response

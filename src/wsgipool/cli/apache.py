@@ -47,8 +47,10 @@ def install(directory: Path | None, config_path: Path, force: bool) -> None:
     """Write the drop-in into Apache's configuration, and sample settings to /etc/wsgipool.toml."""
     target = (directory or _folder()) / DROP_IN.name
     content = _drop_in()
-    if target.exists() and target.read_text(encoding="utf-8") != content and not force:
+    if target.exists() and target.read_bytes() != content.encode() and not force:
         raise ConfigError(f"{target} exists and differs; compare it with `wsgipool apache show`, or give --force")
+    if not config_path.parent.is_dir():
+        raise ConfigError(f"{config_path.parent} is not a folder; name another place with --config")
     _write(target, content, 0o644)
     if config_path.exists():
         click.echo(f"kept {config_path}")

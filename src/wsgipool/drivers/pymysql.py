@@ -36,7 +36,8 @@ def driver(settings: DatabaseSettings) -> PyMySQLDriver:
         ("host", url.host),
         ("port", url.port),
         ("user", url.user),
-        ("password", url.password),
+        # Encoded here: PyMySQL would do it in Latin-1, and the server compares what the mysql client sends, UTF-8.
+        ("password", url.password.encode() if url.password else None),
         ("database", url.database),
     ):
         if value:
