@@ -13,9 +13,11 @@ from wsgipool.errors import (
     PoolDeadlock,
     PoolError,
     PoolTimeout,
+    TooManyRequests,
+    WrongThread,
 )
 from wsgipool.pool import Pool
-from wsgipool.process import close, configure, connection, pool
+from wsgipool.process import close, configure, connection, pool, transaction
 from wsgipool.request import Middleware
 
 __version__ = "0.1.0"
@@ -30,8 +32,11 @@ __all__ = [
     "PoolDeadlock",
     "PoolError",
     "PoolTimeout",
+    "TooManyRequests",
+    "WrongThread",
     "close",
     "configure",
     "connection",
     "pool",
+    "transaction",
 ]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wsgipool.errors import ConfigError
@@ -21,6 +22,19 @@ from wsgipool.sizing import THREADS
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds a request waits for a connection: less than the 60 s after which httpd's `Timeout` gives up on it."""
+
+
+DEFAULT_MAX_CONNECTING = 2
+"""MongoDB's default of the same setting (https://www.mongodb.com/docs/manual/reference/connection-string-options/)."""
+
+DEFAULT_MAX_IDLE = 600.0
+"""Seconds, psycopg_pool's default: below MariaDB's wait_timeout of 28800, and what a burst opened is soon gone."""
+
+DEFAULT_MAX_LIFETIME = 3600.0
+"""Seconds, psycopg_pool's default: a session's memory on the server does not grow for ever."""
+
+DEFAULT_CHECK_AFTER = 30.0
+"""Seconds; a socket that was closed is seen in any case, so this is for networks that forget connections silently."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +64,26 @@ class DatabaseSettings:
     url: DatabaseURL
     origin: str
     """Where the table stands, for messages: `/etc/wsgipool.toml: databases.orders`."""
+    password_file: Path | None = None
+    """Where the URL's password was read from, if not from the URL or the environment."""
     max_size: int | str = THREADS
     """Connections a process may have open at once: a number, "threads" or "threads/N"."""
     timeout: float = DEFAULT_TIMEOUT
     """Seconds to wait for a connection before `PoolTimeout`."""
+    max_waiting: int = 0
+    """Requests of a process that may wait at once; one more gets `TooManyRequests`. 0 is no limit."""
+    max_connecting: int = DEFAULT_MAX_CONNECTING
+    """Connections that a process may be opening at once."""
+    check_after: float = DEFAULT_CHECK_AFTER
+    """Seconds of idleness after which the server is asked for a sign of life before a connection is lent."""
+    max_idle: float = DEFAULT_MAX_IDLE
+    """Seconds after which a connection that nobody needed is closed."""
+    max_lifetime: float = DEFAULT_MAX_LIFETIME
+    """Seconds after which a connection is closed however busy it is."""
+    reset: Literal["rollback", "session", "none"] = "rollback"
+    """How a returned connection is cleaned: its transaction ended, all of its session, or not at all."""
+    pipeline: bool = True
+    """Whether the server's answer to the cleaning is left to the next checkout."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +125,9 @@ def load(source: str | os.PathLike[str] | Mapping[str, object]) -> Settings:
 def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
     """Return the parts of a database URL; `where` names its place in messages, which never repeat the URL itself."""
     if "://" not in url:
-        raise ConfigError(f"{where}: no scheme; write mysql://user@host/database or sqlite:////path/to/file.db")
+        raise ConfigError(
+            f"{where}: no scheme; write mysql://user@host/database, postgresql://user@host/database or sqlite:////path/file.db"
+        )
     advice = (
         "write mysql://user:password@host:3306/database, with the characters :/?#[]@% of a password percent-encoded "
         "(/ is %2F, # is %23, @ is %40)"
@@ -154,7 +186,10 @@ def _settings(table: _Table, directory: Path) -> Settings:
 
 
 def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
-    table.check_keys("url", "password_file", "password_env", "max_size", "timeout")
+    table.check_keys(
+        "url", "password_file", "password_env", "max_size", "timeout", "max_waiting", "max_connecting", "check_after",
+        "max_idle", "max_lifetime", "reset", "pipeline",
+    )  # fmt: skip
     url_text = table.string("url")
     if url_text is None:
         raise ConfigError(f'{table.where()}: no url; write url = "mysql://user@host/database"')
@@ -163,8 +198,16 @@ def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
         name=name,
         url=url,
         origin=table.where(),
+        password_file=None if table.string("password_file") is None else directory / str(table.string("password_file")),
         max_size=table.max_size(),
         timeout=table.seconds("timeout", DEFAULT_TIMEOUT),
+        max_waiting=table.count("max_waiting", 0, least=0),
+        max_connecting=table.count("max_connecting", DEFAULT_MAX_CONNECTING, least=1),
+        check_after=table.seconds("check_after", DEFAULT_CHECK_AFTER),
+        max_idle=table.seconds("max_idle", DEFAULT_MAX_IDLE),
+        max_lifetime=table.seconds("max_lifetime", DEFAULT_MAX_LIFETIME),
+        reset=table.reset(),
+        pipeline=table.boolean("pipeline", True),
     )
 
 
@@ -233,6 +276,24 @@ class _Table:
         if not 0 <= value <= 86_400:
             raise ConfigError(f"{self.where(key)} = {value}: it is a number of seconds from 0 to 86400")
         return float(value)
+
+    def count(self, key: str, default: int, *, least: int) -> int:
+        value = self.content.get(key, default)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        raise ConfigError(f"{self.where(key)} = {value!r}: it is a number from {least}")
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.content.get(key, default)
+        if isinstance(value, bool):
+            return value
+        raise ConfigError(f"{self.where(key)} is {_kind(value)}; write true or false")
+
+    def reset(self) -> Literal["rollback", "session", "none"]:
+        value = self.content.get("reset", "rollback")
+        if value == "rollback" or value == "session" or value == "none":
+            return value
+        raise ConfigError(f'{self.where("reset")} = {value!r}: it is "rollback", "session" or "none"')
 
     def max_size(self) -> int | str:
         value = self.content.get("max_size", THREADS)

@@ -2,8 +2,10 @@
 
     Error
     ├── ConfigError         a setting is missing, unknown or wrong; says where and what would do
+    ├── WrongThread         a connection was used by a thread that has not borrowed it
     └── PoolError           the database cannot be had now: what a site answers with 503
         ├── ConnectFailed   a new connection could not be opened; the driver's error is __cause__
+        ├── TooManyRequests more requests wait already than max_waiting allows
         ├── PoolTimeout     all connections were busy until the deadline
         ├── PoolDeadlock    the thread waits for a connection that only it could give back
         └── PoolClosed      the pool was closed
@@ -20,12 +22,20 @@ class ConfigError(Error):
     """A setting is missing, unknown or out of range."""
 
 
+class WrongThread(Error):
+    """A connection was used by a thread that has not borrowed it: kept after its return, or shared. A bug."""
+
+
 class PoolError(Error):
     """A pool cannot hand out a connection."""
 
 
 class ConnectFailed(PoolError):
     """The database refused a new connection or could not be reached; `__cause__` is the driver's own error."""
+
+
+class TooManyRequests(PoolError):
+    """As many requests wait for the pool as `max_waiting` allows; this one was refused at once."""
 
 
 class PoolTimeout(PoolError):

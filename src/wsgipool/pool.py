@@ -1,9 +1,13 @@
 """A pool of connections to one database, for the threads of one process.
 
-All state is four collections: idle connections, borrowers that connect, borrowers that hold a connection, and
-borrowers that wait. Sizes are counted from them and kept nowhere else. One lock guards them; it is held for
-decisions only, never over I/O, a callback or a log call. Idle connections are lent last in, first out, so that few
-are kept busy and the rest grow old; borrowers are served first come, first served, so that nobody overtakes.
+Every open connection has a slot. A slot is idle, or lent to one thread. Lending an idle connection and taking it back
+are a pop and an append of a deque, which are atomic (on free-threaded Python too), so they take no lock. The lock is
+for growing, shrinking and waiting; it is held for decisions only, never over I/O, a callback or a log call. Sizes are
+counted from what is there and kept nowhere else. Idle connections are lent last in, first out, so that few are kept
+busy and the rest grow old; those who wait are served first come, first served, and nobody overtakes them.
+
+No wake-up is lost: who gives back appends to the idle ones and then looks whether anybody waits; who has to wait enters
+the queue and then looks once more for an idle one. Whoever finds both brings them together, under the lock.
 
 This module knows no server and no configuration. It works in any Python program.
 """
@@ -11,30 +15,55 @@ This module knows no server and no configuration. It works in any Python program
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sys
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from threading import get_ident
 from time import monotonic
-from types import CodeType
-from typing import Any, Generic
+from types import FrameType
+from typing import Any, Generic, TypeVar
 
-from wsgipool.drivers import C, CallableDriver, Driver
-from wsgipool.errors import ConnectFailed, PoolClosed, PoolDeadlock, PoolTimeout
+from wsgipool.connector import Connector, pause
+from wsgipool.drivers import C, Driver, Reset
+from wsgipool.errors import PoolClosed, PoolDeadlock, PoolTimeout, TooManyRequests
+from wsgipool.loan import Slot, Waiter, describe
 
 logger = logging.getLogger("wsgipool")
 
+T = TypeVar("T")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
+"""Seconds between the tries of a transaction."""
+
 
 class Pool(Generic[C]):
-    """At most `max_size` connections, each with one thread at a time.
+    """At most `max_size` connections, each with one thread at a time, opened as needed.
 
-    `connect` is any callable that returns a DB-API connection, or a `wsgipool.drivers.Driver`. `timeout` is the time
-    in seconds that a borrower waits for a connection; 0 takes one that is idle and waits for nothing.
+    `connect` is any callable that returns a DB-API connection, or a `wsgipool.drivers.Driver`.
 
-    Connections are opened as needed. After a fork the child's copy of the pool is empty.
+    `timeout`: seconds that a borrower waits for a connection; 0 takes one that is idle and waits for nothing.
+    `max_waiting`: borrowers that may wait at once; one more gets TooManyRequests. 0 is no limit.
+    `max_connecting`: connections that may be opening at once; further borrowers wait, and take what comes first, a
+    new connection or one that is given back. So a burst opens a few and not one a thread.
+    `check_after`: seconds that a connection may have been idle and still be lent without asking the server for a sign
+    of life. That its socket is still open is checked each time, where the driver can.
+    `max_idle`: seconds after which a connection that nobody needed is closed. `max_lifetime`: seconds after which one
+    is closed however busy it is, less up to a tenth by chance, so that not all are renewed at once. Both are looked at
+    when a connection is given back: there is no thread in the background.
+    `configure`: called with each new connection before it is lent for the first time.
+    `reset`: how a returned connection is cleaned: "rollback" ends its transaction, "session" also all that a session
+    keeps (variables, temporary tables, locks), None neither.
+    `pipeline`: with True, what cleaning sends to the server is sent at the return and its answer read at the next
+    checkout, where the driver can; with False it is waited for.
+
+    After a fork the child's copy of the pool is empty.
     """
 
     def __init__(
@@ -44,26 +73,47 @@ class Pool(Generic[C]):
         name: str,
         max_size: int,
         timeout: float = 30.0,
+        max_waiting: int = 0,
+        max_connecting: int = 2,
+        check_after: float = 30.0,
+        max_idle: float = 600.0,
+        max_lifetime: float = 3600.0,
+        configure: Callable[[C], object] | None = None,
+        reset: Reset | None = "rollback",
+        pipeline: bool = True,
     ) -> None:
         if max_size < 1:
             raise ValueError(f"max_size = {max_size}: a pool needs room for one connection at least")
+        if max_connecting < 1:
+            raise ValueError(f"max_connecting = {max_connecting}: a pool that opens no connection has none to lend")
         self.name = name
         self.max_size = max_size
         self.timeout = timeout
-        self._driver: Driver[C] = CallableDriver(connect) if callable(connect) else connect
+        self.max_waiting = max_waiting
+        self.max_connecting = max_connecting
+        self.max_idle = max_idle
+        self._reset = reset
+        self._connector = Connector(
+            connect,
+            name=name,
+            check_after=check_after,
+            max_lifetime=max_lifetime,
+            configure=configure,
+            pipeline=pipeline,
+        )
+        self._driver = self._connector.driver
         self._closed = False
         self._winding_down = False
-        self._connect_is_failing = False
         self._start_empty()
         _every_pool.add(self)
 
     def _start_empty(self) -> None:
         self._lock = threading.RLock()  # never entered twice, but it knows whether this thread is in it: _settle()
-        self._idle: deque[C] = deque()
-        self._connecting: set[_Borrower[C]] = set()
-        self._in_use: dict[int, _Borrower[C]] = {}  # by id() of the connection; a driver's may be unhashable
-        self._waiting: deque[_Borrower[C]] = deque()
-        self._ended: deque[tuple[_Borrower[C], bool]] = deque()  # given back, not yet counted as such; and "keep it"
+        self._slots: dict[int, Slot[C]] = {}  # by id() of the connection; a driver's may be unhashable
+        self._idle: deque[Slot[C]] = deque()
+        self._gone: deque[Slot[C]] = deque()  # closed, and still to be struck off the slots
+        self._connecting: set[Waiter[C]] = set()
+        self._waiting: deque[Waiter[C]] = deque()
 
     @property
     def idle(self) -> int:
@@ -73,7 +123,7 @@ class Pool(Generic[C]):
     @property
     def in_use(self) -> int:
         """Connections that a borrower holds."""
-        return len(self._in_use)
+        return len(self._slots) - len(self._gone) - len(self._idle)
 
     @property
     def waiting(self) -> int:
@@ -83,81 +133,62 @@ class Pool(Generic[C]):
     @property
     def size(self) -> int:
         """Connections that are open or being opened; never more than `max_size`."""
-        return len(self._idle) + len(self._connecting) + len(self._in_use)
+        return len(self._slots) - len(self._gone) + len(self._connecting)
 
     def __repr__(self) -> str:
         return f"<Pool {self.name!r}: {self._counts()}>"
 
-    @contextlib.contextmanager
-    def connection(self, timeout: float | None = None, readonly: bool = False) -> Iterator[C]:
+    def connection(self, timeout: float | None = None, readonly: bool = False) -> AbstractContextManager[C]:
         """Lend a connection to a `with` block: committed at its end, rolled back when it raises.
 
-        With `readonly=True` the block always ends in a rollback. Raises PoolTimeout, ConnectFailed, PoolDeadlock or
-        PoolClosed, all of them a PoolError.
+        With `readonly=True` the block always ends in a rollback. Raises PoolTimeout, ConnectFailed, TooManyRequests,
+        PoolDeadlock or PoolClosed, all of them a PoolError.
         """
-        connection = self.getconn(timeout)
-        try:
-            yield connection
-            if not readonly:
-                connection.commit()
-        except Exception:
-            self._give_back(connection, reset=True)
-            raise
-        except GeneratorExit:
-            # A generator that was dropped in the middle of its block; perhaps so late that the end of the request has
-            # taken the connection back already.
-            with contextlib.suppress(ValueError):
-                self._give_back(connection, reset=True)
-            raise
-        except BaseException:
-            # mod_wsgi's RequestTimeout and its like strike anywhere, in the middle of reading an answer too. Such a
-            # connection looks healthy and gives the next borrower this one's rows.
-            self._give_back(connection, keep=False)
-            raise
-        else:
-            # A COMMIT has just ended the transaction; only a block that did not commit owes a rollback.
-            self._give_back(connection, reset=readonly)
+        return _Block(self, timeout, readonly)
+
+    def transaction(self, function: Callable[[C], T], *, retry: int = 0, timeout: float | None = None) -> T:
+        """Call `function` with a connection, commit, and return what it returned; roll back when it raises.
+
+        It is called again, at most `retry` times, when the database ended the transaction for the sake of others: a
+        deadlock (MySQL's error 1213) or a lock that took too long (1205). So it must do nothing that a rollback does
+        not undo. Between the tries it waits, longer each time, without holding a connection.
+        """
+        for attempt in itertools.count():
+            try:
+                with self.connection(timeout) as connection:
+                    return function(connection)
+            except Exception as error:
+                if attempt >= retry or not self._driver.can_run_again(error):
+                    raise
+            # Those who met in a deadlock should not meet again.
+            time.sleep(pause(attempt, _FIRST_PAUSE, _LONGEST_PAUSE))
+        raise AssertionError("unreachable")
 
     def getconn(self, timeout: float | None = None) -> C:
         """Borrow a connection; `putconn` must follow. `connection()` is the safer way.
 
         Waits at most `timeout` seconds (default: the pool's), for a free connection or for a new one to open.
-        Raises PoolTimeout, ConnectFailed, PoolDeadlock or PoolClosed.
+        Raises PoolTimeout, ConnectFailed, TooManyRequests, PoolDeadlock or PoolClosed.
         """
-        limit = self.timeout if timeout is None else timeout
-        borrower: _Borrower[C] = _Borrower(limit)
-        try:
-            with self._lock:
-                self._refuse_the_hopeless(borrower)
-                self._waiting.append(borrower)
-                self._serve_the_waiting()
-            self._settle()
-            if not borrower.wait():
-                self._stop_waiting(borrower)
-            while borrower.connection is not None:
-                if self._is_alive(borrower.connection):
-                    return borrower.connection
-                self._replace_dead(borrower)
-            return self._connect(borrower)
-        except BaseException:
-            self._withdraw(borrower)
-            raise
+        return self._borrow(timeout, sys._getframe(1)).connection
 
     def putconn(self, connection: C) -> None:
-        """Give a connection back; its open transaction is rolled back.
+        """Give a connection back; it is cleaned as the pool's `reset` says.
 
         Raises ValueError for a connection that is not lent out by this pool.
         """
-        self._give_back(connection, reset=True)
+        slot = self._slots.get(id(connection))
+        if slot is None:
+            raise self._not_lent()
+        self._give_back(slot, self._reset)
 
     def close(self) -> None:
         """Close the idle connections, and those in use when they come back. From now on `getconn` raises PoolClosed."""
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, deque()
-            for borrower in waiting:
-                borrower.wake()
-        self._settle()
+            for waiter in waiting:
+                waiter.wake()
         self.wind_down()
 
     def wind_down(self) -> None:
@@ -167,8 +198,9 @@ class Pool(Generic[C]):
         the thread was doing, and that may be holding our lock.
         """
         self._winding_down = True
-        while (connection := self._pop_idle()) is not None:
-            self._driver.close(connection)
+        while (slot := self._pop_idle()) is not None:
+            self._driver.close(slot.connection)
+            self._gone.append(slot)
 
     def reclaim(self, thread_id: int) -> int:
         """Take back what a thread has borrowed and not returned, and return how many connections that were.
@@ -176,192 +208,258 @@ class Pool(Generic[C]):
         For the end of a request. They are closed, since whoever leaked one may still hold it; a line in the log says
         where it was borrowed.
         """
-        if not (self._in_use or self._connecting or self._waiting):
+        if not (self.in_use or self._connecting or self._waiting):
             return 0
-        self._settle()
         with self._lock:
-            leaked = [
-                borrower for borrower in self._in_use.values() if borrower.thread_id == thread_id and borrower.claim()
-            ]
+            leaked = [slot for slot in self._slots.values() if slot.is_lent_to(thread_id) and slot.claim()]
+            lost = self._lost()
             # An asynchronous exception can strike before, or in, the code that would have undone these.
-            self._connecting = {borrower for borrower in self._connecting if borrower.thread_id != thread_id}
-            self._waiting = deque(borrower for borrower in self._waiting if borrower.thread_id != thread_id)
-            self._serve_the_waiting()
+            self._connecting = {waiter for waiter in self._connecting if waiter.thread_id != thread_id}
+            self._waiting = deque(waiter for waiter in self._waiting if waiter.thread_id != thread_id)
         self._settle()
-        for borrower in leaked:
-            self._end(borrower, keep=False)
+        for slot in lost:
+            self._close_slot(slot)
+        for slot in leaked:
+            self._close_slot(slot)
             logger.warning(
                 "a connection of pool %r was not given back by the end of the request and has been closed; it was "
                 "borrowed at %s %.1f s ago",
                 self.name,
-                borrower.place,
-                monotonic() - borrower.since,
+                slot.place,
+                monotonic() - slot.since,
             )
         return len(leaked)
 
-    def _settle(self) -> None:
-        """Count as returned what has been given back, and serve the waiting with it.
-
-        The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
-        this very thread while it holds the lock, too. Then this is left to the end of that.
-        """
-        while self._ended and not self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition does
-            with self._lock:
-                while self._ended:
-                    borrower, keep = self._ended.popleft()
-                    connection = borrower.connection
-                    if self._in_use.pop(id(connection), None) is not None and connection is not None and keep:
-                        self._idle.append(connection)
-                self._serve_the_waiting()
-
-    def _is_alive(self, connection: C) -> bool:
+    def _borrow(self, timeout: float | None, frame: FrameType) -> Slot[C]:
+        if not self._waiting:
+            try:
+                slot = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                slot.loan.append(get_ident())
+                if not self._connector.driver_asks:
+                    slot.borrowed_at(frame)
+                    return slot
+                return self._make_usable(Waiter(self._limit(timeout), slot), frame)
+        waiter: Waiter[C] = Waiter(self._limit(timeout), None)
         try:
-            return self._driver.is_alive(connection)
-        except Exception:
-            return False  # whatever its driver trips over, nobody could work with it
+            with self._lock:
+                self._refuse_the_hopeless(waiter)
+                self._waiting.append(waiter)
+                self._serve_the_waiting()
+                served = not self._waiting or self._waiting[-1] is not waiter
+                if not served:
+                    waiter.fall_asleep()
+            self._settle()
+            if not served and not waiter.wait():
+                self._stop_waiting(waiter)
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+        return self._make_usable(waiter, frame)
 
-    def _refuse_the_hopeless(self, borrower: _Borrower[C]) -> None:
+    def _limit(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
+
+    def _make_usable(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
+        """Return the slot that the waiter has got, or if its connection is dead another, or a new one."""
+        try:
+            while (slot := waiter.slot) is not None:
+                slot.borrowed_at(frame)
+                if not self._connector.driver_asks:
+                    return slot
+                waiter.touched = True
+                if self._connector.is_usable(slot, waiter.thread_id, waiter.remaining()):
+                    return slot
+                self._replace_dead(waiter)
+            return self._connect(waiter, frame)
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+
+    def _refuse_the_hopeless(self, waiter: Waiter[C]) -> None:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
-        held = [
-            holder
-            for holder in self._in_use.values()
-            if holder.thread_id == borrower.thread_id and not holder.returning
-        ]
-        if len(held) >= self.max_size:
+        held = [slot for slot in self._slots.values() if slot.loan]
+        if len(held) >= self.max_size and self._all_wait_for_each_other(held, waiter.thread_id):
             raise PoolDeadlock(
-                f"this thread already holds all {self.max_size} connections of pool {self.name!r} (borrowed at "
-                f"{', '.join(holder.place for holder in held)}), so one more would never come; pass the connection "
-                "on instead of borrowing again"
+                f"all {self.max_size} connections of pool {self.name!r} are held by this thread and others that wait "
+                f"for one more (borrowed at {', '.join(slot.place for slot in held)}), so it would never come; pass "
+                "the connection on instead of borrowing again"
+            )
+        if self.max_waiting and len(self._waiting) >= self.max_waiting:
+            raise TooManyRequests(
+                f"{len(self._waiting)} requests wait for pool {self.name!r} already, as many as max_waiting allows: "
+                f"{self._counts()}"
             )
 
+    def _all_wait_for_each_other(self, held: list[Slot[C]], thread_id: int) -> bool:
+        waiting = {waiter.thread_id for waiter in self._waiting} | {thread_id}
+        return all(any(slot.is_lent_to(waiter) for waiter in waiting) for slot in held) and any(
+            slot.is_lent_to(thread_id) for slot in held
+        )
+
     def _serve_the_waiting(self) -> None:
-        """Give the oldest borrowers what there is: an idle connection, or the room to open one. Under the lock.
+        """Give the oldest waiters what there is: an idle connection, or the room to open one. Under the lock.
 
         Each is recorded as served, then woken, then taken from the queue, so that an exception between any two of these
         lines strands nobody: the next to come by goes on from there.
         """
+        while self._gone:
+            slot = self._gone[0]
+            self._slots.pop(id(slot.connection), None)
+            self._gone.popleft()
         while self._waiting:
-            borrower = self._waiting[0]
-            if borrower.connection is None and borrower not in self._connecting:
-                connection = self._pop_idle()
-                if connection is not None:
-                    self._lend(connection, borrower)
-                elif self.size < self.max_size:
-                    self._connecting.add(borrower)
+            waiter = self._waiting[0]
+            if waiter.slot is None and waiter not in self._connecting:
+                idle = self._pop_idle()
+                if idle is not None:
+                    waiter.slot = idle
+                    idle.loan.append(waiter.thread_id)
+                elif self.size < self.max_size and len(self._connecting) < self.max_connecting:
+                    self._connecting.add(waiter)
                 else:
                     return
-            borrower.wake()
+            waiter.wake()
             self._waiting.popleft()
 
-    def _lend(self, connection: C, borrower: _Borrower[C]) -> None:
-        borrower.connection = connection
-        borrower.since = monotonic()
-        self._in_use[id(connection)] = borrower
+    def _settle(self) -> None:
+        """Bring together what has been given back or closed with those who wait.
 
-    def _pop_idle(self) -> C | None:
+        The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
+        this very thread while it holds the lock, too. Then this is left to the end of that.
+        """
+        while (self._gone or (self._waiting and self._idle)) and not self._lock._is_owned():  # type: ignore[attr-defined]
+            with self._lock:
+                self._serve_the_waiting()
+
+    def _pop_idle(self) -> Slot[C] | None:
         try:
             return self._idle.pop()
         except IndexError:
             return None
 
-    def _stop_waiting(self, borrower: _Borrower[C]) -> None:
+    def _lost(self) -> list[Slot[C]]:
+        """Return the slots that are neither idle nor lent nor in anybody's hands. Under the lock.
+
+        An asynchronous exception between a pop and the next step drops what was popped. A slot on its way between two
+        places is held by the thread that carries it; a lost one only by our dictionary.
+        """
+        (alone,) = _references({0: object()}.values())
+        counts = _references(self._slots.values())
+        return [
+            slot for slot, count in zip(self._slots.values(), counts, strict=True) if not slot.loan and count == alone
+        ]
+
+    def _stop_waiting(self, waiter: Waiter[C]) -> None:
         with self._lock:
-            if borrower in self._waiting:
-                raise PoolTimeout(self._busy(borrower))
+            if waiter in self._waiting:
+                raise PoolTimeout(self._busy(waiter))
         # Served in the last moment.
-        self._settle()
 
-    def _replace_dead(self, borrower: _Borrower[C]) -> None:
-        """Swap a dead connection for another idle one, or for the room to open one: the turn stays the borrower's."""
-        dead = borrower.connection
+    def _replace_dead(self, waiter: Waiter[C]) -> None:
+        """Swap a dead connection for another idle one, or for the room to open one: the turn stays the waiter's."""
+        dead = waiter.slot
         assert dead is not None
-        self._driver.close(dead)
+        self._driver.close(dead.connection)
         with self._lock:
-            self._in_use.pop(id(dead), None)
-            borrower.connection = None
-            connection = self._pop_idle()
-            if connection is None:
-                self._connecting.add(borrower)
+            self._slots.pop(id(dead.connection), None)
+            waiter.slot = idle = self._pop_idle()
+            if idle is None:
+                self._connecting.add(waiter)
             else:
-                self._lend(connection, borrower)
+                idle.loan.append(waiter.thread_id)
         self._settle()
 
-    def _connect(self, borrower: _Borrower[C]) -> C:
+    def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} was closed while this request waited for it")
-        remaining = borrower.deadline - monotonic()
+        remaining = waiter.remaining()
         if remaining <= 0:
-            raise PoolTimeout(self._busy(borrower))
-        try:
-            connection = self._driver.connect(remaining)
-        except Exception as error:
-            first, self._connect_is_failing = not self._connect_is_failing, True
-            message = f"cannot connect pool {self.name!r} to {self._driver.address}: {describe(error)}"
-            if first:
-                logger.error("%s", message)
-            raise ConnectFailed(message) from error
+            raise PoolTimeout(self._busy(waiter))
+        slot = self._connector.open(remaining, waiter.thread_id)
+        slot.loan.append(waiter.thread_id)
+        slot.borrowed_at(frame)
+        waiter.touched = True
         with self._lock:
-            self._lend(connection, borrower)
-            self._connecting.discard(borrower)
+            waiter.slot = slot
+            self._slots[id(slot.connection)] = slot
+            self._connecting.discard(waiter)
+            self._serve_the_waiting()  # the next may connect
         self._settle()
-        if self._connect_is_failing:
-            self._connect_is_failing = False
-            logger.warning("pool %r is connected to %s again", self.name, self._driver.address)
-        return connection
+        return slot
 
-    def _withdraw(self, borrower: _Borrower[C]) -> None:
-        """Undo what a borrower has got that leaves without a connection, and pass its turn on."""
+    def _withdraw(self, waiter: Waiter[C]) -> None:
+        """Undo what a waiter has got that leaves without a connection, and pass its turn on."""
         with self._lock:
-            connection = borrower.connection
-            if connection is not None and self._in_use.pop(id(connection), None) is not None:
-                # Lent but never seen by its borrower, so it is as clean as it was.
-                self._idle.append(connection)
-            self._connecting.discard(borrower)
-            if borrower in self._waiting:
-                self._waiting.remove(borrower)
+            self._connecting.discard(waiter)
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            slot = waiter.slot
+            untouched = slot is not None and not waiter.touched and slot.claim()
+            if slot is not None and untouched:
+                self._idle.append(slot)
             self._serve_the_waiting()
         self._settle()
+        if slot is not None and not untouched and slot.claim():
+            # Interrupted in the middle of an answer, perhaps: it may be out of step.
+            self._close_slot(slot)
         if self._winding_down:
             self.wind_down()
 
-    def _give_back(self, connection: C, *, reset: bool = False, keep: bool = True) -> None:
-        borrower = self._in_use.get(id(connection))
-        if borrower is None or not borrower.claim():
-            raise ValueError(
-                f"this connection is not lent out by pool {self.name!r}: it was given back before, taken back at the "
-                "end of its request, or belongs to another pool"
-            )
-        usable = False
+    def _give_back(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
         try:
-            if keep and reset:
-                self._driver.reset(connection)
-            usable = keep
+            slot.loan.pop()
+        except IndexError:
+            raise self._not_lent() from None
+        kept = False
+        try:
+            kept = keep and self._connector.clean(slot, how)
         except Exception as error:
             logger.info("a connection of pool %r is closed, it cannot be used again: %s", self.name, describe(error))
         finally:
-            self._end(borrower, keep=usable)
-
-    def _end(self, borrower: _Borrower[C], *, keep: bool) -> None:
-        connection = borrower.connection
-        assert connection is not None
-        keep = keep and not self._winding_down
-        try:
-            if not keep:
-                # Before its place is free: the server never sees one connection more than max_size.
-                self._driver.close(connection)
-        finally:
-            self._ended.append((borrower, keep))
+            if not kept or self._winding_down:
+                self._close_slot(slot)
+            else:
+                self._idle.append(slot)
+        if self._waiting:
             self._settle()
+        self._close_one_idle_for_too_long()
         if self._winding_down:
             # wind_down() may have passed by while the connection was on its way to the idle ones.
             self.wind_down()
 
-    def _busy(self, borrower: _Borrower[C]) -> str:
-        longest = min(self._in_use.values(), key=lambda holder: holder.since, default=None)
+    def _close_one_idle_for_too_long(self) -> None:
+        try:
+            oldest = self._idle[0]
+            if monotonic() - oldest.idle_since <= self.max_idle:
+                return
+            oldest = self._idle.popleft()
+        except IndexError:
+            return
+        # Another one perhaps than we looked at; closing it does no harm.
+        self._close_slot(oldest)
+
+    def _close_slot(self, slot: Slot[C]) -> None:
+        try:
+            # Before its place is free: the server never sees one connection more than max_size.
+            self._driver.close(slot.connection)
+        finally:
+            self._gone.append(slot)
+            self._settle()
+
+    def _not_lent(self) -> ValueError:
+        return ValueError(
+            f"this connection is not lent out by pool {self.name!r}: it was given back before, taken back at the end "
+            "of its request, or belongs to another pool"
+        )
+
+    def _busy(self, waiter: Waiter[C]) -> str:
+        longest = min((slot for slot in self._slots.values() if slot.loan), key=lambda slot: slot.since, default=None)
         held = f"; the longest is held for {monotonic() - longest.since:.1f} s, from {longest.place}" if longest else ""
         return (
-            f"no connection of pool {self.name!r} became free within {borrower.limit:g} s: {self._counts()}{held}. "
+            f"no connection of pool {self.name!r} became free within {waiter.limit:g} s: {self._counts()}{held}. "
             "Hold connections for less time, raise max_size, or wait longer with timeout"
         )
 
@@ -373,79 +471,57 @@ class Pool(Generic[C]):
 
     def _abandon_all(self) -> None:
         """Empty the pool in the child of a fork, without a word to the server: the sessions are the parent's."""
-        inherited = [*self._idle, *(b.connection for b in self._in_use.values() if b.connection is not None)]
+        inherited = [slot.connection for slot in self._slots.values()]
         self._start_empty()
         for connection in inherited:
             self._driver.abandon(connection)
 
 
-class _Borrower(Generic[C]):
-    """Someone who wants a connection: waits, perhaps connects, holds it, gives it back."""
+class _Block(AbstractContextManager[C]):
+    """A `with` block that borrows, and gives back as it ends."""
 
-    __slots__ = (
-        "_asleep",
-        "_caller",
-        "_returned_by",
-        "connection",
-        "deadline",
-        "limit",
-        "since",
-        "thread_id",
-    )
+    __slots__ = ("_pool", "_readonly", "_slot", "_timeout")
 
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self.since = monotonic()
-        self.deadline = self.since + min(limit, threading.TIMEOUT_MAX)
-        self.thread_id = threading.get_ident()
-        self.connection: C | None = None
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
-        self._returned_by: dict[str, int] = {}
-        self._caller = _caller()
+    def __init__(self, pool: Pool[C], timeout: float | None, readonly: bool) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._readonly = readonly
 
-    def wait(self) -> bool:
-        """Wait until woken, and tell whether that was before the deadline."""
-        return self._asleep.acquire(timeout=max(0.0, self.deadline - monotonic()))
+    def __enter__(self) -> C:
+        self._slot = self._pool._borrow(self._timeout, sys._getframe(1))
+        return self._slot.connection
 
-    def wake(self) -> None:
-        """End the wait; once more does nothing."""
-        with contextlib.suppress(RuntimeError):  # it was released before
-            self._asleep.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        pool = self._pool
+        if kind is None and not self._readonly:
+            try:
+                self._slot.connection.commit()
+            except BaseException as error:
+                self._undo(type(error))
+                raise
+            # The COMMIT has just ended the transaction.
+            pool._give_back(self._slot, "session" if pool._reset == "session" else None)
+        else:
+            self._undo(kind)
 
-    @property
-    def returning(self) -> bool:
-        """Whether some thread is about to give the connection back."""
-        return bool(self._returned_by)
-
-    def claim(self) -> bool:
-        """Take it upon this thread to give the connection back; False if another thread has done so.
-
-        One atomic step, so that an exception at any point leaves it either free or with a thread that can be asked.
-        """
-        thread_id = threading.get_ident()
-        return self._returned_by.setdefault("thread", thread_id) == thread_id
-
-    @property
-    def place(self) -> str:
-        """Where in the program it was borrowed."""
-        code, line = self._caller
-        return f"{code.co_filename}:{line} in {code.co_name}"
+    def _undo(self, kind: type[BaseException] | None) -> None:
+        pool = self._pool
+        if kind is None:
+            pool._give_back(self._slot, pool._reset or "rollback")
+            return
+        # It may have been given back already: by the end of the request, when this is a generator that was dropped in
+        # the middle of its block, or by a mistake of which the block's own error tells more.
+        with contextlib.suppress(ValueError):
+            if issubclass(kind, Exception | GeneratorExit):
+                pool._give_back(self._slot, pool._reset or "rollback")
+            else:
+                # mod_wsgi's RequestTimeout and its like strike anywhere, in the middle of reading an answer too. Such a
+                # connection looks healthy and gives the next borrower this one's rows.
+                pool._give_back(self._slot, None, keep=False)
 
 
-def describe(error: BaseException) -> str:
-    """Return an error's type and text in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-_PASSED_OVER = {__name__, "contextlib", "wsgipool.process"}
-
-
-def _caller() -> tuple[CodeType, int]:
-    frame = sys._getframe(1)
-    while frame.f_globals.get("__name__") in _PASSED_OVER and frame.f_back is not None:
-        frame = frame.f_back
-    return frame.f_code, frame.f_lineno
+def _references(slots: Iterable[object]) -> list[int]:
+    return [sys.getrefcount(slot) for slot in slots]
 
 
 _every_pool: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()

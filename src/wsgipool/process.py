@@ -11,10 +11,10 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wsgipool import config, drivers, sizing
 from wsgipool.errors import ConfigError
@@ -22,6 +22,8 @@ from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
 
 logger = logging.getLogger("wsgipool")
+
+T = TypeVar("T")
 
 CONFIG_VARIABLE = "WSGIPOOL_CONFIG"
 CONFIG_NAME = "wsgipool.toml"
@@ -68,7 +70,19 @@ class _Pools:
                 threads,
                 max_size,
             )
-        return Pool(self._drivers[name], name=name, max_size=max_size, timeout=database.timeout)
+        return Pool(
+            self._drivers[name],
+            name=name,
+            max_size=max_size,
+            timeout=database.timeout,
+            max_waiting=database.max_waiting,
+            max_connecting=database.max_connecting,
+            check_after=database.check_after,
+            max_idle=database.max_idle,
+            max_lifetime=database.max_lifetime,
+            reset=None if database.reset == "none" else database.reset,
+            pipeline=database.pipeline,
+        )
 
 
 _lock = threading.Lock()
@@ -106,6 +120,11 @@ def connection(name: str, timeout: float | None = None, readonly: bool = False) 
     return _configured().get(name).connection(timeout, readonly)
 
 
+def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, timeout: float | None = None) -> T:
+    """Call `function` with a connection, commit, and return what it returned; see `Pool.transaction`."""
+    return _configured().get(name).transaction(function, retry=retry, timeout=timeout)
+
+
 def close() -> None:
     """Close this process's pools. The next use begins anew, with the same settings."""
     global _current
@@ -118,7 +137,14 @@ def close() -> None:
 
 
 def preload() -> None:
-    """Make all pools now, and say in the log what was found and chosen. Raises ConfigError."""
+    """Make all pools now, and say in the log what was found and chosen. Raises ConfigError.
+
+    Before the WSGI script is loaded nobody knows what stands beside it, so where no file is named the pools are left to
+    the first request.
+    """
+    if _current is None and not _named_config():
+        logger.info("no Define %s: the settings are looked for at the first request", CONFIG_VARIABLE)
+        return
     pools = _configured()
     logger.info("%s; settings from %s", httpd.this_process() or "not in httpd", pools.settings.origin)
     for name, database in pools.settings.databases.items():
@@ -134,7 +160,7 @@ def reclaim(thread_id: int) -> int:
 
 def find_config() -> Path:
     """Return the settings file of this process. Raises ConfigError that names the places where none was found."""
-    named = os.environ.get(CONFIG_VARIABLE) or httpd.define(CONFIG_VARIABLE)
+    named = _named_config()
     if named:
         return Path(named)
     places = list(dict.fromkeys([*(script.parent / CONFIG_NAME for script in httpd.wsgi_scripts()), SYSTEM_CONFIG]))
@@ -145,6 +171,10 @@ def find_config() -> Path:
         f"no settings: name a file by the environment's {CONFIG_VARIABLE} or by `Define {CONFIG_VARIABLE}` in "
         f"httpd's configuration, put one at {' or '.join(map(str, places))}, or call wsgipool.configure()"
     )
+
+
+def _named_config() -> str | None:
+    return os.environ.get(CONFIG_VARIABLE) or httpd.define(CONFIG_VARIABLE)
 
 
 def _configured() -> _Pools:

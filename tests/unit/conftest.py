@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ def database() -> FakeDatabase:
 def make_pool(database: FakeDatabase) -> MakePool:
     """Makes a pool of the fake database, whose timeout does not come before the patience of a test is at its end."""
 
-    def make(max_size: int = 1, timeout: float = 3 * PATIENCE) -> Pool[FakeConnection]:
-        return Pool(database, name="orders", max_size=max_size, timeout=timeout)
+    def make(max_size: int = 1, timeout: float = 3 * PATIENCE, **settings: Any) -> Pool[FakeConnection]:
+        return Pool(database, name="orders", max_size=max_size, timeout=timeout, **settings)
 
     return make
 

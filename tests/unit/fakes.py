@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from wsgipool.drivers import PlainDriver, Reset
+
 T = TypeVar("T")
 
 PATIENCE = 10.0
@@ -85,6 +87,15 @@ class FakeConnection:
     def execute(self) -> None:
         self._call("execute")
 
+    def reset_session(self) -> None:
+        self._call("reset_session")
+
+    def read_answer(self) -> None:
+        self._call("read_answer")
+
+    def ping(self) -> None:
+        self._call("ping")
+
     @property
     def closed(self) -> bool:
         return "close" in self.calls
@@ -109,7 +120,7 @@ class FakeConnection:
             self.calls.append(name)
 
 
-class FakeDatabase:
+class FakeDatabase(PlainDriver[FakeConnection]):
     """A `Driver` that opens fake connections and counts them as a server would: from connect's start to close's end."""
 
     address = "fake://database"
@@ -117,6 +128,8 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.hooks: dict[str, Callable[[], object]] = {}
         """What else happens in "connect", "is_alive", "commit", "rollback", "close": a `Gate`, an exception."""
+        self.pipelined = False
+        """Whether the answer to a reset is left to the next checkout."""
         self.opened: list[FakeConnection] = []
         self.abandoned: list[FakeConnection] = []
         self.misuses: list[str] = []
@@ -147,8 +160,26 @@ class FakeDatabase:
         self.pass_by("is_alive")
         return connection.alive
 
-    def reset(self, connection: FakeConnection) -> None:
-        connection.rollback()
+    def begin_reset(self, connection: FakeConnection, how: Reset) -> bool:
+        if how == "session":
+            connection.reset_session()
+        else:
+            connection.rollback()
+        return self.pipelined
+
+    def finish_reset(self, connection: FakeConnection, timeout: float) -> None:
+        self.timeouts.append(timeout)
+        connection.read_answer()
+
+    def ping(self, connection: FakeConnection, timeout: float) -> None:
+        self.timeouts.append(timeout)
+        connection.ping()
+
+    def will_be_refused_again(self, error: BaseException) -> bool:
+        return isinstance(error, PermissionError)
+
+    def can_run_again(self, error: BaseException) -> bool:
+        return str(error) == "deadlock"
 
     def close(self, connection: FakeConnection) -> None:
         with contextlib.suppress(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import sys
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 import wsgipool
 from wsgipool import config
 from wsgipool.cli import main
+from wsgipool.httpd.express import apache_user
 
 PACKAGE = Path(wsgipool.__file__).parent
 
@@ -37,8 +39,9 @@ def one_line_error(result: Result) -> str:
 
 def test_show_prints_what_install_would_write(tmp_path: Path) -> None:
     install(tmp_path)
+    installed = (tmp_path / "wsgipool.conf").read_text()
 
-    assert run("show").stdout == (tmp_path / "wsgipool.conf").read_text()
+    assert run("show").stdout == installed.replace(f"{tmp_path}/wsgipool.toml", "/etc/wsgipool.toml")
     assert run("show", "wsgipool.conf").stdout == run("show").stdout
 
 
@@ -97,8 +100,13 @@ def test_the_drop_in_is_otherwise_as_it_was(tmp_path: Path, monkeypatch: pytest.
 
     original = (PACKAGE / "apache" / "wsgipool.conf").read_text().splitlines()
     installed = (tmp_path / "wsgipool.conf").read_text().splitlines()
-    assert len(installed) == len(original)
-    assert sum(old != new for old, new in zip(original, installed, strict=True)) == 1
+    changed = [line[2:] for line in difflib.ndiff(original, installed) if line.startswith("+ ")]
+    assert changed == [
+        f'    Define WSGIPOOL_HOME "{PACKAGE}"',
+        "<IfDefine !WSGIPOOL_CONFIG>",
+        f'    Define WSGIPOOL_CONFIG "{tmp_path}/wsgipool.toml"',
+        "</IfDefine>",
+    ]
 
 
 def test_the_sample_settings_are_valid(tmp_path: Path) -> None:
@@ -151,7 +159,7 @@ def test_force_replaces_a_drop_in_that_was_changed_by_hand(tmp_path: Path) -> No
     result = install(tmp_path, "--force")
 
     assert result.exit_code == 0
-    assert (tmp_path / "wsgipool.conf").read_text() == run("show").stdout
+    assert f'Define WSGIPOOL_CONFIG "{tmp_path}/wsgipool.toml"' in (tmp_path / "wsgipool.conf").read_text()
 
 
 def test_on_debian_the_next_step_is_a2enconf(tmp_path: Path) -> None:
@@ -199,3 +207,13 @@ def test_settings_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
 
     assert error == f"wsgipool: {path.parent} is not a folder; name another place with --config\n"
     assert list(tmp_path.iterdir()) == [], "half of the installation was written"
+
+
+def test_the_sample_settings_can_be_read_by_the_apache_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.chown", lambda _, group: groups.append(group))
+
+    install(tmp_path)
+
+    assert groups == [apache_user().pw_gid]

@@ -73,7 +73,7 @@ def test_a_url_as_text_has_neither_password_nor_options() -> None:
         ("mysql://shop@host:x33/orders", "its port is not a number; write mysql://user:password@host:3306/database"),
         ("mysql://shop@host:99999/orders", "its port is not a number"),
         ("mysql://[host/orders", "it is not a URL; write mysql://"),
-        ("", "no scheme; write mysql://user@host/database or sqlite:////path/to/file.db"),
+        ("", "no scheme; write mysql://user@host/database, postgresql://user@host/database or sqlite:////path/file.db"),
         ("/var/lib/shop.db", "no scheme; write"),
         ("mysql://shop@host/orders#1", "in a password write %23"),
     ],
@@ -350,6 +350,38 @@ def test_a_variable_that_is_not_set_names_the_key_the_variable_and_where_to_set_
 
     assert "databases.orders.password_env: the environment has no variable ORDERS_PASSWORD" in message
     assert "/etc/apache2/envvars" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("max_waiting = -1", "databases.orders.max_waiting = -1: it is a number from 0"),
+        ("max_waiting = true", "databases.orders.max_waiting = True: it is a number from 0"),
+        ("max_connecting = 0", "databases.orders.max_connecting = 0: it is a number from 1"),
+        ('max_connecting = "2"', "databases.orders.max_connecting = '2': it is a number from 1"),
+        ('reset = "all"', 'databases.orders.reset = \'all\': it is "rollback", "session" or "none"'),
+        ("reset = false", 'databases.orders.reset = False: it is "rollback", "session" or "none"'),
+        ('pipeline = "no"', "databases.orders.pipeline is a string; write true or false"),
+        ("pipeline = 0", "databases.orders.pipeline is a number; write true or false"),
+        ("check_after = -1", "databases.orders.check_after = -1: it is a number of seconds from 0 to 86400"),
+    ],
+)
+def test_a_setting_out_of_range_names_the_key_the_value_and_what_would_do(
+    setting: str, reason: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n{setting}\n')
+
+    assert complaint(path) == f"{path}: {reason}"
+
+
+def test_the_settings_of_the_pool_are_read(tmp_path: Path) -> None:
+    settings = 'max_waiting = 7\nmax_connecting = 3\nreset = "session"\npipeline = false\ncheck_after = 5\n'
+    path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n{settings}')
+
+    orders = load(path).databases["orders"]
+
+    assert (orders.max_waiting, orders.max_connecting, orders.check_after) == (7, 3, 5.0)
+    assert (orders.reset, orders.pipeline) == ("session", False)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,10 @@ def connect_arguments(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, ob
         given.update(arguments)
         raise Recorded
 
+    mysql = driver(url)
     monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
     with pytest.raises(Recorded):
-        driver(url).connect(30)
+        mysql.connect(30)
     return given
 
 
@@ -110,8 +111,8 @@ def test_connecting_takes_no_longer_than_its_caller_waits(monkeypatch: pytest.Mo
         limits.append(connect_timeout)
         raise Recorded
 
-    monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
     mysql = driver("mysql://shop@db/orders?connect_timeout=3")
+    monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
     for timeout in (2.0, 5.0):
         with pytest.raises(Recorded):
             mysql.connect(timeout)
@@ -288,12 +289,13 @@ def test_a_result_that_was_not_read_to_its_end_is_not_waited_for(
 
     class Unread:
         unbuffered_active = True
+        has_next = False
 
     connection._result = Unread()
     server.setblocking(False)
 
     with pytest.raises(pymysql.OperationalError, match="not read to its end"):
-        driver(MYSQL).reset(connection)
+        driver(MYSQL).begin_reset(connection, "rollback")
 
     connection._result = None
     with pytest.raises(BlockingIOError):

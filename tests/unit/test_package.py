@@ -28,10 +28,13 @@ def test_the_public_names() -> None:
         "PoolDeadlock",
         "PoolError",
         "PoolTimeout",
+        "TooManyRequests",
+        "WrongThread",
         "close",
         "configure",
         "connection",
         "pool",
+        "transaction",
     ]
 
 

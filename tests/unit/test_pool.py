@@ -30,6 +30,7 @@ from unit.fakes import (
     then,
 )
 from wsgipool import ConnectFailed, Pool, PoolClosed, PoolDeadlock, PoolTimeout
+from wsgipool.loan import Slot
 
 FakePool = Pool[FakeConnection]
 
@@ -307,8 +308,7 @@ def test_a_waiter_that_is_served_in_the_moment_it_gives_up_has_its_connection(ma
     with pool._lock:
         # Its time runs out while it cannot say so.
         time.sleep(0.3)
-        del pool._in_use[id(connection)]
-        pool._idle.append(connection)
+        pool.putconn(connection)
         pool._serve_the_waiting()
 
     assert waiter.result() is connection
@@ -736,11 +736,11 @@ def test_garbage_that_holds_a_connection_may_be_collected_at_any_moment(
 
     pop_idle = pool._pop_idle
 
-    def pop_idle_and_collect() -> FakeConnection | None:
+    def pop_idle_and_collect() -> Slot[FakeConnection] | None:
         # The collector runs wherever something is allocated: in the middle of a decision of the pool, too.
-        connection = pop_idle()
+        slot = pop_idle()
         gc.collect()
-        return connection
+        return slot
 
     def borrow_and_return() -> None:
         leak()
@@ -771,7 +771,7 @@ def test_a_thread_that_holds_all_connections_learns_at_once_that_it_waits_for_it
     outer()
 
     with pytest.raises(
-        PoolDeadlock, match=r"already holds all 2 connections of pool 'orders' .* in outer, .* in outer"
+        PoolDeadlock, match=r"all 2 connections of pool 'orders' are held by this thread .* in outer, .* in outer"
     ):
         pool.getconn(timeout=PATIENCE)
     assert counts(pool) == {"size": 2, "idle": 0, "in_use": 2, "waiting": 0}
@@ -911,21 +911,16 @@ def test_a_borrow_that_is_interrupted_while_the_pool_winds_down_leaves_nothing_o
 
 
 def test_a_connection_on_its_way_back_while_the_pool_winds_down_is_closed(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(1)
     connection = pool.getconn()
-    serve = pool._serve_the_waiting
+    database.hooks["rollback"] = pool.wind_down
 
-    def wind_down_and_serve() -> None:
-        # It is among the idle ones already, and was not yet when wind_down() looked at them.
-        pool._winding_down = True
-        serve()
-
-    monkeypatch.setattr(pool, "_serve_the_waiting", wind_down_and_serve)
     pool.putconn(connection)
 
     assert connection.closed
+    assert pool.size == 0
 
 
 # --- the end of a request --------------------------------------------------------------------------------------------
@@ -1037,13 +1032,47 @@ def test_reclaim_takes_back_a_connection_whose_return_was_interrupted_at_its_sta
     pool = make_pool(1)
     connection = pool.getconn()
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(threading, "get_ident", raising(Interrupt()))
+        interrupted.setattr(pool, "_give_back", lambda *_: raising(Interrupt())())
         with pytest.raises(Interrupt):
             pool.putconn(connection)
 
     pool.reclaim(threading.get_ident())
 
     assert counts(pool) == all_idle(0)
+
+
+def test_reclaim_finds_a_connection_that_an_interrupt_has_dropped_between_two_places(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(2)
+    held, idle = pool.getconn(), pool.getconn()
+    pool.putconn(idle)
+    # What is left when the exception strikes just after the pop.
+    pool._idle.pop()
+    assert (pool.size, pool.in_use) == (2, 2)
+
+    assert pool.reclaim(threading.get_ident() + 1) == 0
+
+    assert idle.closed
+    assert not held.closed
+    assert (pool.size, pool.in_use) == (1, 1)
+
+
+def test_reclaim_leaves_alone_a_connection_that_another_thread_carries_between_two_places(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    database.hooks["rollback"] = gate = Gate()
+    giving_back = Task(lambda: pool.putconn(connection))
+    gate.wait_until_reached()
+
+    pool.reclaim(threading.get_ident())
+
+    assert not connection.closed
+    gate.open()
+    giving_back.result()
+    assert counts(pool) == all_idle(1)
 
 
 def test_a_reclaimed_connection_cannot_be_given_back(make_pool: MakePool) -> None:

@@ -357,11 +357,11 @@ def test_reclaim_before_any_use_has_nothing_to_take() -> None:
 def test_connections_are_closed_when_the_process_ends() -> None:
     program = """
 import atexit
-from unit.fakes import FakeDatabase
-database = FakeDatabase()
-atexit.register(lambda: print("at the end", database.sessions))
+atexit.register(lambda: print("at the end", database.sessions))  # the first to register is the last to run
 
 import wsgipool
+from unit.fakes import FakeDatabase
+database = FakeDatabase()
 from wsgipool import drivers
 drivers.for_database = lambda _: database
 wsgipool.configure({"databases": {"orders": {"url": "mysql://db/orders"}}})
@@ -425,3 +425,20 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
     assert run_python(program) == "inherited False\n"
+
+
+def test_the_settings_of_a_database_are_those_of_its_pool(databases: dict[str, FakeDatabase]) -> None:
+    wsgipool.configure(orders(max_size=1, max_waiting=7, max_connecting=3, max_idle=5, reset="session"))
+    pool = wsgipool.pool("orders")
+    with wsgipool.connection("orders"):
+        pass
+
+    assert (pool.max_size, pool.max_waiting, pool.max_connecting, pool.max_idle) == (1, 7, 3, 5.0)
+    assert databases["orders"].opened[0].calls == ["commit", "reset_session"]
+
+
+def test_a_transaction_runs_on_the_pool_of_its_name(databases: dict[str, FakeDatabase]) -> None:
+    wsgipool.configure(orders())
+
+    assert wsgipool.transaction("orders", lambda connection: connection.calls) == ["commit"]
+    assert databases["orders"].opened[0].calls == ["commit"]

@@ -148,7 +148,7 @@ def test_a_taken_port_is_refused_and_named() -> None:
             refuse_taken_port("127.0.0.1", port)
 
     assert str(caught.value) == (
-        f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another, with --port"
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; take another --port (make: PORT=)"
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import click
 
 from wsgipool.errors import ConfigError
-from wsgipool.httpd.express import DROP_IN, PACKAGE
+from wsgipool.httpd.express import DROP_IN, PACKAGE, apache_user
 from wsgipool.process import SYSTEM_CONFIG
 
 _FOLDERS = ("/etc/apache2/conf-available", "/etc/httpd/conf.d", "/etc/apache2/conf.d")
@@ -25,7 +27,9 @@ def apache() -> None:
 @click.argument("file", type=click.Choice(sorted(path.name for path in _FILES.iterdir())), default=DROP_IN.name)
 def show(file: str) -> None:
     """Print FILE (default: the drop-in, as `install` would write it)."""
-    click.echo(_drop_in() if file == DROP_IN.name else (_FILES / file).read_text(encoding="utf-8"), nl=False)
+    click.echo(
+        _drop_in(SYSTEM_CONFIG) if file == DROP_IN.name else (_FILES / file).read_text(encoding="utf-8"), nl=False
+    )
 
 
 @apache.command()
@@ -37,7 +41,7 @@ def show(file: str) -> None:
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     default=SYSTEM_CONFIG,
     show_default=True,
     help="Where the sample settings go, if nothing is there.",
@@ -46,7 +50,7 @@ def show(file: str) -> None:
 def install(directory: Path | None, config_path: Path, force: bool) -> None:
     """Write the drop-in into Apache's configuration, and sample settings to /etc/wsgipool.toml."""
     target = (directory or _folder()) / DROP_IN.name
-    content = _drop_in()
+    content = _drop_in(config_path)
     if target.exists() and target.read_bytes() != content.encode() and not force:
         raise ConfigError(f"{target} exists and differs; compare it with `wsgipool apache show`, or give --force")
     if not config_path.parent.is_dir():
@@ -56,6 +60,8 @@ def install(directory: Path | None, config_path: Path, force: bool) -> None:
         click.echo(f"kept {config_path}")
     else:
         _write(config_path, (_FILES / _SAMPLE).read_text(encoding="utf-8"), 0o640)
+        if os.geteuid() == 0:
+            shutil.chown(config_path, group=apache_user().pw_gid)
     if target.parent.name == "conf-available":
         click.echo(f"now edit {config_path}, then: a2enconf wsgipool && apache2ctl configtest")
     else:
@@ -69,7 +75,7 @@ def _folder() -> Path:
     raise ConfigError(f"none of {', '.join(_FOLDERS)} is here; name Apache's folder with --directory")
 
 
-def _drop_in() -> str:
+def _drop_in(config_path: Path) -> str:
     """Return the drop-in with the places of this installation."""
     lines = []
     for line in DROP_IN.read_text(encoding="utf-8").splitlines():
@@ -77,6 +83,12 @@ def _drop_in() -> str:
             lines.append(f'    Define WSGIPOOL_HOME "{PACKAGE}"')
         elif line.startswith("#Define WSGIPOOL_PYTHON_HOME ") and sys.prefix != sys.base_prefix:
             lines.append(f'Define WSGIPOOL_PYTHON_HOME "{sys.prefix}"')
+        elif line.startswith("#Define WSGIPOOL_CONFIG "):
+            lines += [
+                "<IfDefine !WSGIPOOL_CONFIG>",
+                f'    Define WSGIPOOL_CONFIG "{config_path.absolute()}"',
+                "</IfDefine>",
+            ]
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"

@@ -72,6 +72,7 @@ def serve(
             threads=chosen.threads,
             host=host,
             port=port,
+            secrets=[d.password_file for d in settings.databases.values() if d.password_file is not None],
             express_options=express_options,
         )
         run_until_stopped(site, stop, f"{script.name} on http://{host}:{port} ({chosen}); Ctrl-C stops it")

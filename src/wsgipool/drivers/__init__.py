@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from wsgipool.config import DatabaseSettings, unknown_key
 from wsgipool.errors import ConfigError
@@ -29,25 +30,46 @@ C = TypeVar("C", bound=DBAPIConnection)
 _MODULES = {
     "mysql": "wsgipool.drivers.pymysql",
     "mysql+pymysql": "wsgipool.drivers.pymysql",
+    "mysql+mysqlclient": "wsgipool.drivers.mysqlclient",
+    "postgresql": "wsgipool.drivers.psycopg",
+    "postgresql+psycopg": "wsgipool.drivers.psycopg",
     "sqlite": "wsgipool.drivers.sqlite",
 }
 
 
+Reset = Literal["rollback", "session"]
+"""How a returned connection is cleaned: "rollback" ends the transaction; "session" ends all that a session can keep:
+user variables, SET, temporary tables, locks."""
+
+
 class Driver(Protocol[C]):
-    """One database, by one DB-API module."""
+    """One database, by one DB-API module.
+
+    Timeouts are in seconds. What raises does so with the driver's own errors, and means that the connection cannot be
+    used again, unless it says otherwise.
+    """
 
     @property
     def address(self) -> str:
         """Where it connects to, without secrets."""
 
     def connect(self, timeout: float) -> C:
-        """Open a connection within `timeout` seconds, or raise the driver's error."""
+        """Open a connection within `timeout`."""
+
+    def lend(self, connection: C, thread_id: int | None) -> None:
+        """Learn which thread may use the connection from now on; None means that it lies in the pool."""
+
+    def begin_reset(self, connection: C, how: Reset) -> bool:
+        """Begin to clean a returned connection, and tell whether an answer is due that `finish_reset` must read."""
+
+    def finish_reset(self, connection: C, timeout: float) -> None:
+        """Read the answer that is due: at the next checkout, when it has long arrived."""
 
     def is_alive(self, connection: C) -> bool:
-        """Tell without a round trip whether an idle connection can still be used."""
+        """Tell without a round trip whether an idle connection, with no answer due, can still be used."""
 
-    def reset(self, connection: C) -> None:
-        """End the transaction. Raises where the connection cannot be used again."""
+    def ping(self, connection: C, timeout: float) -> None:
+        """Ask the server for a sign of life."""
 
     def close(self, connection: C) -> None:
         """End the session with the goodbye that the server expects. Never raises an Exception."""
@@ -55,18 +77,61 @@ class Driver(Protocol[C]):
     def abandon(self, connection: C) -> None:
         """Let go of a connection inherited through a fork, without a word to the server: it is the parent's."""
 
+    def will_be_refused_again(self, error: BaseException) -> bool:
+        """Tell whether a failed connect would fail again until somebody mends it: a wrong password, say."""
+
+    def can_run_again(self, error: BaseException) -> bool:
+        """Tell whether a transaction that failed so can simply be run again: a deadlock, a lock that took too long."""
+
 
 def for_database(settings: DatabaseSettings) -> Driver[Any]:
     """Return the driver that the URL's scheme names, its options checked. Raises ConfigError."""
     scheme = settings.url.scheme
     if scheme not in _MODULES:
         raise ConfigError(f"{settings.origin}.url: no driver for {scheme}://; {unknown_key(scheme, _MODULES)}")
-    driver: Driver[Any] = importlib.import_module(_MODULES[scheme]).driver(settings)
+    try:
+        module = importlib.import_module(_MODULES[scheme])
+    except ImportError as error:
+        raise ConfigError(f"{settings.origin}.url: {scheme}:// needs a module that is not here: {error}") from error
+    driver: Driver[Any] = module.driver(settings)
     return driver
 
 
-class CallableDriver(Generic[C]):
-    """Any callable that returns a DB-API connection, with what PEP 249 alone can promise."""
+class PlainDriver(Generic[C]):
+    """What PEP 249 alone can promise of any driver: a base for those that cannot do more."""
+
+    def lend(self, connection: C, thread_id: int | None) -> None:
+        """PEP 249 connections do not know who uses them."""
+
+    def begin_reset(self, connection: C, how: Reset) -> bool:  # noqa: ARG002 - both are the same here
+        # There is nothing but the transaction that PEP 249 could end.
+        connection.rollback()
+        return False
+
+    def finish_reset(self, connection: C, timeout: float) -> None:
+        """Nothing is ever due."""
+
+    def is_alive(self, connection: C) -> bool:  # noqa: ARG002 - PEP 249 has no way to ask
+        return True
+
+    def ping(self, connection: C, timeout: float) -> None:
+        """PEP 249 has no way to ask."""
+
+    def close(self, connection: C) -> None:
+        close_quietly(connection)
+
+    def abandon(self, connection: C) -> None:
+        keep_forever(connection)
+
+    def will_be_refused_again(self, error: BaseException) -> bool:  # noqa: ARG002 - PEP 249 has no codes
+        return False
+
+    def can_run_again(self, error: BaseException) -> bool:  # noqa: ARG002 - PEP 249 has no codes
+        return False
+
+
+class CallableDriver(PlainDriver[C]):
+    """Any callable that returns a DB-API connection."""
 
     address = "a callable"
 
@@ -76,18 +141,6 @@ class CallableDriver(Generic[C]):
     def connect(self, timeout: float) -> C:  # noqa: ARG002 - PEP 249 knows no timeout
         return self._connect()
 
-    def is_alive(self, connection: C) -> bool:  # noqa: ARG002 - PEP 249 has no way to ask
-        return True
-
-    def reset(self, connection: C) -> None:
-        connection.rollback()
-
-    def close(self, connection: C) -> None:
-        close_quietly(connection)
-
-    def abandon(self, connection: C) -> None:
-        keep_forever(connection)
-
 
 def close_quietly(connection: DBAPIConnection) -> None:
     """Close a connection that nobody will use again, whatever state it is in."""
@@ -95,9 +148,21 @@ def close_quietly(connection: DBAPIConnection) -> None:
         connection.close()
 
 
-_abandoned: list[object] = []
+def point_nowhere(descriptor: int) -> None:
+    """Make a socket's descriptor one of /dev/null: what a fork's child still sends there reaches nobody.
+
+    Not os.close(): a destructor, or a careless user of the connection, would write to whoever gets the number next.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nowhere, descriptor, inheritable=False)
+    os.close(nowhere)
 
 
 def keep_forever(connection: object) -> None:
-    """Keep a connection from being collected, where its destructor would end the parent's session."""
-    _abandoned.append(connection)
+    """Keep a connection from being collected, where its destructor would end the parent's session.
+
+    A list would not do: the interpreter empties it at its end, and the destructors run.
+    """
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -1,23 +1,35 @@
 """MySQL and MariaDB by PyMySQL: `mysql://user:password@host:3306/database?charset=utf8mb4`.
 
-PyMySQL is pure Python, so it works in every sub-interpreter of mod_wsgi. This module mends three of its habits:
-a TLS context built anew for each connection (15 ms, https://github.com/PyMySQL/PyMySQL), a connect timeout that
-does not cover the handshake, and no name by which the server's list of sessions could tell who is who.
+PyMySQL is pure Python, so it works in every sub-interpreter of mod_wsgi. This module mends some of its habits: a TLS
+context built anew for each connection (15 ms), a connect timeout that does not cover the handshake, and no name by
+which the server's list of sessions could tell who is who. It adds what PyMySQL lacks: a reset whose answer is read
+later, COM_RESET_CONNECTION, and a connection that refuses a thread that has not borrowed it.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import select
 import ssl
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import COMMAND, ER, SERVER_STATUS
 
-from wsgipool.config import DatabaseSettings, DatabaseURL, unknown_key
-from wsgipool.drivers import close_quietly
-from wsgipool.errors import ConfigError
+from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.drivers import Reset, close_quietly, keep_forever, point_nowhere
+from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.errors import ConfigError, WrongThread
+
+# Not in pymysql.constants.COMMAND; MySQL 5.7 and MariaDB 10.2 have it.
+_COM_RESET_CONNECTION = 0x1F
+
+_GOODBYE_PATIENCE = 0.05
+"""Seconds to wait for the rest of an answer before a connection is closed without it."""
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
 """Seconds; PyMySQL's own default, and MySQL's server-side connect_timeout."""
@@ -26,7 +38,7 @@ DEFAULT_CONNECT_TIMEOUT = 10.0
 def driver(settings: DatabaseSettings) -> PyMySQLDriver:
     """Return the driver for one `[databases.NAME]`. Raises ConfigError for an option that PyMySQL does not have."""
     url = settings.url
-    arguments = _arguments(url.options, f"{settings.origin}.url")
+    arguments = convert(url, _OPTIONS, f"{settings.origin}.url")
     if "unix_socket" not in arguments and "read_default_file" not in arguments and not url.host:
         raise ConfigError(
             f"{settings.origin}.url: no host; write mysql://user@host/database, or for a local server "
@@ -44,7 +56,10 @@ def driver(settings: DatabaseSettings) -> PyMySQLDriver:
             arguments[name] = value
     # Shown by performance_schema.session_connect_attrs beside the process id.
     arguments.setdefault("program_name", f"wsgipool:{settings.name}")
-    return PyMySQLDriver(url, arguments)
+    try:
+        return PyMySQLDriver(url, arguments)
+    except (OSError, ValueError, LookupError) as error:
+        raise ConfigError(f"{settings.origin}.url: {error}") from None
 
 
 class PyMySQLDriver:
@@ -54,53 +69,187 @@ class PyMySQLDriver:
         self._arguments = dict(arguments)
         self._connect_timeout = self._arguments.pop("connect_timeout", DEFAULT_CONNECT_TIMEOUT)
         self.address = str(url)
+        # Never connected: it builds the TLS context, and names a certificate that is not there. With the codec of host
+        # names loaded too, no thread that connects is inside an import or OpenSSL's set-up when another forks.
+        PooledConnection(**self._arguments, defer_connect=True)
+        codecs.lookup("idna")
 
-    def connect(self, timeout: float) -> Connection:
+    def connect(self, timeout: float) -> PooledConnection:
         limit = min(timeout, self._connect_timeout)
         connection = PooledConnection(**self._arguments, connect_timeout=limit, defer_connect=True)
         # PyMySQL waits for the server's greeting with the read timeout, by default for ever: a server that accepts
         # and says nothing (a paused machine, a full backlog behind a proxy) would hold the request until killed.
-        read_timeout, write_timeout = connection._read_timeout, connection._write_timeout
-        connection._read_timeout = connection._write_timeout = limit
-        connection.connect()
-        connection._read_timeout, connection._write_timeout = read_timeout, write_timeout
+        with connection.patience(limit):
+            connection.connect()
+        connection.remember_session()
         return connection
 
-    def is_alive(self, connection: Connection) -> bool:
+    def lend(self, connection: PooledConnection, thread_id: int | None) -> None:
+        connection.lent_to = IN_THE_POOL if thread_id is None else thread_id
+
+    def begin_reset(self, connection: PooledConnection, how: Reset) -> bool:
+        """Send what the connection owes in one go, and wait for nothing."""
+        result = connection._result
+        if result is not None and (result.unbuffered_active or result.has_next):
+            # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
+            raise pymysql.OperationalError("a result was not read to its end")
+        if how == "session":
+            connection.send_session_reset()
+        elif not connection.is_between_transactions():
+            connection.send(COMMAND.COM_QUERY, "ROLLBACK")
+        return connection.answers_due > 0
+
+    def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
+        with connection.patience(timeout):
+            connection.read_answers()
+
+    def is_alive(self, connection: PooledConnection) -> bool:
         """Tell whether the socket is open and quiet.
 
         The server speaks only when asked. So a socket with something to read has been closed by it (wait_timeout,
         KILL, a restart: the end of file, or error 1927 before it) or is out of step.
         """
-        sock = connection._sock
-        if sock is None:
-            return False
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return not poll.poll(0)
+        return connection._sock is not None and not _readable(connection._sock)
 
-    def reset(self, connection: Connection) -> None:
-        result = connection._result
-        if result is not None and result.unbuffered_active:
-            # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
-            raise pymysql.OperationalError("a result of SSCursor was not read to its end")
-        connection.rollback()
+    def ping(self, connection: PooledConnection, timeout: float) -> None:
+        with connection.patience(timeout):
+            connection.ping()
 
-    def close(self, connection: Connection) -> None:
+    def close(self, connection: PooledConnection) -> None:
+        connection.lent_to = None
+        if connection._result is not None:
+            connection._result.unbuffered_active = False  # or its destructor would go on reading
+        # A socket closed with unread answers in it resets the connection, which may overtake our goodbye.
+        if connection.answers_due and connection._sock is not None:
+            with contextlib.suppress(Exception), connection.patience(_GOODBYE_PATIENCE):
+                connection.read_answers()
         close_quietly(connection)
 
-    def abandon(self, connection: Connection) -> None:
-        # close() would send COM_QUIT through the socket shared with the parent and end the parent's session.
-        connection._force_close()
+    def abandon(self, connection: PooledConnection) -> None:
+        # close() would send COM_QUIT through the socket shared with the parent and end the parent's session. Even the
+        # reader on top of the socket is not closed: a thread that the child does not have may have been in it.
+        if connection._sock is not None:
+            point_nowhere(connection._sock.fileno())
+            keep_forever(connection._rfile)
+            connection._sock = connection._rfile = None
+
+    def will_be_refused_again(self, error: BaseException) -> bool:
+        return isinstance(error, pymysql.MySQLError) and error.args[:1] in (
+            (ER.ACCESS_DENIED_ERROR,),
+            (ER.DBACCESS_DENIED_ERROR,),
+            (ER.BAD_DB_ERROR,),
+        )
+
+    def can_run_again(self, error: BaseException) -> bool:
+        return isinstance(error, pymysql.MySQLError) and error.args[:1] in (
+            (ER.LOCK_DEADLOCK,),
+            (ER.LOCK_WAIT_TIMEOUT,),
+        )
 
 
 class PooledConnection(Connection):
-    """PyMySQL's connection with one TLS context a process and setting."""
+    """PyMySQL's connection, used by one thread at a time, with one TLS context a process and setting."""
+
+    lent_to: int | None = None
+    """The thread that may use it; None before it has been lent for the first time."""
+    answers_due = 0
+    """Commands sent whose answers have not been read."""
+
+    def send(self, command: int, payload: str | bytes) -> None:
+        """Send a command and leave its answer, an OK packet, to `read_answers`."""
+        super()._execute_command(command, payload)
+        self.answers_due += 1
+
+    def remember_session(self) -> None:
+        """Note what `connect()` has set, for `send_session_reset`."""
+        self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
+        collation = f" COLLATE {self.collation}" if self.collation else ""
+        commands: list[tuple[int, str | bytes | None]] = [
+            (_COM_RESET_CONNECTION, b""),
+            # The reset puts back the server's defaults, which are not ours, and leaves the database as it is.
+            (COMMAND.COM_INIT_DB, self.db),
+            (COMMAND.COM_QUERY, f"SET NAMES {self.charset}{collation}"),
+            (COMMAND.COM_QUERY, self.sql_mode and f"SET sql_mode={self.escape(self.sql_mode)}"),
+            (COMMAND.COM_QUERY, self.init_command),
+        ]
+        if self.autocommit_mode is not None:
+            commands.append((COMMAND.COM_QUERY, f"SET AUTOCOMMIT = {self.autocommit_mode:d}"))
+        self._session_commands = [(command, payload) for command, payload in commands if payload is not None]
+
+    def send_session_reset(self) -> None:
+        """Send COM_RESET_CONNECTION, and again what `connect()` sets."""
+        vars(self).update(self._session)
+        for command, payload in self._session_commands:
+            self.send(command, payload)
+
+    def read_answers(self) -> None:
+        """Read the answers that are due. Raises the server's error, or PyMySQL's where the connection is lost."""
+        while self.answers_due:
+            self._next_seq_id = 1
+            self._read_query_result()
+            self.answers_due -= 1
+        self._result = None
+
+    def is_between_transactions(self) -> bool:
+        """Tell whether the server said that no transaction can be open.
+
+        With autocommit off its flags do not tell: PyMySQL drops those that end a result set.
+        """
+        flags: int = self.server_status
+        autocommit, in_transaction = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT, SERVER_STATUS.SERVER_STATUS_IN_TRANS
+        return bool(flags & autocommit) and not flags & in_transaction
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Wait at most so long for each answer, whatever read_timeout and write_timeout are otherwise."""
+        read_timeout, write_timeout = self._read_timeout, self._write_timeout
+        self._read_timeout = min(seconds, read_timeout or seconds)
+        self._write_timeout = min(seconds, write_timeout or seconds)
+        try:
+            yield
+        finally:
+            self._read_timeout, self._write_timeout = read_timeout, write_timeout
+
+    def close(self) -> None:
+        self._refuse_other_threads()
+        super().close()
+
+    def _execute_command(self, command: int, sql: Any) -> None:
+        self._refuse_other_threads()
+        super()._execute_command(command, sql)
+
+    def _read_packet(self, *arguments: Any) -> Any:
+        # SSCursor reads rows long after the command.
+        self._refuse_other_threads()
+        return super()._read_packet(*arguments)
+
+    def _refuse_other_threads(self) -> None:
+        if self.lent_to is not None and self.lent_to != threading.get_ident():
+            raise WrongThread(
+                f"connection {self.server_thread_id[0]} was used by thread {threading.get_ident()} and may be used "
+                f"{_borrower(self.lent_to)}; borrow one in each thread, and keep none after its return"
+            )
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         if isinstance(sslp, ssl.SSLContext):
             return sslp
         return _tls_context(tuple(sorted(sslp.items())), super()._create_ssl_ctx)
+
+
+IN_THE_POOL = 0
+"""The `lent_to` of a connection that lies in the pool: no thread has this number."""
+
+
+def _borrower(thread_id: int) -> str:
+    return (
+        "anybody, since it lies in the pool" if thread_id == IN_THE_POOL else f"thread {thread_id}, which borrowed it"
+    )
+
+
+def _readable(sock: Any) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _tls_context(
@@ -116,19 +265,7 @@ def _tls_context(
 _tls_contexts: dict[tuple[tuple[str, Any], ...], ssl.SSLContext] = {}
 
 
-def _boolean(text: str) -> bool:
-    values = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-    return values[text.lower()]
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 86_400:
-        raise ValueError(text)
-    return seconds
-
-
-_OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+_OPTIONS: Mapping[str, Option] = {
     **dict.fromkeys(
         (
             "charset",
@@ -145,23 +282,8 @@ _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
             "ssl_key",
             "ssl_key_password",
         ),
-        (str, "a text"),
+        TEXT,
     ),
-    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), (_seconds, "a number of seconds above 0")),
-    **dict.fromkeys(
-        ("autocommit", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), (_boolean, "true or false")
-    ),
+    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SECONDS),
+    **dict.fromkeys(("autocommit", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), BOOLEAN),
 }
-
-
-def _arguments(options: Mapping[str, str], where: str) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    for name, text in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"{where}: {name} is not an option of mysql://; {unknown_key(name, _OPTIONS)}")
-        convert, kind = _OPTIONS[name]
-        try:
-            arguments[name] = convert(text)
-        except (KeyError, ValueError):
-            raise ConfigError(f"{where}: the option {name} is {kind}, not {text!r}") from None
-    return arguments

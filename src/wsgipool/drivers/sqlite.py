@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from wsgipool.config import DatabaseSettings, unknown_key
-from wsgipool.drivers import close_quietly, keep_forever
+from wsgipool.drivers import PlainDriver
 from wsgipool.errors import ConfigError
 
 DEFAULT_BUSY_TIMEOUT = 5.0
@@ -35,8 +35,12 @@ def driver(settings: DatabaseSettings) -> SQLiteDriver:
     return SQLiteDriver(path, busy_timeout)
 
 
-class SQLiteDriver:
-    """Opens a file with sqlite3; see `wsgipool.drivers.Driver`."""
+class SQLiteDriver(PlainDriver[sqlite3.Connection]):
+    """Opens a file with sqlite3; see `wsgipool.drivers.Driver`.
+
+    A fork's child keeps what it inherits open for ever: closing it there would release the parent's POSIX locks
+    (https://sqlite.org/howtocorrupt.html, 2.6).
+    """
 
     def __init__(self, path: Path, busy_timeout: float) -> None:
         self._path = path
@@ -47,15 +51,5 @@ class SQLiteDriver:
         # The pool sees to it that one thread at a time has the connection; sqlite3 would insist on the first.
         return sqlite3.connect(self._path, timeout=self._busy_timeout, check_same_thread=False)
 
-    def is_alive(self, connection: sqlite3.Connection) -> bool:  # noqa: ARG002 - a file does not go away
-        return True
-
-    def reset(self, connection: sqlite3.Connection) -> None:
-        connection.rollback()
-
-    def close(self, connection: sqlite3.Connection) -> None:
-        close_quietly(connection)
-
-    def abandon(self, connection: sqlite3.Connection) -> None:
-        # Closing in a fork's child would release the parent's POSIX locks (https://sqlite.org/howtocorrupt.html, 2.6).
-        keep_forever(connection)
+    def can_run_again(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY

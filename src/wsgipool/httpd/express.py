@@ -30,6 +30,7 @@ MODES = ("prefork", "worker", "event", "daemon")
 
 PACKAGE = Path(wsgipool.__file__).parent
 DROP_IN = PACKAGE / "apache" / "wsgipool.conf"
+EMBEDDED = PACKAGE / "apache" / "serve.conf"
 
 _STOP_TIMEOUT = 15.0
 _FRONT_CONNECTIONS = 100
@@ -55,6 +56,8 @@ class Site:
     port: int
     log_folder: Path | None = None
     """Where error_log goes; None is the terminal."""
+    secrets: Sequence[Path] = ()
+    """The password files that the settings name."""
     express_options: Sequence[str] = ()
     """Further options of `mod_wsgi-express start-server`."""
 
@@ -81,7 +84,7 @@ class Httpd:
         """
         refuse_taken_port(self.site.host, self.site.port)
         if os.geteuid() == 0:
-            _refuse_unreadable(self.site.script, self.site.config, PACKAGE / "__init__.py")
+            _refuse_unreadable(self.site.script, self.site.config, *self.site.secrets, PACKAGE / "__init__.py")
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             express_command(self.site),
             stdin=subprocess.DEVNULL,
@@ -164,6 +167,7 @@ def express_command(site: Site) -> list[str]:
         + (f"Define WSGIPOOL_PROCESS_GROUP {group}\n" if site.mode == "daemon" else ""),
         encoding="utf-8",
     )
+    includes = [defines, DROP_IN]
     options: dict[str, str | int] = {
         "--host": site.host,
         "--port": site.port,
@@ -181,6 +185,7 @@ def express_command(site: Site) -> list[str]:
     else:
         options["--server-mpm"] = site.mode
         switches.append("--embedded-mode")
+        includes.append(EMBEDDED)
     if os.geteuid() == 0:
         user = apache_user()
         options |= {"--user": user.pw_name, "--group": grp.getgrgid(user.pw_gid).gr_name}
@@ -192,7 +197,7 @@ def express_command(site: Site) -> list[str]:
     for name, value in options.items():
         command += [name, str(value)]
     command += switches
-    for file in (defines, DROP_IN):
+    for file in includes:
         command += ["--include-file", str(file)]
     return [*command, *site.express_options]
 
@@ -215,7 +220,7 @@ def refuse_taken_port(host: str, port: int) -> None:
             raise ServerError(f"port {port} needs root; choose one from 1024 on, with --port") from None
         except OSError as error:
             raise ServerError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose another, with --port"
+                f"cannot listen on {host}:{port}: {error.strerror}; take another --port (make: PORT=)"
             ) from None
 
 
@@ -227,8 +232,8 @@ def _refuse_unreadable(*files: Path) -> None:
         outcome = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], check=False)  # noqa: S603
         if outcome.returncode != 0:
             raise ServerError(
-                f"the Apache user {user.pw_name} cannot read {file}; move it where it can (not below /root), or start "
-                "as another user than root"
+                f"the Apache user {user.pw_name} cannot read {file}; chgrp {user.pw_name} and chmod 640 it, move "
+                "it where it can be read (not below /root), or start as another user than root"
             )
 
 

@@ -97,12 +97,13 @@ def define(name: str) -> str | None:
 
 
 def wsgi_scripts() -> list[Path]:
-    """Return the WSGI scripts that this interpreter has loaded, the application's first."""
+    """Return the WSGI scripts that this interpreter has loaded, the application's first and our own handlers not."""
     # mod_wsgi names a script's module _mod_wsgi_<hash of its path>; mod_wsgi-express's own handler is such a script
     # and names the application's __wsgi__.
+    handlers = Path(__file__).parents[1] / "handlers"
     names = ["__wsgi__", *(name for name in sys.modules if name.startswith("_mod_wsgi_"))]
     files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
-    return [Path(file) for file in files if file]
+    return [Path(file) for file in files if file and Path(file).parent != handlers]
 
 
 def _ask_mpm(code: int) -> int | None:

@@ -1,0 +1,262 @@
+"""PostgreSQL by psycopg 3: `postgresql://user:password@host:5432/database?sslmode=verify-full`.
+
+psycopg is pure Python on top of libpq: the system's (Debian: libpq5), or with `psycopg[binary]` one that it brings. Its
+C implementation refuses all interpreters of a process but one; in more, set PSYCOPG_IMPL=python.
+
+The options of the URL are libpq's connection parameters (https://www.postgresql.org/docs/current/libpq-connect.html),
+`autocommit`, and `prepare_threshold`: how often a statement is run before psycopg prepares it, or `none` for a proxy
+that gives each transaction another session, such as PgBouncer.
+
+What a connection owes at its return is sent at once and its answer read at the next checkout; outside a transaction it
+owes nothing. Cleaning all of a session is a DISCARD ALL, and psycopg's own settings as they were: autocommit, isolation
+level, read_only, deferrable, row_factory and prepare_threshold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import tuple_row
+
+from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
+from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+
+DEFAULT_CONNECT_TIMEOUT = 10.0
+"""Seconds; libpq's own default is to wait for ever."""
+
+DEFAULT_PREPARE_THRESHOLD = 5
+"""psycopg's own default."""
+
+
+def _threshold(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)
+
+
+_OPTIONS: Mapping[str, Option] = {
+    # What the libpq that is here knows, but for what has its place before the '?', and a protocol without SQL.
+    **{
+        name: TEXT
+        for name in (option.keyword.decode() for option in pq.Conninfo.get_defaults())
+        if name not in ("user", "password", "port", "dbname", "replication")
+    },
+    "connect_timeout": SECONDS,
+    "autocommit": BOOLEAN,
+    "prepare_threshold": (_threshold, "a number from 0, or none"),
+}
+
+
+def driver(settings: DatabaseSettings) -> PsycopgDriver:
+    """Return the driver for one `[databases.NAME]`. Raises ConfigError for an option that libpq does not have."""
+    url, where = settings.url, f"{settings.origin}.url"
+    options = convert(url, _OPTIONS, where)
+    if url.host and "host" in options:
+        raise ConfigError(f"{where}: the host stands before the '?' and after it; keep one")
+    if not url.host and not options.keys() & {"host", "hostaddr", "service"}:
+        # libpq would take a socket in a folder that differs between Debian's and that of psycopg[binary].
+        raise ConfigError(
+            f"{where}: no host; write {url.scheme}://user@host/database, or for a local server "
+            f"{url.scheme}://user@/database?host=/run/postgresql"
+        )
+    # Shown by pg_stat_activity.
+    options.setdefault("application_name", f"wsgipool:{settings.name}")
+    return PsycopgDriver(url, options)
+
+
+class PsycopgDriver(PlainDriver["PooledConnection"]):
+    """Connects with psycopg; see `wsgipool.drivers.Driver`."""
+
+    def __init__(self, url: DatabaseURL, options: Mapping[str, Any]) -> None:
+        self.address = str(url)
+        parameters = dict(options)
+        self._connect_timeout = parameters.pop("connect_timeout", DEFAULT_CONNECT_TIMEOUT)
+        self._autocommit = parameters.pop("autocommit", False)
+        self._prepare_threshold = parameters.pop("prepare_threshold", DEFAULT_PREPARE_THRESHOLD)
+        for name, value in (
+            ("host", url.host),
+            ("port", url.port),
+            ("user", url.user),
+            ("password", url.password),
+            ("dbname", url.database),
+        ):
+            if value:
+                parameters[name] = value
+        self._conninfo = make_conninfo(**parameters)
+
+    def connect(self, timeout: float) -> PooledConnection:
+        connection = PooledConnection(_connect(self._conninfo, min(timeout, self._connect_timeout)))
+        self._configure(connection)
+        return connection
+
+    def begin_reset(self, connection: PooledConnection, how: Reset) -> bool:
+        """Send what the connection owes, and wait for nothing."""
+        status = connection.pgconn.transaction_status
+        if status == pq.TransactionStatus.ACTIVE or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+            raise psycopg.OperationalError("a command was not read to its end, or a pipeline left open")
+        if how == "session":
+            connection.rollback()  # a round trip only if a transaction is open, in which DISCARD ALL would fail
+            self._configure(connection)
+            connection.send(b"DISCARD ALL")
+        elif status != pq.TransactionStatus.IDLE:
+            connection.send(b"ROLLBACK")
+        else:
+            connection.refuse_open_blocks()
+        return connection.answer_is_due
+
+    def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
+        connection.read_answer(timeout)
+        connection.refuse_open_blocks()
+
+    def is_alive(self, connection: PooledConnection) -> bool:
+        """Tell whether the connection is open and nobody has said that it ends.
+
+        PostgreSQL speaks unasked: a NOTIFY, a changed parameter, the reason why it ends the session, the end of file.
+        """
+        try:
+            return connection.pgconn.status == pq.ConnStatus.OK and not connection.hears_the_end()
+        except psycopg.Error:
+            return False
+
+    def ping(self, connection: PooledConnection, timeout: float) -> None:
+        connection.send(b"")  # the empty statement begins no transaction
+        connection.read_answer(timeout)
+
+    def close(self, connection: PooledConnection) -> None:
+        # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
+        with contextlib.suppress(psycopg.Error):
+            if connection.answer_is_due and _ready(connection.pgconn.socket, select.POLLIN, 0):
+                connection.pgconn.consume_input()
+        close_quietly(connection)
+
+    def abandon(self, connection: PooledConnection) -> None:
+        with contextlib.suppress(OSError, psycopg.Error):
+            point_nowhere(connection.fileno())
+        # libpq may have been at work in another thread when the process forked: it is not called here any more.
+        keep_forever(connection)
+
+    def can_run_again(self, error: BaseException) -> bool:
+        return isinstance(
+            error,
+            psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure | psycopg.errors.LockNotAvailable,
+        )
+
+    def _configure(self, connection: PooledConnection) -> None:
+        connection.autocommit = self._autocommit
+        connection.isolation_level = connection.read_only = connection.deferrable = None
+        connection.row_factory = tuple_row
+        connection.prepare_threshold = self._prepare_threshold
+
+
+class PooledConnection(psycopg.Connection[Any]):
+    """psycopg's connection, with an answer that may be read later, and an ear for the end."""
+
+    def __init__(self, pgconn: PGconn, *arguments: Any, **options: Any) -> None:
+        super().__init__(pgconn, *arguments, **options)
+        self.answer_is_due = False
+        self._last_words = _LastWords()
+        self.add_notice_handler(self._last_words)
+
+    def send(self, statement: bytes) -> None:
+        """Send a statement that has no rows, and leave its answer to `read_answer`."""
+        # As psycopg's own rollback() does: what it has prepared may refer to a table that is gone or has changed.
+        self._prepared.clear()
+        self.pgconn.send_query(statement)
+        if self.pgconn.flush():
+            raise psycopg.OperationalError("the server takes no more commands")
+        self.answer_is_due = True
+
+    def read_answer(self, timeout: float) -> None:
+        """Read the answer that is due. Raises where it is an error, or does not come in time."""
+        deadline = monotonic() + timeout
+        while True:
+            while self.pgconn.is_busy():
+                if not _ready(self.pgconn.socket, select.POLLIN, deadline - monotonic()):
+                    raise psycopg.OperationalError(f"the server did not answer within {timeout:g} s")
+                self.pgconn.consume_input()
+            result = self.pgconn.get_result()
+            if result is None:
+                break
+            if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY):
+                raise psycopg.OperationalError(pq.error_message(result))
+        self.answer_is_due = False
+
+    def refuse_open_blocks(self) -> None:
+        """Raise where the connection came back from within a `transaction()` or a two-phase commit.
+
+        To be called outside a transaction, where it costs no round trip.
+        """
+        self.rollback()
+
+    def hears_the_end(self) -> bool:
+        """Take in what the server has said unasked, and tell whether it ends the session."""
+        if _ready(self.pgconn.socket, select.POLLIN, 0):
+            self.pgconn.consume_input()  # raises at the end of file
+            # As psycopg does after each answer; it would not look for what libpq has taken in already. Asking for
+            # notifications hands on the notices, too.
+            while notification := self.pgconn.notifies():
+                if self.pgconn.notify_handler:
+                    self.pgconn.notify_handler(notification)
+        # The end of file comes a moment after the reason.
+        return self._last_words.heard
+
+
+class _LastWords:
+    """A handler of notices: the reason why a session ends comes as one where no answer is waited for."""
+
+    heard = False
+
+    def __call__(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized in ("FATAL", "PANIC"):
+            self.heard = True
+
+
+def _connect(conninfo: str, timeout: float) -> PGconn:
+    """Connect by libpq's non-blocking calls.
+
+    psycopg's own connect() would not wait for less than 2 s, and as long for each of several addresses.
+    """
+    pgconn = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        _finish_connecting(pgconn, timeout)
+    except BaseException:
+        pgconn.finish()
+        raise
+    pgconn.nonblocking = 1  # as psycopg expects it
+    return pgconn
+
+
+def _finish_connecting(pgconn: PGconn, timeout: float) -> None:
+    deadline = monotonic() + timeout
+    while (status := _poll(pgconn)) != pq.PollingStatus.OK:
+        event = select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT
+        if not _ready(pgconn.socket, event, deadline - monotonic()):
+            raise psycopg.errors.ConnectionTimeout(f"no connection within {timeout:g} s")
+
+
+def _poll(pgconn: PGconn) -> int:
+    if pgconn.status != pq.ConnStatus.BAD:
+        status = pgconn.connect_poll()
+        if status != pq.PollingStatus.FAILED:
+            return status
+    raise psycopg.OperationalError(pq.error_message(pgconn))
+
+
+def _ready(descriptor: int, event: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(max(0.0, timeout) * 1000))

@@ -1,0 +1,156 @@
+"""What a pool sends to a connection that comes back, and what it asks before it lends it again."""
+
+from __future__ import annotations
+
+import pytest
+
+from unit.conftest import MakePool
+from unit.fakes import FakeConnection, FakeDatabase, raising
+from wsgipool import ConnectFailed
+
+
+@pytest.mark.parametrize(
+    ("reset", "returned", "committed", "readonly"),
+    [
+        ("rollback", ["rollback"], ["commit"], ["rollback"]),
+        ("session", ["reset_session"], ["commit", "reset_session"], ["reset_session"]),
+        (None, [], ["commit"], ["rollback"]),
+    ],
+)
+def test_a_returned_connection_gets_what_the_setting_says_and_no_more(
+    reset: str | None, returned: list[str], committed: list[str], readonly: list[str], make_pool: MakePool
+) -> None:
+    pool = make_pool(reset=reset)
+    connection = pool.getconn()
+
+    pool.putconn(connection)
+    assert connection.calls == returned
+
+    connection.calls.clear()
+    with pool.connection():
+        pass
+    assert connection.calls == committed
+
+    connection.calls.clear()
+    with pool.connection(readonly=True):
+        pass
+    assert connection.calls == readonly
+
+
+@pytest.mark.parametrize(
+    ("reset", "sent"), [("rollback", "rollback"), ("session", "reset_session"), (None, "rollback")]
+)
+def test_a_block_that_raises_is_undone_whatever_the_setting(reset: str | None, sent: str, make_pool: MakePool) -> None:
+    pool = make_pool(reset=reset)
+
+    with pytest.raises(KeyError), pool.connection() as connection:
+        raise KeyError
+
+    assert connection.calls == [sent]
+
+
+def test_the_answer_to_a_reset_is_read_at_the_next_checkout(make_pool: MakePool, database: FakeDatabase) -> None:
+    database.pipelined = True
+    pool = make_pool()
+    connection = pool.getconn()
+
+    pool.putconn(connection)
+    assert connection.calls == ["rollback"]
+
+    assert pool.getconn() is connection
+    assert connection.calls == ["rollback", "read_answer"]
+
+
+def test_without_pipeline_the_answer_is_read_at_the_return(make_pool: MakePool, database: FakeDatabase) -> None:
+    database.pipelined = True
+    pool = make_pool(pipeline=False)
+    connection = pool.getconn()
+
+    pool.putconn(connection)
+    assert connection.calls == ["rollback", "read_answer"]
+
+    assert pool.getconn() is connection
+    assert connection.calls == ["rollback", "read_answer"]
+
+
+def test_a_connection_whose_reset_failed_unseen_is_replaced_unseen(make_pool: MakePool, database: FakeDatabase) -> None:
+    database.pipelined = True
+    pool = make_pool()
+    first = pool.getconn()
+    pool.putconn(first)
+    database.hooks["read_answer"] = raising(OSError("connection reset by peer"))
+
+    second = pool.getconn()
+
+    assert second is not first
+    assert first.closed
+    assert (pool.size, pool.in_use) == (1, 1)
+
+
+def test_a_borrower_does_not_wait_longer_for_an_answer_than_it_wants_to_wait(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    database.pipelined = True
+    pool = make_pool()
+    pool.putconn(pool.getconn())
+    database.timeouts.clear()
+
+    pool.getconn(timeout=5)
+
+    assert 0 < database.timeouts[0] <= 5
+
+
+def test_a_connection_that_was_idle_for_long_is_asked_for_a_sign_of_life(make_pool: MakePool) -> None:
+    pool = make_pool(check_after=-1)
+    connection = pool.getconn()
+    pool.putconn(connection)
+    connection.calls.clear()
+
+    assert pool.getconn() is connection
+    assert connection.calls == ["ping"]
+
+
+def test_a_connection_that_was_idle_for_a_moment_is_not_asked(make_pool: MakePool) -> None:
+    pool = make_pool(check_after=3600)
+    connection = pool.getconn()
+    pool.putconn(connection)
+    connection.calls.clear()
+
+    assert pool.getconn() is connection
+    assert connection.calls == []
+
+
+def test_a_connection_that_gives_no_sign_of_life_is_replaced_unseen(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(check_after=-1)
+    first = pool.getconn()
+    pool.putconn(first)
+    database.hooks["ping"] = raising(OSError("timed out"))
+
+    assert pool.getconn() is not first
+    assert first.closed
+
+
+def test_each_new_connection_is_configured_once(make_pool: MakePool) -> None:
+    configured: list[FakeConnection] = []
+    pool = make_pool(configure=configured.append)
+
+    connection = pool.getconn()
+    pool.putconn(connection)
+    pool.getconn()
+
+    assert configured == [connection]
+
+
+def test_a_connection_that_cannot_be_configured_is_closed_and_not_lent(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    database.hooks["ping"] = raising(RuntimeError("no such schema"))
+    pool = make_pool(configure=FakeConnection.ping)
+
+    with pytest.raises(ConnectFailed, match="no such schema"):
+        pool.getconn()
+
+    assert database.opened[0].closed
+    assert pool.size == 0
