@@ -34,6 +34,8 @@ class DebianApache:
         shutil.copytree("/etc/apache2", self.confdir, symlinks=True)
         shutil.rmtree(self.confdir / "sites-enabled")
         (self.confdir / "sites-enabled").mkdir()
+        for name in ("conf-available", "conf-enabled"):
+            (self.confdir / name / "wsgipool.conf").unlink(missing_ok=True)
         (self.confdir / "ports.conf").write_text(f"Listen 127.0.0.1:{port}\n")
         self._environment = {
             **os.environ,
@@ -91,7 +93,8 @@ def debian_site(folder: Path, mode: str, shop: str) -> Iterator[RunningSite]:
         f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
         f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
         f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}\n"
-        f"ErrorLog {folder}/error_log\n",
+        f"ErrorLog {folder}/error_log\n"
+        f"WSGISocketPrefix {folder}/wsgi\n",  # Debian's own is in root's /run
     )
     apache.write(
         "sites-available/shop.conf",

@@ -174,7 +174,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
 
     assert outcome.returncode == 1
     assert outcome.stderr == (
-        f"wsgipool: cannot listen on 127.0.0.1:{port}: Address already in use; choose another, with --port\n"
+        f"wsgipool: cannot listen on 127.0.0.1:{port}: Address already in use; take another --port (make: PORT=)\n"
     )
 
 

@@ -12,6 +12,7 @@ import requests
 
 from httpd.harness import APP, LONG
 from httpd.test_demo import WSGIPOOL, command
+from wsgipool.httpd.express import free_port
 
 
 @pytest.fixture
@@ -64,7 +65,9 @@ def test_options_after_two_dashes_go_to_mod_wsgi_express(script: Path, shop: str
 def test_a_wrong_setting_is_one_clear_line_before_anything_starts(
     arguments: list[str], message: str, script: Path
 ) -> None:
-    outcome = subprocess.run([*WSGIPOOL, "serve", str(script), *arguments], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "WSGIPOOL_CONFIG": str(script.parent / "absent.toml")}  # and not /etc/wsgipool.toml
+    command = [*WSGIPOOL, "serve", str(script), "--port", str(free_port()), *arguments]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG, env=environment)
 
     assert outcome.returncode == 1
     assert message in outcome.stderr
@@ -79,7 +82,7 @@ def test_a_script_that_the_apache_user_cannot_read_is_one_clear_line(script: Pat
         site.process.wait(LONG)
 
     assert site.stop() == 1
-    assert f"cannot read {script}; move it where it can" in site.output
+    assert f"cannot read {script}; chgrp www-data" in site.output
     assert "Traceback" not in site.output
 
 

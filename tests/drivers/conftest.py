@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unit.fakes import eventually
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.postgresql import PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    """A folder that the servers' users can enter: pytest's own are closed to all but the user who runs it."""
+    with tempfile.TemporaryDirectory(prefix="wsgipool-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
+    folder = servers_folder / "mariadb"
+    folder.mkdir()
+    with MariaDB(folder, {"max_connections": 50}) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql(servers_folder: Path) -> Iterator[PostgreSQL]:
+    folder = servers_folder / "postgresql"
+    folder.mkdir()
+    settings = {"log_disconnections": "on", "deadlock_timeout": "50ms", "autovacuum": "off", "shared_buffers": "16MB"}
+    with PostgreSQL(folder, settings) as server:
+        server.start()
+        yield server
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def mariadb_shop(mariadb: MariaDB) -> Iterator[str]:
+    """The URL of a new database on MariaDB with a table of books; at the test's end it has no session left."""
+    name = f"shop{next(_numbers)}"
+    url = mariadb.create_database(name)
+    with mariadb.admin(name) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL) ENGINE=InnoDB")
+        cursor.execute("INSERT INTO books VALUES (1, 10), (2, 20)")
+    yield url.replace("mysql://", "mysql+mysqlclient://")
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        eventually(lambda: not cursor.execute("SELECT 1 FROM information_schema.processlist WHERE user = %s", (name,)))
+
+
+@pytest.fixture
+def postgresql_shop(postgresql: PostgreSQL) -> Iterator[str]:
+    """The URL of a new database on PostgreSQL with a table of books; at the test's end it has no session left."""
+    name = f"shop{next(_numbers)}"
+    url = postgresql.create_database(name)
+    with postgresql.admin(name) as connection:
+        connection.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL)")
+        connection.execute("INSERT INTO books VALUES (1, 10), (2, 20)")
+        connection.execute("GRANT ALL ON books TO PUBLIC")
+    yield url
+    with postgresql.admin() as connection:
+        eventually(
+            lambda: not connection.execute("SELECT 1 FROM pg_stat_activity WHERE usename = %s", (name,)).rowcount
+        )

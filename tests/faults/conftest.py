@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import itertools
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.harness import pool_of
+from faults.proxy import Proxy
+from httpd.harness import sessions
+from unit.fakes import eventually
+from wsgipool import Pool
+from wsgipool.demo.mariadb import MariaDB
+
+MakePool = Callable[..., Pool[Any]]
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    """A folder that the server's user can enter: pytest's own are closed to all but the user who runs it."""
+    with tempfile.TemporaryDirectory(prefix="wsgipool-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
+    folder = servers_folder / "mariadb"
+    folder.mkdir()
+    with MariaDB(folder, {"max_connections": 200}) as server:
+        server.start()
+        yield server
+
+
+_numbers = itertools.count(1)
+
+
+def new_shop(mariadb: MariaDB) -> str:
+    """Return the URL of a new database with a table of two books; its user has the database's name."""
+    name = f"shop{next(_numbers)}"
+    url = mariadb.create_database(name)
+    with mariadb.admin(name) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL) ENGINE=InnoDB")
+        cursor.execute("INSERT INTO books VALUES (1, 10), (2, 20)")
+    return url
+
+
+@pytest.fixture
+def shop(mariadb: MariaDB) -> Iterator[str]:
+    """The URL of a new database; at the test's end it has no session left."""
+    url = new_shop(mariadb)
+    yield url
+    user = url.rpartition("/")[2]
+    eventually(lambda: not sessions(mariadb, user))
+
+
+@pytest.fixture
+def make_pool(shop: str) -> Iterator[MakePool]:
+    """Makes pools for the shop, or another URL, and closes them at the end."""
+    pools: list[Pool[Any]] = []
+
+    def make(url: str = shop, **settings: Any) -> Pool[Any]:
+        pools.append(pool_of(url, **settings))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture
+def proxy(mariadb: MariaDB) -> Iterator[Proxy]:
+    """A proxy before the server that all tests share."""
+    with Proxy(mariadb.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the package writes to the log, from level INFO."""
+    caplog.set_level(logging.INFO, logger="wsgipool")
+    return caplog

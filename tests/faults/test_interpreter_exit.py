@@ -1,0 +1,436 @@
+"""How a program ends that has pools, and how it forks: soon, and with a goodbye to the server wherever one can be said.
+
+The server counts in Aborted_clients the sessions that ended without a goodbye.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.harness import user_of
+from faults.proxy import Proxy
+from httpd.harness import eventually, sessions, status
+from wsgipool.demo.mariadb import MariaDB
+
+PATIENCE = 20.0
+"""Seconds that a program may take, of which it needs less than one."""
+
+PREAMBLE = """
+import json, os, sys, threading, time
+sys.path.insert(0, {tests!r})
+from faults.harness import pool_of, run, session_of, value
+from unit.fakes import Task, eventually
+import wsgipool
+
+url = {url!r}
+wsgipool.configure({{"databases": {{"shop": {{"url": url, "max_size": 4, **{settings!r}}}}}}})
+pool = wsgipool.pool("shop")
+report = {{}}
+
+def fork(function):
+    child = os.fork()
+    if child == 0:
+        function()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+def outcome_of(program: str, url: str, **settings: Any) -> dict[str, Any]:
+    """Run a program to its end; return what it has put into `report`, each time it printed it, as one."""
+    preamble = PREAMBLE.format(tests=str(Path(__file__).parents[1]), url=url, settings=settings)
+    with subprocess.Popen(
+        [sys.executable, "-c", preamble + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its children too, which have the pipes open
+            raise
+    assert process.returncode == 0, errors
+    assert errors == ""
+    report: dict[str, Any] = {}
+    for line in output.splitlines():
+        report |= json.loads(line)
+    return report
+
+
+class Aborted:
+    """The sessions that ended without a goodbye since this was made, when all sessions of the shop have ended."""
+
+    def __init__(self, mariadb: MariaDB, url: str) -> None:
+        self._mariadb = mariadb
+        self._user = user_of(url)
+        self._before = status(mariadb, "Aborted_clients")
+
+    def count(self) -> int:
+        eventually(lambda: not sessions(self._mariadb, self._user), "the sessions to end")
+        return status(self._mariadb, "Aborted_clients") - self._before
+
+
+@pytest.fixture
+def aborted(mariadb: MariaDB, shop: str) -> Aborted:
+    return Aborted(mariadb, shop)
+
+
+WAYS = [{"reset": "rollback"}, {"reset": "session"}, {"reset": "session", "pipeline": False}]
+
+
+# --- exit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", WAYS)
+def test_at_exit_idle_connections_say_goodbye(shop: str, aborted: Aborted, settings: dict[str, Any]) -> None:
+    report = outcome_of(
+        """
+with pool.connection() as one, pool.connection(readonly=True) as two:
+    run(one, "SELECT * FROM books")
+    run(two, "SELECT * FROM books")
+print(json.dumps({"idle": pool.idle}))
+""",
+        shop,
+        **settings,
+    )
+
+    assert report == {"idle": 2}
+    assert aborted.count() == 0
+
+
+def test_at_exit_by_sys_exit_in_a_block_the_connection_says_goodbye(shop: str, aborted: Aborted) -> None:
+    outcome_of(
+        """
+with pool.connection() as connection:
+    run(connection, "UPDATE books SET stock = 0")
+    sys.exit(0)
+""",
+        shop,
+    )
+
+    assert aborted.count() == 0
+
+
+def test_at_exit_a_connection_in_use_is_left_to_the_server(shop: str, aborted: Aborted) -> None:
+    # Whoever holds it may be in the middle of a command, where a goodbye would be taken for something else.
+    outcome_of(
+        """
+held = pool.getconn()
+run(held, "UPDATE books SET stock = 0")
+with pool.connection() as other:
+    run(other, "SELECT 1")
+""",
+        shop,
+    )
+
+    assert aborted.count() == 1
+
+
+def test_at_exit_a_thread_in_the_middle_of_a_query_is_not_waited_for(mariadb: MariaDB, shop: str) -> None:
+    outcome_of(
+        """
+running = threading.Event()
+
+def report():
+    with pool.connection() as connection:
+        running.set()
+        run(connection, "SELECT SLEEP(600)")
+
+threading.Thread(target=report, daemon=True).start()
+assert running.wait(10)
+with pool.connection() as connection:
+    eventually(lambda: value(connection, "SELECT COUNT(*) FROM information_schema.processlist"
+                                         " WHERE state = 'User sleep'"))
+""",
+        f"{shop}?autocommit=true",
+    )
+
+    # The server itself would notice only after some seconds that nobody listens any more.
+    with mariadb.admin() as admin:
+        for number in sessions(mariadb, user_of(shop)):
+            admin.kill(number)
+
+
+def test_at_exit_threads_that_wait_for_a_connection_are_not_waited_for(shop: str, aborted: Aborted) -> None:
+    outcome_of(
+        """
+held = [pool.getconn() for _ in range(4)]
+for _ in range(3):
+    threading.Thread(target=pool.getconn, args=(600,), daemon=True).start()
+eventually(lambda: pool.waiting == 3)
+""",
+        shop,
+    )
+
+    assert aborted.count() == 4
+
+
+def test_at_exit_threads_that_the_interpreter_joins_are_served_to_their_end(shop: str, aborted: Aborted) -> None:
+    report = outcome_of(
+        """
+leave = threading.Event()
+served = []
+
+def request():
+    leave.wait(10)
+    time.sleep(0.2)  # the main thread is at its end by now
+    with pool.connection() as connection:
+        served.append(value(connection, "SELECT stock FROM books WHERE id = 2"))
+    if len(served) == 6:
+        print(json.dumps({"served": served}))
+
+for _ in range(6):
+    threading.Thread(target=request).start()
+leave.set()
+""",
+        shop,
+    )
+
+    assert report == {"served": [20] * 6}
+    assert aborted.count() == 0
+
+
+def test_at_exit_a_thread_that_connects_is_not_waited_for(proxy: Proxy, shop: str, aborted: Aborted) -> None:
+    proxy.greeting = "black hole"
+    outcome_of(
+        """
+threading.Thread(target=pool.getconn, args=(600,), daemon=True).start()
+eventually(lambda: pool.size == 1)
+""",
+        proxy.through(shop),
+    )
+
+    assert aborted.count() == 0
+
+
+def test_at_exit_a_network_that_swallows_is_not_waited_for(proxy: Proxy, shop: str) -> None:
+    proxy.delay = 0.1
+    outcome_of(
+        """
+with pool.connection(readonly=True) as connection:
+    run(connection, "SELECT * FROM books")
+""",
+        proxy.through(shop),
+        reset="session",
+    )
+    proxy.cut()
+
+
+def test_a_pool_made_by_hand_and_closed_says_goodbye(shop: str, aborted: Aborted) -> None:
+    outcome_of(
+        """
+pool = pool_of(url, max_size=2)
+with pool.connection() as one, pool.connection() as two:
+    run(one, "SELECT * FROM books")
+pool.close()
+""",
+        shop,
+    )
+
+    assert aborted.count() == 0
+
+
+def test_a_pool_made_by_hand_and_left_open_does_not_keep_the_program_from_its_end(shop: str, aborted: Aborted) -> None:
+    outcome_of(
+        """
+pool = pool_of(url, max_size=2)
+with pool.connection() as one, pool.connection() as two:
+    run(one, "SELECT * FROM books")
+""",
+        shop,
+    )
+
+    assert aborted.count() <= 2
+
+
+# --- fork ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", WAYS)
+def test_a_fork_with_idle_connections_leaves_the_parent_its_sessions_and_gives_the_child_its_own(
+    shop: str, aborted: Aborted, settings: dict[str, Any]
+) -> None:
+    report = outcome_of(
+        """
+with pool.connection(readonly=True) as connection:
+    run(connection, "SELECT * FROM books")
+    report["before"] = session_of(connection)
+
+def child():
+    with pool.connection() as connection:
+        stock = value(connection, "SELECT stock FROM books WHERE id = 2")
+        print(json.dumps({"child": session_of(connection), "stock": stock}), flush=True)
+    wsgipool.close()
+
+report["status"] = fork(child)
+with pool.connection() as connection:
+    assert value(connection, "SELECT CONNECTION_ID()") == session_of(connection)
+    report["after"] = session_of(connection)
+print(json.dumps(report))
+""",
+        shop,
+        **settings,
+    )
+
+    assert report["status"] == 0
+    assert report["stock"] == 20
+    assert report["after"] == report["before"] != report["child"]
+    assert aborted.count() == 0
+
+
+def test_a_child_that_ends_as_programs_do_ends_its_own_sessions_and_no_other(shop: str, aborted: Aborted) -> None:
+    report = outcome_of(
+        """
+with pool.connection() as connection:
+    report["before"] = session_of(connection)
+held = pool.getconn()
+run(held, "UPDATE books SET stock = 0 WHERE id = 2")
+
+def child():
+    with pool.connection() as connection:
+        print(json.dumps({"child": session_of(connection)}), flush=True)
+    sys.exit(0)
+
+pid = os.fork()
+if pid == 0:
+    child()
+report["status"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+report["held"] = value(held, "SELECT stock FROM books WHERE id = 2")
+report["held again"] = session_of(held)
+pool.putconn(held)
+with pool.connection() as connection:
+    report["after"] = session_of(connection)
+print(json.dumps(report))
+""",
+        shop,
+    )
+
+    assert report["status"] == 0
+    assert report["held"] == 0
+    assert report["after"] == report["before"] == report["held again"] != report["child"]
+    assert aborted.count() == 0
+
+
+def test_the_first_connect_holds_no_lock_that_a_fork_would_keep(shop: str) -> None:
+    # A fork or an exit while a thread is in ssl.create_default_context(), or imports a codec for getaddrinfo(), leaves
+    # locks that nobody frees, or crashes; so both have been done before a thread connects.
+    report = outcome_of(
+        """
+import ssl
+
+def too_late(*_, **__):
+    raise AssertionError("the TLS context is built by the first connect")
+
+ssl.create_default_context = too_late
+before = set(sys.modules)
+with pool.connection() as connection:
+    report["stock"] = value(connection, "SELECT stock FROM books WHERE id = 2")
+report["imported"] = [name for name in set(sys.modules) - before if name.startswith("encodings.")]
+print(json.dumps(report))
+""",
+        shop,
+    )
+
+    assert report == {"stock": 20, "imported": []}
+
+
+def test_a_fork_while_a_thread_connects_leaves_both_sides_a_working_pool(
+    proxy: Proxy, shop: str, aborted: Aborted
+) -> None:
+    proxy.delay = 0.1
+    report = outcome_of(
+        """
+def request():
+    with pool.connection() as connection:
+        return value(connection, "SELECT stock FROM books WHERE id = 2")
+
+other = Task(request)
+eventually(lambda: pool.size == 1)
+
+def child():
+    print(json.dumps({"child size": pool.size, "child": request()}), flush=True)
+    wsgipool.close()
+
+report["status"] = fork(child)
+report["other"] = other.result()
+report["mine"] = request()
+print(json.dumps(report))
+""",
+        proxy.through(shop),
+    )
+
+    assert report == {"status": 0, "child size": 0, "child": 20, "other": 20, "mine": 20}
+    assert aborted.count() == 0
+
+
+def test_a_fork_while_threads_wait_and_query_leaves_both_sides_a_working_pool(shop: str, aborted: Aborted) -> None:
+    report = outcome_of(
+        """
+pool = pool_of(url, max_size=1)
+in_query = threading.Event()
+
+def slow():
+    with pool.connection() as connection:
+        in_query.set()
+        return value(connection, "SELECT SLEEP(0.5) + 7")
+
+def request():
+    with pool.connection() as connection:
+        return value(connection, "SELECT stock FROM books WHERE id = 2")
+
+querying = Task(slow)
+assert in_query.wait(10)
+waiting = Task(request)
+eventually(lambda: pool.waiting == 1)
+
+def child():
+    print(json.dumps({"child": [pool.size, pool.waiting, request(), pool.size]}), flush=True)
+    pool.close()
+
+report["status"] = fork(child)
+report["parent"] = [querying.result(), waiting.result(), request()]
+pool.close()
+print(json.dumps(report))
+""",
+        shop,
+    )
+
+    assert report == {"status": 0, "child": [0, 0, 20, 1], "parent": [7, 20, 20]}
+    assert aborted.count() == 0
+
+
+def test_a_fork_in_the_middle_of_a_block_leaves_the_connection_to_the_parent(shop: str, aborted: Aborted) -> None:
+    report = outcome_of(
+        """
+with pool.connection() as connection:
+    run(connection, "UPDATE books SET stock = 19 WHERE id = 2")
+
+    def child():
+        try:
+            run(connection, "DELETE FROM books")
+        except Exception as error:
+            print(json.dumps({"child": type(error).__name__}), flush=True)
+
+    report["status"] = fork(child)
+    report["stock"] = value(connection, "SELECT stock FROM books WHERE id = 2")
+with pool.connection() as connection:
+    report["books"] = value(connection, "SELECT COUNT(*) FROM books")
+print(json.dumps(report))
+""",
+        shop,
+    )
+
+    assert report["status"] == 0
+    assert (report["stock"], report["books"]) == (19, 2)
+    assert report["child"] in ("InterfaceError", "WrongThread")
+    assert aborted.count() == 0

@@ -1,0 +1,293 @@
+"""That no two threads use one connection is enforced and not hoped: whoever has not borrowed it gets WrongThread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pymysql.cursors import SSCursor
+
+from faults.conftest import MakePool
+from faults.harness import SOON, run, session_of, user_of, value
+from faults.proxy import Proxy
+from httpd.harness import sessions
+from unit.fakes import Task
+from wsgipool import Error, Pool
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.errors import PoolError, WrongThread
+
+BOOK = "SELECT stock FROM books WHERE id = 2"
+
+USES: dict[str, Callable[[Any], object]] = {
+    "execute": lambda connection: run(connection, BOOK),
+    "query": lambda connection: connection.query(BOOK),
+    "begin": lambda connection: connection.begin(),
+    "commit": lambda connection: connection.commit(),
+    "rollback": lambda connection: connection.rollback(),
+    "autocommit": lambda connection: connection.autocommit(True),
+    "select_db": lambda connection: connection.select_db("information_schema"),
+    "set_character_set": lambda connection: connection.set_character_set("latin1"),
+    "ping": lambda connection: connection.ping(reconnect=False),
+    "kill": lambda connection: connection.kill(session_of(connection)),
+}
+
+
+class Borrower:
+    """A thread that holds a connection of the pool, and works with it when told to."""
+
+    def __init__(self, pool: Pool[Any]) -> None:
+        self._pool = pool
+        self._borrowed = threading.Event()
+        self._work: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._task = Task(self._hold)
+        assert self._borrowed.wait(SOON)
+
+    def do(self, work: Callable[[Any], object]) -> object:
+        self._work.put(work)
+        return self._results.get(timeout=SOON)
+
+    def give_back(self) -> None:
+        self._work.put(None)
+        self._task.result()
+
+    def _hold(self) -> None:
+        with self._pool.connection() as self.connection:
+            self._borrowed.set()
+            while (work := self._work.get()) is not None:
+                self._results.put(work(self.connection))
+
+
+@pytest.fixture
+def borrower(make_pool: MakePool) -> Iterator[Borrower]:
+    """Another thread, with the only connection of a pool."""
+    borrower = Borrower(make_pool())
+    yield borrower
+    borrower.give_back()
+
+
+# --- kept after its return -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("reset", ["rollback", "session", None])
+def test_a_connection_kept_after_its_return_cannot_be_used(
+    make_pool: MakePool, mariadb: MariaDB, shop: str, use: str, reset: str | None
+) -> None:
+    pool = make_pool(reset=reset)
+    kept = pool.getconn()
+    number = session_of(kept)
+    pool.putconn(kept)
+
+    with pytest.raises(WrongThread, match="lies in the pool"):
+        USES[use](kept)
+
+    with pool.connection() as connection:
+        assert session_of(connection) == number
+        assert value(connection, BOOK) == 20
+    assert sessions(mariadb, user_of(shop)) == {number}
+
+
+def test_a_connection_kept_after_its_block_cannot_be_used(make_pool: MakePool) -> None:
+    pool = make_pool()
+    with pool.connection() as kept:
+        run(kept, BOOK)
+
+    with pytest.raises(WrongThread):
+        run(kept, BOOK)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_connection_kept_and_meanwhile_anothers_cannot_be_used(make_pool: MakePool, use: str) -> None:
+    pool = make_pool()
+    kept = pool.getconn()
+    pool.putconn(kept)
+    borrower = Borrower(pool)
+    assert borrower.connection is kept
+    assert borrower.do(lambda mine: run(mine, "UPDATE books SET stock = 19 WHERE id = 2")) == 1
+
+    with pytest.raises(WrongThread, match="which borrowed it"):
+        USES[use](kept)
+
+    assert borrower.do(lambda mine: value(mine, BOOK)) == 19
+    borrower.give_back()
+    with pool.connection() as connection:
+        assert value(connection, BOOK) == 19
+
+
+def test_a_connection_kept_cannot_be_closed_under_its_next_borrower(make_pool: MakePool) -> None:
+    pool = make_pool()
+    kept = pool.getconn()
+    pool.putconn(kept)
+    borrower = Borrower(pool)
+
+    with pytest.raises(WrongThread):
+        kept.close()
+
+    assert borrower.do(lambda mine: value(mine, BOOK)) == 20
+    borrower.give_back()
+
+
+def test_a_cursor_kept_after_the_return_cannot_be_used(make_pool: MakePool) -> None:
+    pool = make_pool()
+    connection = pool.getconn()
+    kept = connection.cursor()
+    kept.execute("SELECT id FROM books ORDER BY id")
+    pool.putconn(connection)
+
+    assert kept.fetchall() == ((1,), (2,))  # what it had read before is its own
+    with pytest.raises(WrongThread):
+        kept.execute("DELETE FROM books")
+
+    with pool.connection() as connection:
+        assert value(connection, "SELECT COUNT(*) FROM books") == 2
+
+
+def test_a_connection_taken_back_at_the_end_of_the_request_cannot_be_used(make_pool: MakePool) -> None:
+    pool = make_pool()
+    leaked = pool.getconn()
+    assert pool.reclaim(threading.get_ident()) == 1
+
+    with pytest.raises(Exception, match=r"."):
+        run(leaked, BOOK)
+
+    with pool.connection() as connection:
+        assert connection is not leaked
+        assert value(connection, BOOK) == 20
+
+
+# --- shared with another thread --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_borrowed_connection_cannot_be_used_by_another_thread(borrower: Borrower, use: str) -> None:
+    borrower.do(lambda mine: run(mine, "UPDATE books SET stock = 19 WHERE id = 2"))
+
+    with pytest.raises(WrongThread, match="which borrowed it"):
+        USES[use](borrower.connection)
+
+    assert borrower.do(lambda mine: value(mine, BOOK)) == 19
+
+
+def test_a_cursor_cannot_be_used_by_another_thread(borrower: Borrower) -> None:
+    cursor: Any = borrower.do(lambda mine: mine.cursor())
+
+    with pytest.raises(WrongThread):
+        cursor.execute(BOOK)
+
+    assert borrower.do(lambda _: cursor.execute(BOOK)) == 1
+
+
+def test_rows_cannot_be_fetched_from_the_server_by_another_thread(borrower: Borrower) -> None:
+    def begin_to_read(mine: Any) -> Any:
+        cursor = mine.cursor(SSCursor)
+        cursor.execute("SELECT id FROM books ORDER BY id")
+        return cursor
+
+    cursor: Any = borrower.do(begin_to_read)
+
+    with pytest.raises(WrongThread):
+        cursor.fetchone()
+
+    assert borrower.do(lambda _: cursor.fetchall()) == [(1,), (2,)]
+
+
+def test_another_thread_cannot_interrupt_a_query_with_one_of_its_own(make_pool: MakePool, mariadb: MariaDB) -> None:
+    pool = make_pool()
+    borrowed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with mariadb.admin() as admin:
+        assert value(admin, "SELECT GET_LOCK('till', 0)") == 1
+
+        def slow_query() -> Any:
+            with pool.connection() as mine:
+                borrowed.put(mine)
+                return value(mine, "SELECT GET_LOCK('till', 30) + 6")
+
+        task = Task(slow_query)
+        shared = borrowed.get(timeout=SOON)
+        with pytest.raises(WrongThread):
+            run(shared, BOOK)
+        run(admin, "DO RELEASE_LOCK('till')")
+
+    assert task.result() == 7
+
+
+# --- and what remains allowed ----------------------------------------------------------------------------------------
+
+
+def test_a_connection_borrowed_again_by_another_thread_works_there(make_pool: MakePool) -> None:
+    pool = make_pool()
+    with pool.connection() as connection:
+        first = session_of(connection)
+    borrower = Borrower(pool)
+
+    assert borrower.do(session_of) == first
+    assert borrower.do(lambda mine: value(mine, BOOK)) == 20
+    borrower.give_back()
+    with pool.connection() as connection:
+        assert session_of(connection) == first
+        assert value(connection, BOOK) == 20
+
+
+def test_many_threads_take_turns_with_one_connection(make_pool: MakePool) -> None:
+    pool = make_pool()
+
+    def visit() -> int:
+        with pool.connection(readonly=True) as connection:
+            assert value(connection, "SELECT CONNECTION_ID()") == session_of(connection)
+            return session_of(connection)
+
+    tasks = [Task(visit) for _ in range(16)]
+
+    assert len({task.result() for task in tasks}) == 1
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+@pytest.mark.parametrize("reset", ["rollback", "session"])
+def test_another_thread_may_give_a_connection_back(make_pool: MakePool, reset: str, pipeline: bool) -> None:
+    pool = make_pool(reset=reset, pipeline=pipeline)
+    borrower = Borrower(pool)
+    number = session_of(borrower.connection)
+    borrower.do(lambda mine: run(mine, "UPDATE books SET stock = 0 WHERE id = 2"))
+
+    pool.putconn(borrower.connection)
+
+    with pool.connection() as connection:
+        assert session_of(connection) == number
+        assert value(connection, BOOK) == 20
+    with pytest.raises((ValueError, Error)):
+        borrower.give_back()
+
+
+def test_a_thread_whose_connection_another_gave_back_learns_of_it(make_pool: MakePool) -> None:
+    pool = make_pool()
+    borrower = Borrower(pool)
+
+    pool.putconn(borrower.connection)
+
+    with pytest.raises((WrongThread, ValueError)):
+        borrower.give_back()
+    assert (pool.size, pool.in_use) == (1, 0)
+
+
+def test_wrong_thread_is_a_bug_and_not_an_outage() -> None:
+    assert issubclass(WrongThread, Error)
+    assert not issubclass(WrongThread, PoolError)
+
+
+def test_the_check_costs_no_round_trip(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
+    pool = make_pool(f"{proxy.through(shop)}?autocommit=true")
+    kept = pool.getconn()
+    pool.putconn(kept)
+    sent = len(proxy.to_server)
+
+    with pytest.raises(WrongThread):
+        run(kept, BOOK)
+    connection = pool.getconn()
+    run(connection, BOOK)
+    pool.putconn(connection)
+
+    assert bytes(proxy.to_server[sent:]) == bytes([len(BOOK) + 1, 0, 0, 0, 3]) + BOOK.encode()
