@@ -1,0 +1,172 @@
+"""More threads than connections: operations a second when nobody holds on, and who waits how long when all do.
+
+What the threads are measured against is a lock and a list that hands a returned connection to the oldest waiter: the
+least that is fair.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from typing import TypeVar
+
+from benchmarks import peers, report
+from benchmarks.measuring import Run, Spread, ratios, shuffled
+from benchmarks.peers import Contender, FakeConnection
+
+CONNECTIONS = 4
+THREADS = (4, 16, 32)
+BASE = "lock and list, FIFO"
+
+NO_HOLD_SECONDS = 0.25
+AT_A_TIME = 20
+"""Operations between two looks at whether the time is up: looking costs a tenth of the quickest."""
+
+HOLD = 0.001
+HOLDING_THREADS = 16
+HOLD_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+def measure(run: Run) -> list[report.Table]:
+    with ExitStack() as close:
+        contenders = {contender.name: contender for contender in make_contenders(close)}
+        return [no_hold(run, contenders), with_hold(run, contenders)]
+
+
+def make_contenders(close: ExitStack) -> list[Contender]:
+    bare = peers.wsgipool_pool(CONNECTIONS, None, close)
+    pool = peers.wsgipool_pool(CONNECTIONS, "rollback", close)
+    locked = peers.LockedListPool(FakeConnection, CONNECTIONS)
+    return [
+        peers.by_call(BASE, locked.getconn, locked.putconn),
+        peers.by_call("wsgipool, no reset", bare.getconn, bare.putconn),
+        peers.by_call("wsgipool", pool.getconn, pool.putconn),
+        peers.lifo_queue(CONNECTIONS),
+        peers.dbutils_pool(CONNECTIONS, quickest=True),
+        peers.dbutils_pool(CONNECTIONS, quickest=False),
+        peers.psycopg_pool(CONNECTIONS, close),
+        peers.connpool_pool(CONNECTIONS, close),
+        peers.peewee_pool(CONNECTIONS),
+        peers.sqlalchemy_pool(CONNECTIONS, quickest=False),
+    ]
+
+
+def no_hold(run: Run, contenders: dict[str, Contender]) -> report.Table:
+    rows: dict[str, list[report.Value]] = {name: [] for name in contenders}
+    for threads in THREADS:
+        samples = run.interleave(
+            f"no hold, {threads} threads",
+            20,
+            {name: partial(throughput, contender, threads) for name, contender in contenders.items()},
+        )
+        to_base = ratios(samples, BASE)
+        for name, row in rows.items():
+            row += [Spread.of(samples[name]).median, Spread.of(to_base[name])]
+    return report.Table(
+        name="contended",
+        title=f"No hold: threads on {CONNECTIONS} connections, thousands of operations a second and x {BASE}",
+        columns=[column for threads in THREADS for column in (f"{threads}: k/s", f"{threads} threads")],
+        rows={**rows},
+        plotted=[f"{threads} threads" for threads in THREADS],
+        logarithmic=True,
+        reference=1.0,
+        notes=["median (quartiles) of the rounds; mysql-connector is not here: its pool raises where others wait"],
+    )
+
+
+def throughput(contender: Contender, threads: int) -> float:
+    """Return thousands of operations a second."""
+
+    def work(is_over: Callable[[], bool]) -> int:
+        done = 0
+        while not is_over():
+            contender.loop(AT_A_TIME)
+            done += AT_A_TIME
+        return done
+
+    start = time.perf_counter()
+    done = in_threads(work, threads, NO_HOLD_SECONDS)
+    return sum(done) / (time.perf_counter() - start) / 1000
+
+
+def with_hold(run: Run, contenders: dict[str, Contender]) -> report.Table:
+    rounds: dict[str, list[list[float]]] = {name: [] for name in contenders}
+    for _ in run.rounds(f"{HOLD * 1000:g} ms hold, {HOLDING_THREADS} threads", 10):
+        for name in shuffled(contenders):
+            rounds[name].append(fairness(contenders[name]))
+    return report.Table(
+        name="fairness",
+        title=f"{HOLDING_THREADS} threads on {CONNECTIONS} connections, each held for {HOLD * 1000:g} ms",
+        columns=["turns max/min", "wait p50, ms", "p99, ms", "longest, ms", "longest x ideal"],
+        rows={
+            name: [Spread.of(samples) for samples in zip(*measured, strict=True)] for name, measured in rounds.items()
+        },
+        plotted=["longest x ideal"],
+        logarithmic=True,
+        reference=1.0,
+        notes=[
+            "turns max/min: those of the thread with most by those of the one with fewest, in a second",
+            "ideal: the others' holds, three for each connection, as long as they really took (about 3.2 ms)",
+        ],
+    )
+
+
+def fairness(contender: Contender) -> list[float]:
+    """Return the columns of one round."""
+
+    def work(is_over: Callable[[], bool]) -> tuple[list[float], list[float]]:
+        waits, holds = [], []
+        while not is_over():
+            asked = time.perf_counter()
+            connection = contender.borrow()
+            got = time.perf_counter()
+            time.sleep(HOLD)
+            given = time.perf_counter()
+            contender.give_back(connection)
+            waits.append(got - asked)
+            holds.append(given - got)
+        return waits, holds
+
+    outcome = in_threads(work, HOLDING_THREADS, HOLD_SECONDS)
+    turns = [len(waits) for waits, _ in outcome]
+    waits = sorted(1000 * wait for waits, _ in outcome for wait in waits)
+    hold = statistics.median(1000 * hold for _, holds in outcome for hold in holds)
+    ideal = hold * (HOLDING_THREADS / CONNECTIONS - 1)
+    return [
+        max(turns) / max(1, min(turns)),
+        statistics.median(waits),
+        waits[int(0.99 * len(waits))],
+        waits[-1],
+        waits[-1] / ideal,
+    ]
+
+
+def in_threads(work: Callable[[Callable[[], bool]], T], threads: int, seconds: float) -> list[T]:
+    """Run the work in threads that start together, until the time is up."""
+    together = threading.Barrier(threads + 1)
+    over: list[bool] = []
+
+    def start(_: int) -> T:
+        together.wait()
+        return work(lambda: bool(over))
+
+    with ThreadPoolExecutor(threads) as executor:
+        try:
+            outcome = executor.map(start, range(threads))
+            together.wait()
+            time.sleep(seconds)
+        finally:
+            together.abort()
+            over.append(True)
+        return list(outcome)
+
+
+if __name__ == "__main__":
+    report.main(measure)

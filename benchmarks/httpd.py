@@ -1,0 +1,185 @@
+"""Real httpd, real MariaDB, wrk: requests a second and CPU a request of the ways to come by a connection.
+
+Each way has an httpd of its own, all up for the whole run and one under load at a time. So none pays for what another
+one has loaded, and a round compares them within seconds of each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import click
+import requests
+
+from benchmarks import report
+from benchmarks.database import ITEMS, LOOKUP, Database, running_database
+from benchmarks.measuring import Run, Samples, Spread, ratios, shuffled
+from wsgipool.httpd import express
+
+PROCESSES, THREADS = 2, 8
+WAYS = {
+    "thread-local": "/thread-local",
+    "thread-local, rollback()": "/thread-local-rollback",
+    "wsgipool, autocommit": "/wsgipool-autocommit",
+    'wsgipool, autocommit, max_size = "threads/4"': "/wsgipool-quarter",
+    "wsgipool": "/wsgipool",
+    "SQLAlchemy": "/sqlalchemy",
+    "DBUtils": "/dbutils",
+    "one shared connection behind a lock": "/shared",
+    "connect per request": "/connect",
+}
+BASE = "thread-local"
+SECONDS = 1
+"""Of each load: wrk knows no fractions."""
+
+
+def measure(run: Run) -> list[report.Table]:
+    if shutil.which("wrk") is None:
+        raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
+    with running_database() as database, ExitStack() as close:
+        sites = {name: close.enter_context(started(name, database)) for name in WAYS}
+        for name in run.each("warming up", list(WAYS)):
+            warm_up(sites[name].url + WAYS[name])
+        rate: Samples = {name: [] for name in WAYS}
+        cpu: Samples = {name: [] for name in WAYS}
+        for _ in run.rounds(f"{THREADS * PROCESSES} clients", 18):
+            for name in shuffled(WAYS):
+                requests, used = load(sites[name], WAYS[name])
+                rate[name].append(requests)
+                cpu[name].append(used)
+    rate_ratios, cpu_ratios = ratios(rate, BASE), ratios(cpu, BASE)
+    return [
+        report.Table(
+            name="httpd",
+            title=f"httpd, worker MPM, {PROCESSES} processes x {THREADS} threads: a lookup by key a request",
+            columns=["requests/s", "rate x thread-local", "CPU µs/request", "CPU x thread-local"],
+            rows={
+                name: [
+                    Spread.of(rate[name]).median,
+                    Spread.of(rate_ratios[name]),
+                    Spread.of(cpu[name]).median,
+                    Spread.of(cpu_ratios[name]),
+                ]
+                for name in WAYS
+            },
+            plotted=["rate x thread-local", "CPU x thread-local"],
+            logarithmic=True,
+            reference=1.0,
+            notes=[
+                "CPU: of httpd's processes and the Python in them, not of MariaDB and wrk beside them",
+                "thread-local is in autocommit mode and ends no transaction; its like is wsgipool, autocommit",
+                "SQLAlchemy without pre_ping and DBUtils with its ping, as they are by default",
+            ],
+        )
+    ]
+
+
+def started(name: str, database: Database) -> express.Httpd:
+    """Start an httpd for one way."""
+    folder = database.folder / WAYS[name].strip("/")
+    folder.mkdir()
+    script = Path(shutil.copy(Path(__file__).with_name("lookup_site.py"), folder))
+    settings = {"arguments": database.arguments(), "items": ITEMS, "lookup": LOOKUP, "threads": THREADS}
+    (folder / "database.json").write_text(json.dumps(settings), encoding="utf-8")
+    autocommit = json.dumps(database.url(options="?autocommit=true"))
+    (folder / "wsgipool.toml").write_text(
+        f"[databases.shop]\nurl = {json.dumps(database.url())}\n"
+        f"[databases.autocommit]\nurl = {autocommit}\n"
+        f'[databases.quarter]\nurl = {autocommit}\nmax_size = "threads/4"\n',
+        encoding="utf-8",
+    )
+    site = express.Site(
+        script=script,
+        config=folder / "wsgipool.toml",
+        folder=folder,
+        mode="worker",
+        processes=PROCESSES,
+        threads=THREADS,
+        host="127.0.0.1",
+        port=express.free_port(),
+        log_folder=folder,
+    )
+    httpd = express.Httpd(site)
+    # The others do without wsgipool's part of the configuration: that loads wsgipool, which listens to the events of
+    # each request, and they would pay for it.
+    bare = folder / "bare.conf"
+    bare.write_text("WSGIApplicationGroup %{GLOBAL}\n", encoding="utf-8")
+    with patch.object(express, "DROP_IN", express.DROP_IN if name.startswith("wsgipool") else bare):
+        try:
+            httpd.start()
+        except BaseException:
+            httpd.stop()
+            raise
+    return httpd
+
+
+def warm_up(url: str) -> None:
+    """Let every thread of both processes answer once: what a way needs is imported then, and connections opened."""
+
+    def ask(_: int) -> None:
+        requests.get(url, headers={"Connection": "close"}, timeout=60).raise_for_status()
+
+    clients = PROCESSES * THREADS
+    with ThreadPoolExecutor(clients) as executor:
+        list(executor.map(ask, range(4 * clients)))
+
+
+def load(httpd: express.Httpd, path: str) -> tuple[float, float]:
+    """Let as many clients as there are threads ask for a while; return requests a second and CPU µs a request."""
+    clients = PROCESSES * THREADS
+    command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={SECONDS}s", httpd.url + path]
+    before = cpu_seconds(httpd.pid)
+    outcome = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = wait_until_quiet(httpd.pid) - before
+    answers = re.search(r"(\d+) requests in ([\d.]+)s", outcome)
+    if not answers or "Non-2xx" in outcome:
+        raise click.ClickException(f"{path} does not answer as it should:\n{outcome}\n{_end_of_log(httpd)}")
+    # wrk leaves with a request of each client on its way, which is answered all the same.
+    return int(answers[1]) / float(answers[2]), 1e6 * used / (int(answers[1]) + clients)
+
+
+def wait_until_quiet(parent: int) -> float:
+    """Wait until httpd has done what wrk has left behind, and return the CPU time of its children."""
+    deadline = time.monotonic() + 30
+    used = cpu_seconds(parent)
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        before, used = used, cpu_seconds(parent)
+        if used - before < 0.001:
+            break
+    return used
+
+
+def cpu_seconds(parent: int) -> float:
+    """Return the CPU time, user and system, of httpd's children so far.
+
+    By their clocks: what /proc/PID/stat says is the same in steps of 10 ms, and a load takes a second.
+    """
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+    total = 0.0
+    for child in children:
+        clock = ctypes.c_int()
+        error = ctypes.CDLL(None).clock_getcpuclockid(int(child), ctypes.byref(clock))
+        if error:
+            raise OSError(error, os.strerror(error))
+        total += time.clock_gettime(clock.value)
+    return total
+
+
+def _end_of_log(httpd: express.Httpd) -> str:
+    log = httpd.site.folder / "error_log"
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""
+
+
+if __name__ == "__main__":
+    report.main(measure)

@@ -1,0 +1,125 @@
+"""Loaded by httpd: one lookup by key a request, in each of the ways that are compared; the path names the way.
+
+Plain WSGI, so that little else costs time. It imports what a way needs at its first request, so that a process has
+loaded, and mod_wsgi calls, only what its own way uses. database.json beside it has the arguments for PyMySQL.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any
+
+import pymysql
+
+Connect = Callable[[], AbstractContextManager[Any]]
+
+SETTINGS: dict[str, Any] = json.loads((Path(__file__).parent / "database.json").read_text(encoding="utf-8"))
+ARGUMENTS: dict[str, Any] = SETTINGS["arguments"]
+
+_lock = threading.Lock()
+_ways: dict[str, Connect] = {}
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    path = environ["PATH_INFO"]
+    connect = _ways.get(path) or _make(path)
+    with connect() as connection, connection.cursor() as cursor:
+        cursor.execute(SETTINGS["lookup"], (random.randrange(SETTINGS["items"]),))
+        body = cursor.fetchone()[0].encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _make(path: str) -> Connect:
+    with _lock:
+        if path not in _ways:
+            _ways[path] = MAKERS[path]()
+        return _ways[path]
+
+
+def connect_per_request() -> Connect:
+    return lambda: pymysql.connect(**ARGUMENTS)
+
+
+class Shared:
+    """One connection, and a lock held for as long as a request uses it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection = pymysql.connect(**ARGUMENTS, autocommit=True)
+
+    def __enter__(self) -> Any:
+        self._lock.acquire()
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def shared() -> Connect:
+    one = Shared()
+    return lambda: one
+
+
+class ThreadLocal(threading.local):
+    """A connection a thread, for ever."""
+
+    def __init__(self, rolls_back: bool) -> None:
+        self._rolls_back = rolls_back
+        self._connection = pymysql.connect(**ARGUMENTS, autocommit=not rolls_back)
+
+    def __enter__(self) -> Any:
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        if self._rolls_back:
+            self._connection.rollback()
+
+
+def thread_local(*, rolls_back: bool = False) -> Connect:
+    local = ThreadLocal(rolls_back)
+    return lambda: local
+
+
+def sqlalchemy() -> Connect:
+    from sqlalchemy import URL, create_engine
+
+    url = URL.create(
+        "mysql+pymysql",
+        username=ARGUMENTS["user"],
+        **{key: ARGUMENTS[key] for key in ("password", "host", "port", "database")},
+    )
+    engine = create_engine(url, pool_size=SETTINGS["threads"], max_overflow=0)
+    return lambda: closing(engine.raw_connection())
+
+
+def dbutils() -> Connect:
+    from dbutils.pooled_db import PooledDB
+
+    pool = PooledDB(pymysql, maxconnections=SETTINGS["threads"], blocking=True, **ARGUMENTS)
+    connect: Connect = pool.connection
+    return connect
+
+
+def wsgipool(name: str) -> Connect:
+    import wsgipool
+
+    return lambda: wsgipool.connection(name, readonly=True)
+
+
+MAKERS: dict[str, Callable[[], Connect]] = {
+    "/connect": connect_per_request,
+    "/shared": shared,
+    "/thread-local": thread_local,
+    "/thread-local-rollback": lambda: thread_local(rolls_back=True),
+    "/sqlalchemy": sqlalchemy,
+    "/dbutils": dbutils,
+    "/wsgipool": lambda: wsgipool("shop"),
+    "/wsgipool-autocommit": lambda: wsgipool("autocommit"),
+    "/wsgipool-quarter": lambda: wsgipool("quarter"),
+}

@@ -1,0 +1,205 @@
+"""What a benchmark says: tables in the terminal, plots and JSON in files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+import rich.table
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.measuring import Run, Spread
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+WIDTH = 120
+"""Characters, where no terminal says."""
+PEERS = ("DBUtils", "SQLAlchemy", "psycopg-pool", "mysql-connector-python", "peewee", "connpool", "PyMySQL", "mod_wsgi")
+
+Value = Spread | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers, one row a contender; some of the columns become a plot."""
+
+    name: str
+    """The plot's file name."""
+    title: str
+    columns: Sequence[str]
+    rows: dict[str, Sequence[Value]]
+    plotted: Sequence[str]
+    logarithmic: bool = False
+    reference: float | None = None
+    """Where the plot has a line to compare with."""
+    notes: Sequence[str] = ()
+
+
+Measure = Callable[[Run], list[Table]]
+
+
+def main(*measures: Measure) -> None:
+    """Run benchmarks as a program: their options, their output, an orderly end by Ctrl-C or SIGTERM."""
+    by_name = {Path(measure.__code__.co_filename).stem: measure for measure in measures}
+
+    @click.command(help="Print the tables and draw the plots of " + ", ".join(by_name) + ".")
+    @click.argument("names", nargs=-1, metavar="[NAME]...", type=click.Choice(list(by_name)))
+    @click.option("--rounds", type=click.IntRange(1), help="Rounds of each measurement, in place of the usual number.")
+    @click.option("--quick", is_flag=True, help="A tenth of the rounds: enough to see that it works.")
+    @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
+    def command(names: tuple[str, ...], rounds: int | None, quick: bool, json_file: Path | None) -> None:
+        _run({name: by_name[name] for name in names or by_name}, rounds, quick, json_file)
+
+    # The end by SIGTERM is that by Ctrl-C, which stops the servers; a shell's background job ignores Ctrl-C by itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    command()
+
+
+def _run(measures: dict[str, Measure], rounds: int | None, quick: bool, json_file: Path | None) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    facts = environment()
+    console.print(_in_words(facts), highlight=False)
+    document: dict[str, Any] = {"environment": facts, "benchmarks": {}}
+    for name, measure in measures.items():
+        console.rule(name)
+        try:
+            with _progress() as progress:
+                tables = measure(Run(progress, rounds, quick))
+        except click.ClickException as missing:
+            if len(measures) == 1:
+                raise
+            console.print(f"left out: {missing.format_message()}")
+            continue
+        for table in tables:
+            _print(console, table)
+            _plot(table, _in_words(facts))
+        document["benchmarks"][name] = [asdict(table) for table in tables]
+        if json_file:
+            json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        # Between rounds only: a thread that draws ten times a second would take part in what is measured.
+        auto_refresh=False,
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    versions = {}
+    for package in PEERS:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "cpu": f"{os.cpu_count()} x {_cpu_model()}",
+        "load": round(os.getloadavg()[0], 1),
+        "commit": _commit(),
+        "versions": versions,
+    }
+
+
+def _in_words(facts: dict[str, Any]) -> str:
+    return f"{facts['python']}, {facts['cpu']}, load {facts['load']}, commit {facts['commit']}"
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _print(console: Console, table: Table) -> None:
+    view = rich.table.Table(title=table.title, caption="\n".join(table.notes) or None, caption_justify="left")
+    view.add_column(no_wrap=True)
+    for column in table.columns:
+        view.add_column(column, justify="right", overflow="fold")
+    for name, values in table.rows.items():
+        view.add_row(name, *map(_text, values))
+    console.print(view)
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Spread):
+        return f"{_number(value.median)} ({_number(value.low)}-{_number(value.high)})"
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    if 0 < value < 0.095:
+        return f"{value:.2g}"
+    return f"{value:,.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def _plot(table: Table, caption: str) -> None:
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
+    names = list(table.rows)
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(names) * max(1, len(table.plotted) * 0.6)), layout="constrained")
+    axes = figure.subplots()
+    thickness = 0.8 / len(table.plotted)
+    for index, column in enumerate(table.plotted):
+        values = [table.rows[name][table.columns.index(column)] for name in names]
+        spreads = [value if isinstance(value, Spread) else Spread(*[value or 0.0] * 3) for value in values]
+        axes.barh(
+            [row + (index - (len(table.plotted) - 1) / 2) * thickness for row in range(len(names))],
+            [spread.median for spread in spreads],
+            thickness,
+            xerr=[
+                [spread.median - spread.low for spread in spreads],
+                [spread.high - spread.median for spread in spreads],
+            ],
+            error_kw={"elinewidth": 1, "alpha": 0.6},
+            label=column,
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    if table.logarithmic:
+        axes.set_xscale("log")
+    if table.reference is not None:
+        axes.axvline(table.reference, color="black", linewidth=0.8, linestyle=":")
+    if len(table.plotted) > 1:
+        axes.legend()
+    else:
+        axes.set_xlabel(table.plotted[0])
+    axes.set_title("\n".join(textwrap.wrap(table.title, 90)), fontsize=10)
+    figure.text(0.99, -0.02, caption, ha="right", va="top", fontsize=6)
+    RESULTS.mkdir(exist_ok=True)
+    for kind in ("png", "svg"):
+        figure.savefig(RESULTS / f"{table.name}.{kind}", dpi=150, bbox_inches="tight")
