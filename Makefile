@@ -4,7 +4,7 @@
 # program themselves, and no shell in between is left to die alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo 'make demo    run the demo site on http://127.0.0.1:8080 until Ctrl-C'
@@ -12,6 +12,7 @@ help:
 	@echo '             STANDALONE=1 takes the Apache from PyPI even where Debian has one'
 	@echo 'make test    run all tests; pass on options with ARGS="-k pool -x"'
 	@echo 'make lint    ruff check, ruff format --check, mypy --strict'
+	@echo 'make bench   measure against other pools; ARGS="uncontended --quick" chooses and shortens'
 	@echo 'make clean   remove the environment and everything else that was made here'
 	@echo
 	@echo 'Each sets up first what is missing; PYTHON=/path/to/python3 chooses the Python (3.11 or newer).'
@@ -30,6 +31,10 @@ lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict
+
+bench:
+	@scripts/setup bench
+	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 clean:
 	@scripts/setup clean
