@@ -21,8 +21,9 @@ class Slot(Generic[C]):
         self.connection = connection
         self.expires = expires
         self.loan: list[int] = []
-        """The thread that has it, or nothing. Whoever pops it has the right to give the connection back: one atomic
-        step, so that two who try at once do not both succeed."""
+        """The thread that has it, or nothing; a new list for each loan. Whoever pops it has the right to give the
+        connection back: one atomic step, so that two who try at once do not both succeed, and a block that ends late
+        cannot end the next loan."""
         self.since = 0.0
         self.idle_since = 0.0
         self.answer_due = False

@@ -180,7 +180,7 @@ class Pool(Generic[C]):
         slot = self._slots.get(id(connection))
         if slot is None:
             raise self._not_lent()
-        self._give_back(slot, self._reset)
+        self._give_back(slot, slot.loan, self._reset)
 
     def close(self) -> None:
         """Close the idle connections, and those in use when they come back. From now on `getconn` raises PoolClosed."""
@@ -237,7 +237,7 @@ class Pool(Generic[C]):
             except IndexError:
                 pass
             else:
-                slot.loan.append(get_ident())
+                slot.loan = [get_ident()]
                 if not self._connector.driver_asks:
                     slot.borrowed_at(frame)
                     return slot
@@ -316,7 +316,7 @@ class Pool(Generic[C]):
                 idle = self._pop_idle()
                 if idle is not None:
                     waiter.slot = idle
-                    idle.loan.append(waiter.thread_id)
+                    idle.loan = [waiter.thread_id]
                 elif self.size < self.max_size and len(self._connecting) < self.max_connecting:
                     self._connecting.add(waiter)
                 else:
@@ -369,7 +369,7 @@ class Pool(Generic[C]):
             if idle is None:
                 self._connecting.add(waiter)
             else:
-                idle.loan.append(waiter.thread_id)
+                idle.loan = [waiter.thread_id]
         self._settle()
 
     def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
@@ -379,7 +379,7 @@ class Pool(Generic[C]):
         if remaining <= 0:
             raise PoolTimeout(self._busy(waiter))
         slot = self._connector.open(remaining, waiter.thread_id)
-        slot.loan.append(waiter.thread_id)
+        slot.loan = [waiter.thread_id]
         slot.borrowed_at(frame)
         waiter.touched = True
         with self._lock:
@@ -408,9 +408,9 @@ class Pool(Generic[C]):
         if self._winding_down:
             self.wind_down()
 
-    def _give_back(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
+    def _give_back(self, slot: Slot[C], loan: list[int], how: Reset | None, *, keep: bool = True) -> None:
         try:
-            slot.loan.pop()
+            loan.pop()
         except IndexError:
             raise self._not_lent() from None
         kept = False
@@ -480,7 +480,7 @@ class Pool(Generic[C]):
 class _Block(AbstractContextManager[C]):
     """A `with` block that borrows, and gives back as it ends."""
 
-    __slots__ = ("_pool", "_readonly", "_slot", "_timeout")
+    __slots__ = ("_loan", "_pool", "_readonly", "_slot", "_timeout")
 
     def __init__(self, pool: Pool[C], timeout: float | None, readonly: bool) -> None:
         self._pool = pool
@@ -488,8 +488,9 @@ class _Block(AbstractContextManager[C]):
         self._readonly = readonly
 
     def __enter__(self) -> C:
-        self._slot = self._pool._borrow(self._timeout, sys._getframe(1))
-        return self._slot.connection
+        self._slot = slot = self._pool._borrow(self._timeout, sys._getframe(1))
+        self._loan = slot.loan
+        return slot.connection
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         pool = self._pool
@@ -500,24 +501,24 @@ class _Block(AbstractContextManager[C]):
                 self._undo(type(error))
                 raise
             # The COMMIT has just ended the transaction.
-            pool._give_back(self._slot, "session" if pool._reset == "session" else None)
+            pool._give_back(self._slot, self._loan, "session" if pool._reset == "session" else None)
         else:
             self._undo(kind)
 
     def _undo(self, kind: type[BaseException] | None) -> None:
         pool = self._pool
         if kind is None:
-            pool._give_back(self._slot, pool._reset or "rollback")
+            pool._give_back(self._slot, self._loan, pool._reset or "rollback")
             return
         # It may have been given back already: by the end of the request, when this is a generator that was dropped in
         # the middle of its block, or by a mistake of which the block's own error tells more.
         with contextlib.suppress(ValueError):
             if issubclass(kind, Exception | GeneratorExit):
-                pool._give_back(self._slot, pool._reset or "rollback")
+                pool._give_back(self._slot, self._loan, pool._reset or "rollback")
             else:
                 # mod_wsgi's RequestTimeout and its like strike anywhere, in the middle of reading an answer too. Such a
                 # connection looks healthy and gives the next borrower this one's rows.
-                pool._give_back(self._slot, None, keep=False)
+                pool._give_back(self._slot, self._loan, None, keep=False)
 
 
 def _references(slots: Iterable[object]) -> list[int]:

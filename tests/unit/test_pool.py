@@ -709,6 +709,20 @@ def test_a_connection_given_back_by_two_threads_at_once_is_taken_once(
     assert counts(pool) == all_idle(1)
 
 
+def test_a_block_that_ends_late_does_not_take_the_connection_from_its_next_borrower(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    block = pool.connection()
+    connection = block.__enter__()
+    pool.putconn(connection)
+    next_borrower = Task(lambda: pool.getconn())
+    assert next_borrower.result() is connection
+
+    with pytest.raises(ValueError, match="not lent out"):
+        block.__exit__(None, None, None)
+
+    assert (pool.in_use, pool.idle) == (1, 0)
+
+
 def test_a_connection_of_another_pool_is_an_error(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
 
