@@ -24,7 +24,8 @@ PATIENCE = 20.0
 """Seconds that a program may take, of which it needs less than one."""
 
 PREAMBLE = """
-import json, os, sys, threading, time
+import json, os, sys, threading, time, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # that is the test
 sys.path.insert(0, {tests!r})
 from faults.harness import pool_of, run, session_of, value
 from unit.fakes import Task, eventually
