@@ -89,7 +89,6 @@ def debian_site(folder: Path, mode: str, shop: str) -> Iterator[RunningSite]:
     )  # fmt: skip
     apache.write(
         "conf-available/shop.conf",  # read before wsgipool.conf, as its name sorts before
-        f"Define WSGIPOOL_CONFIG {folder}/wsgipool.toml\n"
         f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
         f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
         f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}\n"

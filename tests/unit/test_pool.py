@@ -218,6 +218,37 @@ def test_nobody_overtakes_a_waiter(make_pool: MakePool) -> None:
     assert waiter.result() is connection
 
 
+def test_nobody_overtakes_a_waiter_whose_connection_lies_ready_for_a_moment(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    waiter = waiting_task(pool)
+
+    with pool._lock:
+        # It is among the idle ones, and who gives it back has not been able to hand it on yet.
+        giving_back = Task(lambda: pool.putconn(connection))
+        eventually(lambda: pool.idle == 1)
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+
+    assert waiter.result() is connection
+    giving_back.result()
+
+
+def test_a_connection_is_closed_when_its_borrower_is_interrupted_in_the_middle_of_checking_it(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    pool.putconn(connection)
+    database.hooks["is_alive"] = raising(Interrupt())
+
+    with pytest.raises(Interrupt):
+        pool.getconn()
+
+    assert connection.closed
+    assert counts(pool) == all_idle(0)
+
+
 def test_a_borrower_that_waits_in_vain_gets_pool_timeout(make_pool: MakePool) -> None:
     pool = make_pool(1)
     borrow_on_another_thread(pool)
