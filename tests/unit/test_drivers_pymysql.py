@@ -15,6 +15,7 @@ from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
 from wsgipool.drivers.pymysql import PooledConnection, PyMySQLDriver
+from wsgipool.drivers.sockets import is_readable
 
 
 def driver(url: str) -> PyMySQLDriver:
@@ -224,6 +225,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection = unconnected()
     connection._sock, server = socket.socketpair()
     connection._rfile = connection._sock.makefile("rb")
+    connection._is_readable = is_readable(connection._sock.fileno())
     connection._current_timeout = None
     yield connection, server
     connection._force_close()  # type: ignore[no-untyped-call]

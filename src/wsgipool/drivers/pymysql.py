@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import select
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from threading import get_ident
+from time import monotonic
 from typing import Any
 
 import pymysql
@@ -23,10 +23,17 @@ from pymysql.constants import COMMAND, ER, SERVER_STATUS
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.drivers.sockets import is_readable
 from wsgipool.errors import ConfigError, WrongThread
 
 # Not in pymysql.constants.COMMAND; MySQL 5.7 and MariaDB 10.2 have it.
 _COM_RESET_CONNECTION = 0x1F
+
+_LEAST_TIMEOUT = 0.001
+"""Seconds; a socket's timeout of 0 would mean something else."""
+
+_TRAVEL_TIME = 1.0
+"""Seconds for which an answer may be on its way and nothing is wrong: far more than a round trip to any database."""
 
 _GOODBYE_PATIENCE = 0.05
 """Seconds to wait for the rest of an answer before a connection is closed without it."""
@@ -93,6 +100,8 @@ class PyMySQLDriver:
         if result is not None and (result.unbuffered_active or result.has_next):
             # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
             raise pymysql.OperationalError("a result was not read to its end")
+        if connection.answers_due and connection._sock is not None:
+            return True  # its borrower has done nothing, not even waited for the last one's answer
         if how == "session":
             connection.send_session_reset()
         elif not connection.is_between_transactions():
@@ -100,6 +109,15 @@ class PyMySQLDriver:
         return connection.answers_due > 0
 
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
+        if connection.has_something_to_read():
+            if connection.answers_due == 1:
+                # It is here: no need for the patience, whose system calls let go of the GIL.
+                connection.read_answers()
+                return
+        elif monotonic() - connection.sent_at < _TRAVEL_TIME:
+            # Lent again at once: the answer is still on its way, and the borrower's first command does not wait for it.
+            connection.answers_expected_by = monotonic() + max(timeout, _TRAVEL_TIME)
+            return
         with connection.patience(timeout):
             connection.read_answers()
 
@@ -109,7 +127,10 @@ class PyMySQLDriver:
         The server speaks only when asked. So a socket with something to read has been closed by it (wait_timeout,
         KILL, a restart: the end of file, or error 1927 before it) or is out of step.
         """
-        return connection._sock is not None and not _readable(connection._sock)
+        if connection._sock is None:
+            return False
+        # What is still due may arrive at any moment; then it was in use a moment ago.
+        return connection.answers_due > 0 or not connection.has_something_to_read()
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
         with connection.patience(timeout):
@@ -154,14 +175,23 @@ class PooledConnection(Connection):
     """The thread that may use it; None before it has been lent for the first time."""
     answers_due = 0
     """Commands sent whose answers have not been read."""
+    sent_at = answers_expected_by = 0.0
+    """When the last of them was sent, and how long its borrower waits for them, by `time.monotonic()`."""
 
     def send(self, command: int, payload: str | bytes) -> None:
         """Send a command and leave its answer, an OK packet, to `read_answers`."""
-        super()._execute_command(command, payload)
+        Connection._execute_command(self, command, payload)
         self.answers_due += 1
+        self.sent_at = monotonic()
+
+    def has_something_to_read(self) -> bool:
+        """Tell without waiting whether the server has sent something, or closed the socket."""
+        return self._is_readable()
 
     def remember_session(self) -> None:
         """Note what `connect()` has set, for `send_session_reset`."""
+        socket: Any = self._sock
+        self._is_readable = is_readable(socket.fileno())
         self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
         collation = f" COLLATE {self.collation}" if self.collation else ""
         commands: list[tuple[int, str | bytes | None]] = [
@@ -190,6 +220,17 @@ class PooledConnection(Connection):
             self.answers_due -= 1
         self._result = None
 
+    def get_autocommit(self) -> bool:
+        # It is told by the last answer, and PyMySQL's autocommit() sends nothing where this says that nothing changes.
+        if self.answers_due:
+            self._refuse_other_threads()
+            self._read_answers_in_time()
+        return bool(super().get_autocommit())
+
+    def _read_answers_in_time(self) -> None:
+        with self.patience(self.answers_expected_by - monotonic()):
+            self.read_answers()
+
     def is_between_transactions(self) -> bool:
         """Tell whether the server said that no transaction can be open.
 
@@ -201,32 +242,51 @@ class PooledConnection(Connection):
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Wait at most so long for each answer, whatever read_timeout and write_timeout are otherwise."""
+        """Wait at most so long for all answers together, whatever read_timeout and write_timeout are otherwise."""
         read_timeout, write_timeout = self._read_timeout, self._write_timeout
-        self._read_timeout = min(seconds, read_timeout or seconds)
+        deadline = monotonic() + seconds
+
+        def read_bytes(number: int) -> bytes:
+            left = max(deadline - monotonic(), _LEAST_TIMEOUT)
+            self._current_timeout = min(left, read_timeout or left)
+            socket: Any = self._sock
+            socket.settimeout(self._current_timeout)
+            data: bytes = Connection._read_bytes(self, number)
+            return data
+
+        vars(self)["_read_bytes"] = read_bytes
         self._write_timeout = min(seconds, write_timeout or seconds)
         try:
             yield
         finally:
-            self._read_timeout, self._write_timeout = read_timeout, write_timeout
+            del vars(self)["_read_bytes"]
+            self._write_timeout = write_timeout
 
     def close(self) -> None:
         self._refuse_other_threads()
         super().close()
 
     def _execute_command(self, command: int, sql: Any) -> None:
-        self._refuse_other_threads()
-        super()._execute_command(command, sql)
+        if self.lent_to != get_ident():
+            self._refuse_other_threads()
+        Connection._execute_command(self, command, sql)
+        if self.answers_due:
+            # They come before that of this command.
+            self._read_answers_in_time()
+            self._next_seq_id = 1
 
-    def _read_packet(self, *arguments: Any) -> Any:
-        # SSCursor reads rows long after the command.
-        self._refuse_other_threads()
-        return super()._read_packet(*arguments)
+    def _read_query_result(self, unbuffered: bool = False) -> int:
+        rows: int = Connection._read_query_result(self, unbuffered)
+        result: Any = self._result
+        if unbuffered and result.connection is not None:
+            # SSCursor reads rows long after the command.
+            result.connection = _ReaderForBorrower(self)
+        return rows
 
     def _refuse_other_threads(self) -> None:
-        if self.lent_to is not None and self.lent_to != threading.get_ident():
+        if self.lent_to is not None and self.lent_to != get_ident():
             raise WrongThread(
-                f"connection {self.server_thread_id[0]} was used by thread {threading.get_ident()} and may be used "
+                f"connection {self.server_thread_id[0]} was used by thread {get_ident()} and may be used "
                 f"{_borrower(self.lent_to)}; borrow one in each thread, and keep none after its return"
             )
 
@@ -246,10 +306,18 @@ def _borrower(thread_id: int) -> str:
     )
 
 
-def _readable(sock: Any) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+class _ReaderForBorrower:
+    """What an unread result has in place of its connection: it reads for the connection's borrower only."""
+
+    def __init__(self, connection: PooledConnection) -> None:
+        self._connection = connection
+
+    def _read_packet(self) -> Any:
+        self._connection._refuse_other_threads()
+        return self._connection._read_packet()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
 
 
 def _tls_context(

@@ -1,0 +1,39 @@
+"""Has a socket something to read? Asked at each checkout, so it must cost next to nothing.
+
+Python's own poll() lets go of the GIL and takes it again. Among busy threads that costs far more than the question:
+each time another thread is woken for nothing. So the C library is called with the GIL held, which is right for a call
+that does not wait; where there is no ctypes, as in some sub-interpreters, Python's own has to do.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+
+Question = Callable[[], bool]
+
+try:
+    import ctypes
+except ImportError:  # pragma: no cover - there is on every platform that the tests run on
+    _poll = None
+else:
+
+    class _PollFD(ctypes.Structure):
+        """`struct pollfd` of poll(2)."""
+
+        _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+    # PyDLL, unlike CDLL, keeps the GIL.
+    _poll = ctypes.PyDLL(None).poll
+    _poll.argtypes = (ctypes.POINTER(_PollFD), ctypes.c_ulong, ctypes.c_int)
+
+
+def is_readable(descriptor: int) -> Question:
+    """Return a function that tells, without waiting, whether there is something to read or the other end has closed."""
+    if _poll is None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return lambda: bool(poll.poll(0))
+    poll_fd = _PollFD(descriptor, select.POLLIN, 0)
+    pointer, call = ctypes.pointer(poll_fd), _poll
+    return lambda: call(pointer, 1, 0) != 0

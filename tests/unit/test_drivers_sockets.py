@@ -1,0 +1,47 @@
+"""Has a socket something to read: by the C library, and by Python where there is no ctypes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from wsgipool.drivers import sockets
+from wsgipool.drivers.sockets import Question, is_readable
+
+
+@pytest.fixture(params=["ctypes", "select"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "select":
+        monkeypatch.setattr(sockets, "_poll", None)
+
+
+@pytest.fixture
+def pair(_way: None) -> Iterator[tuple[Question, socket.socket]]:
+    """The question about a socket, and its other end."""
+    here, there = socket.socketpair()
+    with here, there:
+        yield is_readable(here.fileno()), there
+
+
+def test_a_quiet_socket_has_nothing_to_read(pair: tuple[Question, socket.socket]) -> None:
+    question, _ = pair
+
+    assert [question(), question()] == [False, False]
+
+
+def test_what_was_sent_is_there_to_read(pair: tuple[Question, socket.socket]) -> None:
+    question, there = pair
+
+    there.send(b"x")
+
+    assert [question(), question()] == [True, True]
+
+
+def test_an_end_can_be_read(pair: tuple[Question, socket.socket]) -> None:
+    question, there = pair
+
+    there.close()
+
+    assert question()
