@@ -244,31 +244,86 @@ def test_a_request_ends_on_its_own_thread_only() -> None:
     assert other.result() is False
 
 
-def test_under_mod_wsgi_the_end_of_a_request_needs_nothing_of_the_application() -> None:
-    program = """
+MOD_WSGI = """
 import sys, types
-listeners = []
+requests = []
+def request_data():
+    if not requests:
+        raise RuntimeError("no active request for thread")
+    return requests[-1]
 server = types.ModuleType("mod_wsgi")
 server.process_group, server.application_group = "shop", ""
 server.threads_per_process, server.maximum_processes = 4, 2
 server.subscribe_shutdown = lambda _: None
-server.subscribe_events = listeners.append
+server.request_data = request_data
 sys.modules["mod_wsgi"] = server
 
 import wsgipool
 from unit.fakes import FakeDatabase
 from wsgipool import drivers
-drivers.for_database = lambda _: FakeDatabase()
+database = FakeDatabase()
+drivers.for_database = lambda _: database
 wsgipool.configure({"databases": {"orders": {"url": "mysql://db/orders"}}})
 pool = wsgipool.pool("orders")
-pool.getconn()
-for event in ("request_started", "response_started", "request_exception", "request_finished"):
-    for listener in listeners:
-        listener(event, request_id="1", application_time=0.1)
-    print(event, pool.in_use)
 """
 
-    assert run_python(program) == ("request_started 1\nresponse_started 1\nrequest_exception 1\nrequest_finished 0\n")
+
+def under_mod_wsgi(program: str) -> str:
+    """Run a program where mod_wsgi seems to be; `requests` has the dictionary of the request, if there is one."""
+    return run_python(MOD_WSGI + program)
+
+
+def test_under_mod_wsgi_the_end_of_a_request_needs_nothing_of_the_application() -> None:
+    program = """
+requests.append({})
+pool.getconn()
+pool.getconn()
+print(pool.in_use)
+requests.pop()
+print(pool.in_use, database.sessions)
+"""
+
+    assert under_mod_wsgi(program) == "2\n0 0\n"
+
+
+def test_under_mod_wsgi_each_request_takes_back_its_own() -> None:
+    program = """
+for number in range(3):
+    requests.append({})
+    with pool.connection() as connection:
+        pass
+    pool.getconn()
+    requests.pop()
+    print(pool.in_use, len(database.opened))
+"""
+
+    assert under_mod_wsgi(program) == "0 1\n0 2\n0 3\n"
+
+
+def test_under_mod_wsgi_what_is_borrowed_in_no_request_is_its_borrowers() -> None:
+    program = """
+kept = pool.getconn()
+print(pool.in_use, kept.closed)
+"""
+
+    assert under_mod_wsgi(program) == "1 False\n"
+
+
+def test_a_dictionary_that_outlives_its_request_takes_nothing_from_a_later_one() -> None:
+    program = """
+requests.append(kept := {})
+with pool.connection():
+    pass
+requests.pop()
+requests.append({})
+pool.getconn()
+kept.clear()
+print(pool.in_use)
+requests.pop()
+print(pool.in_use)
+"""
+
+    assert under_mod_wsgi(program) == "1\n0\n"
 
 
 def test_the_middleware_steps_aside_under_mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> None:
