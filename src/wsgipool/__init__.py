@@ -19,6 +19,7 @@ from wsgipool.errors import (
 from wsgipool.pool import Pool
 from wsgipool.process import close, configure, connection, pool, transaction
 from wsgipool.request import Middleware
+from wsgipool.stats import Stats
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "PoolDeadlock",
     "PoolError",
     "PoolTimeout",
+    "Stats",
     "TooManyRequests",
     "WrongThread",
     "close",

@@ -68,6 +68,8 @@ class DatabaseSettings:
     """Where the URL's password was read from, if not from the URL or the environment."""
     max_size: int | str = THREADS
     """Connections a process may have open at once: a number, "threads" or "threads/N"."""
+    min_size: int = 0
+    """Connections that a process keeps open even if nobody needs them; never more than its max_size."""
     timeout: float = DEFAULT_TIMEOUT
     """Seconds to wait for a connection before `PoolTimeout`."""
     max_waiting: int = 0
@@ -84,6 +86,8 @@ class DatabaseSettings:
     """How a returned connection is cleaned: its transaction ended, all of its session, or not at all."""
     pipeline: bool = True
     """Whether the server's answer to the cleaning is left to the next checkout."""
+    debug: bool = False
+    """Whether the stack is noted at each loan, for the messages of deadlocks and leaks."""
 
 
 @dataclass(frozen=True)
@@ -187,19 +191,23 @@ def _settings(table: _Table, directory: Path) -> Settings:
 
 def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
     table.check_keys(
-        "url", "password_file", "password_env", "max_size", "timeout", "max_waiting", "max_connecting", "check_after",
-        "max_idle", "max_lifetime", "reset", "pipeline",
+        "url", "password_file", "password_env", "max_size", "min_size", "timeout", "max_waiting", "max_connecting",
+        "check_after", "max_idle", "max_lifetime", "reset", "pipeline", "debug",
     )  # fmt: skip
     url_text = table.string("url")
     if url_text is None:
         raise ConfigError(f'{table.where()}: no url; write url = "mysql://user@host/database"')
     url = _with_password(parse_url(url_text, table.where("url")), table, directory)
+    max_size, min_size = table.max_size(), table.count("min_size", 0, least=0)
+    if isinstance(max_size, int) and min_size > max_size:
+        raise ConfigError(f"{table.where('min_size')} = {min_size}: it is more than max_size, which is {max_size}")
     return DatabaseSettings(
         name=name,
         url=url,
         origin=table.where(),
         password_file=None if table.string("password_file") is None else directory / str(table.string("password_file")),
-        max_size=table.max_size(),
+        max_size=max_size,
+        min_size=min_size,
         timeout=table.seconds("timeout", DEFAULT_TIMEOUT),
         max_waiting=table.count("max_waiting", 0, least=0),
         max_connecting=table.count("max_connecting", DEFAULT_MAX_CONNECTING, least=1),
@@ -208,6 +216,7 @@ def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
         max_lifetime=table.seconds("max_lifetime", DEFAULT_MAX_LIFETIME),
         reset=table.reset(),
         pipeline=table.boolean("pipeline", True),
+        debug=table.boolean("debug", False),
     )
 
 

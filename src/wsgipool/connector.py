@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
@@ -25,6 +26,8 @@ _LEAST_PATIENCE = 0.01
 """Seconds to wait at least for an answer that should have arrived already."""
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
 """Seconds without a connect after the server refused the password: each counts against its max_password_errors."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+"""Seconds without a connect after two have failed in a row: a database that comes back is not met by a storm."""
 
 
 class Connector(Generic[C]):
@@ -37,37 +40,53 @@ class Connector(Generic[C]):
         name: str,
         check_after: float,
         max_lifetime: float,
+        check: Callable[[C], object] | None,
         configure: Callable[[C], object] | None,
         pipeline: bool,
     ) -> None:
         self.driver: Driver[C] = CallableDriver(connect) if callable(connect) else connect
-        self.driver_asks = not isinstance(self.driver, CallableDriver)
-        """Whether there is anything to ask or to tell at a checkout: PEP 249 alone has nothing."""
+        self.is_plain = isinstance(self.driver, CallableDriver) and check is None
+        """Whether there is nothing to ask and to tell when a connection is lent: PEP 249 alone has nothing."""
         self._name = name
         self._check_after = check_after
         self._max_lifetime = max_lifetime
+        self._check = check
         self._configure = configure
         self._pipeline = pipeline
-        self._is_failing = False
-        self._refusals = 0
-        self._refusal: ConnectFailed | None = None
-        self._refused_until = 0.0
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget what was learnt by trying: another process will find out by itself."""
+        self._lock = threading.Lock()
+        self._connected_at = 0.0
+        self._failures = 0  # in a row
+        self._refusals = 0  # of the password, in a row
+        self._last_failure: ConnectFailed | None = None
+        self._paused_until = 0.0
 
     def open(self, timeout: float, thread_id: int) -> Slot[C]:
         """Open a connection for a thread, within `timeout` seconds. Raises ConnectFailed."""
-        if self._refusal is not None and monotonic() < self._refused_until:
-            seconds = self._refused_until - monotonic()
-            raise ConnectFailed(f"{self._refusal}; it is tried again in {seconds:.1f} s") from self._refusal.__cause__
+        if self._last_failure is not None and (seconds := self.pause_left()) > 0:
+            raise ConnectFailed(f"{self._last_failure}; it is tried again in {seconds:.1f} s") from (
+                self._last_failure.__cause__
+            )
+        started = monotonic()
         try:
             connection = self._open_configured(timeout, thread_id)
         except Exception as error:
-            raise self._failure(error) from error
-        self._refusals = 0
-        if self._is_failing:
-            self._is_failing = False
-            logger.warning("pool %r is connected to %s again", self._name, self.driver.address)
+            raise self._failed(error, started) from error
+        self._succeeded()
         # Less up to a tenth, so that not all are renewed at once.
         return Slot(connection, expires=monotonic() + random.uniform(0.9, 1.0) * self._max_lifetime)
+
+    def pause_left(self) -> float:
+        """Return for how many seconds nothing will be tried, since the last connects have failed."""
+        return self._paused_until - monotonic() if self._failures else 0.0
+
+    @property
+    def last_failure(self) -> ConnectFailed | None:
+        """Why there is no connection, or None since the last one that was opened."""
+        return self._last_failure
 
     def is_usable(self, slot: Slot[C], thread_id: int, remaining: float) -> bool:
         """Make a connection that was idle ready for its borrower, and tell whether that went well."""
@@ -81,20 +100,16 @@ class Connector(Generic[C]):
                 slot.answer_due = False
             if not driver.is_alive(connection):
                 return False
-            if slot.since - slot.idle_since > self._check_after:
+            if monotonic() - slot.idle_since > self._check_after:
                 driver.ping(connection, patience)
+            if self._check is not None:
+                self._check(connection)
         except Exception:
             return False  # whatever its driver trips over, nobody could work with it
         return True
 
-    def clean(self, slot: Slot[C], how: Reset | None) -> bool:
-        """Make a connection ready for its next borrower, and tell whether it shall have one.
-
-        Raises the driver's error where it cannot be used again.
-        """
-        slot.idle_since = now = monotonic()
-        if now >= slot.expires:
-            return False
+    def clean(self, slot: Slot[C], how: Reset | None) -> None:
+        """Make a connection ready for its next borrower. Raises the driver's error where it cannot be used again."""
         connection, driver = slot.connection, self.driver
         if how is not None:
             # The thread that gives back need not be the one that has borrowed.
@@ -103,9 +118,12 @@ class Connector(Generic[C]):
             if slot.answer_due and not self._pipeline:
                 driver.finish_reset(connection, _ANSWER_TIMEOUT)
                 slot.answer_due = False
-        if self.driver_asks:
-            driver.lend(connection, None)
-        return True
+        self.lay_down(slot)
+
+    def lay_down(self, slot: Slot[C]) -> None:
+        """Note that nobody uses a connection from now on."""
+        slot.idle_since = monotonic()
+        self.driver.lend(slot.connection, None)
 
     def _open_configured(self, timeout: float, thread_id: int) -> C:
         connection = self.driver.connect(timeout)
@@ -118,16 +136,34 @@ class Connector(Generic[C]):
             raise
         return connection
 
-    def _failure(self, error: Exception) -> ConnectFailed:
+    def _succeeded(self) -> None:
+        with self._lock:
+            is_change = self._failures > 0
+            self._connected_at = monotonic()
+            self._failures = self._refusals = 0
+            self._last_failure = None
+        if is_change:
+            logger.warning("pool %r is connected to %s again", self._name, self.driver.address)
+
+    def _failed(self, error: Exception, started: float) -> ConnectFailed:
         message = f"cannot connect pool {self._name!r} to {self.driver.address}: {describe(error)}"
-        if not self._is_failing:
-            self._is_failing = True
+        failure = ConnectFailed(message)
+        failure.__cause__ = error.with_traceback(None)
+        with self._lock:
+            if started < self._connected_at:
+                return ConnectFailed(message)  # old news: another has connected meanwhile
+            is_change = self._failures == 0
+            if self.driver.will_be_refused_again(error):
+                seconds = pause(self._refusals, _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE)
+                self._refusals += 1
+            else:
+                # One alone may be a mishap; the next is tried at once.
+                seconds = 0.0 if is_change else pause(self._failures - 1, _FIRST_PAUSE, _LONGEST_PAUSE)
+            self._paused_until = monotonic() + seconds
+            self._failures += 1
+            self._last_failure = failure
+        if is_change:
             logger.error("%s", message)
-        if self.driver.will_be_refused_again(error):
-            self._refusal = ConnectFailed(message)
-            self._refusal.__cause__ = error.with_traceback(None)
-            self._refused_until = monotonic() + pause(self._refusals, _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE)
-            self._refusals += 1
         return ConnectFailed(message)
 
 

@@ -1,87 +1,121 @@
-"""Who has a connection, who waits for one: the two records that a pool keeps, and where in a program they come from."""
+"""Who has a connection, who waits for one, who opens one: the records that a pool keeps, and where they come from."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import threading
+import traceback
+from collections.abc import Iterable
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Generic
+from typing import Generic, Literal, Protocol
 
 from wsgipool.drivers import C
+
+Ending = Literal["idle", "lifetime", "broken", "leaked", "surplus"]
+"""Why a connection was closed: nobody needed it; its time was over; it could not be used again; its borrower forgot it;
+the pool was made smaller, drained or closed."""
+
+
+class Borrower(Protocol):
+    """What stands for a loan: a `with` block."""
+
+    thread_id: int
 
 
 class Slot(Generic[C]):
     """The place of an open connection in its pool."""
 
-    __slots__ = ("_code", "_instruction", "answer_due", "connection", "expires", "idle_since", "loan", "since")
+    __slots__ = (
+        "_code", "_instruction", "answer_due", "borrower", "connection", "ending", "expires", "idle_since", "loans",
+        "quiet_since", "retired", "since", "stack", "used",
+    )  # fmt: skip
 
     def __init__(self, connection: C, expires: float) -> None:
         self.connection = connection
         self.expires = expires
-        self.loan: list[int] = []
-        """The thread that has it, or nothing; a new list for each loan. Whoever pops it has the right to give the
-        connection back: one atomic step, so that two who try at once do not both succeed, and a block that ends late
-        cannot end the next loan."""
-        self.since = 0.0
+        self.borrower: int | Borrower = 0
+        """Who has it: the thread, or the `with` block, which is another one for each loan; 0 while nobody has. Only
+        this thread or block gives it back, so that needs no lock."""
+        self.loans = 0  # those that were noted
+        self.used = True  # since housekeeping has last looked
+        self.quiet_since = 0.0  # when housekeeping found it unused first
         self.idle_since = 0.0
+        self.retired = False  # closed when it comes back
+        self.ending: Ending = "surplus"
         self.answer_due = False
+        self.since = 0.0
+        """When the loan began; 0 if that was not noted."""
+        self.stack = ""
+        """How the program came to where it was borrowed, with `debug`; else nothing."""
+        self._code: CodeType | None = None
+        self._instruction = 0
 
-    def borrowed_at(self, frame: FrameType) -> None:
-        """Note when and where it was borrowed."""
+    @property
+    def thread_id(self) -> int:
+        """The thread that has borrowed it, or 0."""
+        borrower = self.borrower
+        return borrower if isinstance(borrower, int) else borrower.thread_id
+
+    def note(self, frame: FrameType, debug: bool) -> None:
+        """Note when and where it was borrowed, with `debug` the whole stack."""
+        self.used = True
+        self.loans += 1
         self.since = monotonic()
         self._code = frame.f_code
         self._instruction = frame.f_lasti  # its line is looked up when somebody asks
+        if debug:
+            self.stack = "".join(traceback.format_stack(frame))
 
-    def claim(self) -> bool:
-        """Take the right to give it back; False if it is not lent, or another was first."""
-        try:
-            self.loan.pop()
-        except IndexError:
-            return False
-        return True
-
-    def is_lent_to(self, thread_id: int) -> bool:
-        return self.loan == [thread_id]
-
-    @property
-    def place(self) -> str:
-        """Where in the program it was borrowed."""
-        return describe_place(self._code, self._instruction)
+    def origin(self, now: float) -> str:
+        """Where and when it was borrowed, as far as that was noted."""
+        if self._code is None:
+            return "where debug=True would tell"
+        line = next(itertools.islice(self._code.co_positions(), self._instruction // 2, None), (None,))[0]
+        return f"at {self._code.co_filename}:{line} in {self._code.co_name}, {now - self.since:.1f} s ago"
 
 
 class Waiter(Generic[C]):
     """Someone who wants a connection: waits for one, or for the room to open one, until a deadline."""
 
-    __slots__ = ("_asleep", "deadline", "limit", "slot", "thread_id", "touched")
+    __slots__ = ("_asleep", "asked", "borrower", "deadline", "limit", "sleeps", "slot", "thread_id", "touched")
 
-    def __init__(self, limit: float, slot: Slot[C] | None) -> None:
+    def __init__(
+        self, borrower: int | Borrower, limit: float, slot: Slot[C] | None = None, asked: float | None = None
+    ) -> None:
+        self.borrower = borrower
         self.limit = limit
-        self.deadline = monotonic() + min(limit, threading.TIMEOUT_MAX)
-        self.thread_id = threading.get_ident()
+        self.asked = monotonic() if asked is None else asked
+        self.deadline = self.asked + limit
+        self.thread_id = borrower if isinstance(borrower, int) else borrower.thread_id
         self.slot = slot
         self.touched = False  # something may have been sent or read on the slot's connection
-        self._asleep: threading.Lock | None = None
-
-    def fall_asleep(self) -> None:
+        self.sleeps = False
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
     def wait(self) -> bool:
         """Wait until woken, and tell whether that was before the deadline."""
-        assert self._asleep is not None
-        return self._asleep.acquire(timeout=max(0.0, self.remaining()))
+        return self._asleep.acquire(timeout=min(max(0.0, self.remaining()), threading.TIMEOUT_MAX))
 
     def wake(self) -> None:
-        """End the wait; once more does nothing."""
-        if self._asleep is not None:
-            with contextlib.suppress(RuntimeError):  # it was released before
-                self._asleep.release()
+        """End the wait, now or when it begins; once more does nothing."""
+        with contextlib.suppress(RuntimeError):  # it was released before
+            self._asleep.release()
 
     def remaining(self) -> float:
         """Return the seconds to the deadline, or fewer than none."""
         return self.deadline - monotonic()
+
+
+class Opening:
+    """A connection that is being opened in the background, for whoever comes first."""
+
+    __slots__ = ("thread_id",)
+
+    def __init__(self) -> None:
+        self.thread_id = 0
 
 
 def describe(error: BaseException) -> str:
@@ -89,7 +123,15 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def describe_place(code: CodeType, instruction: int) -> str:
-    """Return the file, line and function of an instruction."""
-    line = next(itertools.islice(code.co_positions(), instruction // 2, None), (None,))[0]
-    return f"{code.co_filename}:{line} in {code.co_name}"
+def describe_holders(slots: Iterable[Slot[C]], now: float, most: int = 5) -> str:
+    """Return who has these connections and since when, the longest first."""
+    held = sorted(slots, key=lambda slot: slot.since)
+    told = [f"by thread {slot.thread_id}, borrowed {slot.origin(now)}" for slot in held[:most]]
+    if len(held) > most:
+        told.append(f"{len(held) - most} more")
+    return "; ".join(told)
+
+
+def describe_stacks(slots: Iterable[Slot[C]]) -> str:
+    """Return how the program came to borrow these, as far as that was noted."""
+    return "".join(f"\nborrowed by thread {slot.thread_id}:\n{slot.stack.rstrip()}" for slot in slots if slot.stack)

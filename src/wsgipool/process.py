@@ -18,12 +18,16 @@ from typing import Any, TypeVar
 
 from wsgipool import config, drivers, sizing
 from wsgipool.errors import ConfigError
+from wsgipool.housekeeping import housekeeping
 from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
 
 logger = logging.getLogger("wsgipool")
 
 T = TypeVar("T")
+
+before_loan: Callable[[], object] | None = None
+"""Called before each loan of a pool that is made from now on; `wsgipool.request` learns so that a request borrows."""
 
 CONFIG_VARIABLE = "WSGIPOOL_CONFIG"
 CONFIG_NAME = "wsgipool.toml"
@@ -70,10 +74,11 @@ class _Pools:
                 threads,
                 max_size,
             )
-        return Pool(
+        pool: Pool[Any] = Pool(
             self._drivers[name],
             name=name,
             max_size=max_size,
+            min_size=min(database.min_size, max_size),
             timeout=database.timeout,
             max_waiting=database.max_waiting,
             max_connecting=database.max_connecting,
@@ -82,7 +87,10 @@ class _Pools:
             max_lifetime=database.max_lifetime,
             reset=None if database.reset == "none" else database.reset,
             pipeline=database.pipeline,
+            debug=database.debug,
         )
+        pool.before_loan = before_loan
+        return pool
 
 
 _lock = threading.Lock()
@@ -187,10 +195,15 @@ def _configured() -> _Pools:
     return _current
 
 
-def _wind_down(*_: object, **__: object) -> None:
+def _wind_down() -> None:
     pools = _current
     for pool in pools.made() if pools else ():
         pool.wind_down()
+
+
+def _end(*_: object, **__: object) -> None:
+    _wind_down()
+    housekeeping.stop()
 
 
 def _after_fork_in_child() -> None:
@@ -207,7 +220,7 @@ def _watch_for_the_end() -> None:
     server = httpd.mod_wsgi()
     if server is not None:
         # In daemon mode this comes before the requests in flight have ended: they still get connections.
-        server.subscribe_shutdown(_wind_down)
+        server.subscribe_shutdown(_end)
 
 
 _watch_for_the_end()

@@ -187,11 +187,15 @@ def request():
     time.sleep(0.2)  # the main thread is at its end by now
     with pool.connection() as connection:
         served.append(value(connection, "SELECT stock FROM books WHERE id = 2"))
-    if len(served) == 6:
-        print(json.dumps({"served": served}))
 
-for _ in range(6):
-    threading.Thread(target=request).start()
+def report():
+    for thread in requests:
+        thread.join()
+    print(json.dumps({"served": served}))
+
+requests = [threading.Thread(target=request) for _ in range(6)]
+for thread in [*requests, threading.Thread(target=report)]:
+    thread.start()
 leave.set()
 """,
         shop,
@@ -252,6 +256,36 @@ with pool.connection() as one, pool.connection() as two:
     )
 
     assert aborted.count() <= 2
+
+
+def test_at_exit_housekeeping_ends_and_what_it_has_opened_says_goodbye(shop: str, aborted: Aborted) -> None:
+    report = outcome_of(
+        """
+pool.resize(2)
+eventually(lambda: pool.idle == 2)
+print(json.dumps({"idle": pool.idle}))
+""",
+        shop,
+    )
+
+    assert report == {"idle": 2}
+    assert aborted.count() == 0
+
+
+def test_at_exit_a_connect_in_the_background_is_not_waited_for_long(proxy: Proxy, shop: str, aborted: Aborted) -> None:
+    proxy.greeting = "black hole"
+    report = outcome_of(
+        """
+pool.resize(2)
+eventually(lambda: pool.stats().connecting == 2)
+print(json.dumps({"size": pool.size}))
+""",
+        f"{proxy.through(shop)}?connect_timeout=600",
+        timeout=600,
+    )
+
+    assert report == {"size": 2}
+    assert aborted.count() == 0
 
 
 # --- fork ------------------------------------------------------------------------------------------------------------
@@ -434,4 +468,128 @@ print(json.dumps(report))
     assert report["status"] == 0
     assert (report["stock"], report["books"]) == (19, 2)
     assert report["child"] in ("InterfaceError", "WrongThread")
+    assert aborted.count() == 0
+
+
+def test_a_fork_leaves_the_parent_its_housekeeping_and_gives_the_child_one_of_its_own(
+    shop: str, aborted: Aborted
+) -> None:
+    report = outcome_of(
+        """
+def has_housekeeping():
+    return any(thread.name == "wsgipool-housekeeping" for thread in threading.enumerate())
+
+def use_and_wait_for_its_end():
+    with pool.connection() as connection:
+        stock = value(connection, "SELECT stock FROM books WHERE id = 2")
+    eventually(lambda: pool.size == 0)  # as nobody needs it
+    return [stock, has_housekeeping()]
+
+with pool.connection() as connection:
+    run(connection, "SELECT 1")
+report["before"] = has_housekeeping()
+
+def child():
+    print(json.dumps({"begin": has_housekeeping(), "child": use_and_wait_for_its_end()}), flush=True)
+
+report["status"] = fork(child)
+report["parent"] = use_and_wait_for_its_end()
+print(json.dumps(report))
+""",
+        shop,
+        max_idle=0.2,
+    )
+
+    assert report == {"before": True, "begin": False, "child": [20, True], "parent": [20, True], "status": 0}
+    assert aborted.count() == 0
+
+
+def test_a_fork_while_connections_open_in_the_background_leaves_both_sides_a_working_pool(
+    proxy: Proxy, shop: str, aborted: Aborted
+) -> None:
+    proxy.delay = 0.1
+    report = outcome_of(
+        """
+def request():
+    with pool.connection() as connection:
+        return value(connection, "SELECT stock FROM books WHERE id = 2")
+
+pool.resize(2)
+eventually(lambda: pool.stats().connecting == 2)
+
+def child():
+    report = {"child before": pool.size, "child": request()}
+    pool.resize(2)
+    eventually(lambda: pool.idle == 2)
+    print(json.dumps(report), flush=True)
+    wsgipool.close()
+
+report["status"] = fork(child)
+eventually(lambda: pool.idle == 2)
+report["parent"] = request()
+print(json.dumps(report))
+""",
+        proxy.through(shop),
+    )
+
+    assert report == {"status": 0, "child before": 0, "child": 20, "parent": 20}
+    assert aborted.count() == 0
+
+
+# --- sub-interpreters ------------------------------------------------------------------------------------------------
+
+# Python 3.12 has the other kind too, but an `import ssl` there is enough to crash it.
+GILS = ["the GIL of all"] if sys.version_info < (3, 13) else ["the GIL of all", "a GIL of its own"]
+ENDS = {"mod_wsgi": "wsgipool.process._end()", "nobody": "atexit._run_exitfuncs()"}
+"""What is called before an interpreter ends: by mod_wsgi the shutdown callbacks, by every interpreter this."""
+
+
+@pytest.mark.parametrize("caller", ENDS)
+@pytest.mark.parametrize("gil", GILS)
+def test_an_interpreter_ends_with_housekeeping_alive_while_others_go_on(
+    shop: str, aborted: Aborted, gil: str, caller: str
+) -> None:
+    # One that still has a thread refuses to end, or aborts the process.
+    report = outcome_of(
+        f"gil, end = {gil!r}, {ENDS[caller]!r}"
+        """
+program = f'''
+import atexit, sys
+sys.path[:] = {sys.path!r}
+from unit.fakes import eventually
+import wsgipool
+from wsgipool.housekeeping import housekeeping
+
+wsgipool.configure({{"databases": {{"shop": {{"url": {url!r}, "max_size": 4}}}}}})
+pool = wsgipool.pool("shop")
+with pool.connection() as connection, connection.cursor() as cursor:
+    cursor.execute("SELECT 1")
+pool.resize(2)
+eventually(lambda: pool.idle == 2)
+assert housekeeping.is_running
+{end}
+'''
+
+if sys.version_info < (3, 13):
+    from _xxsubinterpreters import create, destroy, run_string
+
+    def new():
+        return create(isolated=False)
+else:
+    from _interpreters import create, destroy, run_string
+
+    def new():
+        return create("isolated" if gil == "a GIL of its own" else "legacy")
+
+for ended in range(10):
+    interpreter = new()
+    if error := run_string(interpreter, program):  # older ones raise it
+        raise RuntimeError(error.formatted)
+    destroy(interpreter)
+print(json.dumps({"ended": ended + 1}))
+""",
+        shop,
+    )
+
+    assert report == {"ended": 10}
     assert aborted.count() == 0

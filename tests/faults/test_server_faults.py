@@ -235,6 +235,7 @@ def test_an_owed_answer_that_never_comes_costs_no_more_than_the_timeout(
     run(connection, BOOK)
     proxy.swallowing = True
     pool.putconn(connection)
+    connection.sent_at -= 10  # so that it is overdue
     clock = Clock()
 
     with pytest.raises(PoolError):
@@ -245,6 +246,45 @@ def test_an_owed_answer_that_never_comes_costs_no_more_than_the_timeout(
     proxy.swallowing = False
     eventually(lambda: has_recovered(pool), "the pool to recover")
     assert pool.size == 1
+
+
+@pytest.mark.parametrize("reset", ["rollback", "session"])
+def test_a_borrower_that_comes_before_the_owed_answer_waits_no_longer_than_its_timeout(
+    make_pool: MakePool, proxy: Proxy, shop: str, reset: str
+) -> None:
+    pool = make_pool(proxy.through(shop), reset=reset)
+    connection = pool.getconn()
+    run(connection, BOOK)
+    proxy.swallowing = True
+    pool.putconn(connection)
+    clock = Clock()
+
+    with pytest.raises(pymysql.OperationalError), pool.connection(timeout=1) as connection:
+        run(connection, BOOK)
+
+    assert clock.seconds < SOON
+    assert (pool.size, pool.in_use) == (0, 0)
+    proxy.swallowing = False
+
+
+@pytest.mark.parametrize("reset", ["rollback", "session"])
+def test_a_borrower_that_comes_before_the_owed_answer_does_not_wait_for_it(
+    make_pool: MakePool, proxy: Proxy, shop: str, reset: str
+) -> None:
+    pool = make_pool(proxy.through(shop), reset=reset)
+    with pool.connection() as connection:
+        run(connection, "UPDATE books SET stock = 0 WHERE id = 2")
+        connection.rollback()
+        number = session_of(connection)
+        proxy.delay = 0.2
+        clock = Clock()
+    owed = clock.seconds
+
+    with pool.connection(readonly=True) as connection:
+        assert session_of(connection) == number
+        assert clock.seconds - owed < 0.2
+        assert value(connection, BOOK) == 20
+        assert not connection.get_autocommit()
 
 
 @pytest.mark.parametrize("pipeline", [True, False])
@@ -296,6 +336,14 @@ def test_over_a_slow_link_a_lookup_takes_one_round_trip(make_pool: MakePool, pro
 
     # A round trip is 0.2 s; a rollback that is waited for makes it two, a ping three.
     assert min(waits) < 0.35
+
+
+def test_a_login_in_many_slow_steps_has_one_deadline(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
+    pool = make_pool(proxy.through(shop))
+    proxy.delay = 0.4  # so that no single step takes too long, and all together do
+
+    with pytest.raises(ConnectFailed):
+        pool.getconn(timeout=1)
 
 
 def test_over_a_slow_link_deadlines_are_kept(make_pool: MakePool, proxy: Proxy, shop: str) -> None:

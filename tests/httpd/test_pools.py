@@ -177,7 +177,7 @@ def test_a_handler_that_never_gives_back_is_repaired_and_reported(
     assert open_sessions == {answer["connection"]}
     assert log.count("a connection of pool 'shop' was not given back") == 5
     assert "site_under_test.py:" in log
-    assert " in leak " in log
+    assert " in leak," in log
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,20 @@ import pytest
 from unit.fakes import PATIENCE, FakeConnection, FakeDatabase
 from wsgipool import Pool, drivers, process
 from wsgipool.httpd import process as httpd
+
+
+class Clock:
+    """The time of the pools under test, which passes only when told. Who sleeps does so in real time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
 
 MakePool = Callable[..., Pool[FakeConnection]]
 
@@ -26,6 +41,14 @@ def make_pool(database: FakeDatabase) -> MakePool:
         return Pool(database, name="orders", max_size=max_size, timeout=timeout, **settings)
 
     return make
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("pool", "lending", "ledger", "connector", "loan"):
+        monkeypatch.setattr(sys.modules[f"wsgipool.{module}"], "monotonic", clock)
+    return clock
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import subprocess
 import sys
 import threading
@@ -72,6 +73,8 @@ class FakeConnection:
     def __init__(self, database: FakeDatabase) -> None:
         self.calls: list[str] = []
         self.alive = True
+        self.hooks: dict[str, Callable[[], object]] = {}
+        """What else happens in this connection's "commit", "rollback", "close"."""
         self._database = database
         self._user = threading.RLock()
 
@@ -117,6 +120,7 @@ class FakeConnection:
     def _call(self, name: str) -> None:
         with self.used():
             self._database.pass_by(name)
+            self.hooks.get(name, lambda: None)()
             self.calls.append(name)
 
 
@@ -212,6 +216,10 @@ class Task(Generic[T]):
     def done(self) -> bool:
         return not self._thread.is_alive()
 
+    def is_done_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return self.done
+
     @property
     def thread_id(self) -> int:
         assert self._thread.ident is not None
@@ -223,6 +231,35 @@ class Task(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._results[0]
+
+
+class Borrower(Generic[T]):
+    """A thread of its own that borrows a connection, and gives it back when told."""
+
+    def __init__(self, getconn: Callable[[], T], putconn: Callable[[T], object]) -> None:
+        self._borrowed: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._told = threading.Event()
+
+        def borrow() -> None:
+            connection = getconn()
+            self._borrowed.put(connection)
+            assert self._told.wait(3 * PATIENCE), "nobody told it to give back"
+            putconn(connection)
+
+        self._task = Task(borrow)
+        self.connection = self._borrowed.get(timeout=PATIENCE)
+
+    @property
+    def thread_id(self) -> int:
+        return self._task.thread_id
+
+    def begin_to_give_back(self) -> Task[None]:
+        """Let it give back, and return the thread."""
+        self._told.set()
+        return self._task
+
+    def give_back(self) -> None:
+        self.begin_to_give_back().result()
 
 
 def eventually(condition: Callable[[], bool]) -> None:

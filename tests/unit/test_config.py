@@ -358,6 +358,9 @@ def test_a_variable_that_is_not_set_names_the_key_the_variable_and_where_to_set_
         ("max_waiting = -1", "databases.orders.max_waiting = -1: it is a number from 0"),
         ("max_waiting = true", "databases.orders.max_waiting = True: it is a number from 0"),
         ("max_connecting = 0", "databases.orders.max_connecting = 0: it is a number from 1"),
+        ("min_size = -1", "databases.orders.min_size = -1: it is a number from 0"),
+        ("max_size = 2\nmin_size = 3", "databases.orders.min_size = 3: it is more than max_size, which is 2"),
+        ("debug = 1", "databases.orders.debug is a number; write true or false"),
         ('max_connecting = "2"', "databases.orders.max_connecting = '2': it is a number from 1"),
         ('reset = "all"', 'databases.orders.reset = \'all\': it is "rollback", "session" or "none"'),
         ("reset = false", 'databases.orders.reset = False: it is "rollback", "session" or "none"'),
@@ -376,12 +379,14 @@ def test_a_setting_out_of_range_names_the_key_the_value_and_what_would_do(
 
 def test_the_settings_of_the_pool_are_read(tmp_path: Path) -> None:
     settings = 'max_waiting = 7\nmax_connecting = 3\nreset = "session"\npipeline = false\ncheck_after = 5\n'
+    settings += "min_size = 2\ndebug = true\n"
     path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n{settings}')
 
     orders = load(path).databases["orders"]
 
     assert (orders.max_waiting, orders.max_connecting, orders.check_after) == (7, 3, 5.0)
     assert (orders.reset, orders.pipeline) == ("session", False)
+    assert (orders.min_size, orders.debug) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def test_the_public_names() -> None:
         "PoolDeadlock",
         "PoolError",
         "PoolTimeout",
+        "Stats",
         "TooManyRequests",
         "WrongThread",
         "close",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import queue
 import random
 import re
 import signal
@@ -16,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from unit.conftest import MakePool
+from unit.conftest import Clock, MakePool
 from unit.fakes import (
     PATIENCE,
+    Borrower,
     FakeConnection,
     FakeDatabase,
     Gate,
@@ -29,14 +28,10 @@ from unit.fakes import (
     run_python,
     then,
 )
-from wsgipool import ConnectFailed, Pool, PoolClosed, PoolDeadlock, PoolTimeout
-from wsgipool.loan import Slot
+from unit.interrupts import Interrupt, interrupt
+from wsgipool import ConnectFailed, Pool, PoolClosed, PoolDeadlock, PoolTimeout, WrongThread
 
 FakePool = Pool[FakeConnection]
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt and mod_wsgi's RequestTimeout."""
 
 
 def counts(pool: FakePool) -> dict[str, int]:
@@ -55,20 +50,9 @@ def waiting_task(pool: FakePool, timeout: float | None = None) -> Task[FakeConne
     return task
 
 
-def borrow_on_another_thread(pool: FakePool) -> FakeConnection:
-    """Borrow on a thread that lives on: the id of one that has ended goes to the next."""
-    borrowed: queue.SimpleQueue[FakeConnection] = queue.SimpleQueue()
-
-    def borrow_and_stay() -> None:
-        borrowed.put(pool.getconn())
-        threading.Event().wait(PATIENCE)
-
-    Task(borrow_and_stay)
-    return borrowed.get(timeout=PATIENCE)
-
-
-def interrupt(thread_id: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(Interrupt))
+def borrower(pool: FakePool) -> Borrower[FakeConnection]:
+    """Borrow on a thread that lives on."""
+    return Borrower(pool.getconn, pool.putconn)
 
 
 # --- how many --------------------------------------------------------------------------------------------------------
@@ -118,7 +102,7 @@ def test_threads_at_the_same_time_have_a_connection_each(make_pool: MakePool) ->
 def test_one_more_than_max_size_waits(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(3)
     for _ in range(3):
-        borrow_on_another_thread(pool)
+        borrower(pool)
 
     waiting_task(pool)
 
@@ -141,9 +125,9 @@ def test_a_connection_that_opens_counts(make_pool: MakePool, database: FakeDatab
 
 def test_a_place_is_free_only_when_its_connection_has_been_closed(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
-    connection = pool.getconn()
+    other = borrower(pool)
     database.hooks = {"rollback": raising(OSError("gone")), "close": (gate := Gate())}
-    giving_back = Task(lambda: pool.putconn(connection))
+    giving_back = other.begin_to_give_back()
     gate.wait_until_reached()
 
     newcomer = waiting_task(pool)
@@ -220,17 +204,17 @@ def test_nobody_overtakes_a_waiter(make_pool: MakePool) -> None:
 
 def test_nobody_overtakes_a_waiter_whose_connection_lies_ready_for_a_moment(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    connection = pool.getconn()
+    other = borrower(pool)
     waiter = waiting_task(pool)
 
     with pool._lock:
         # It is among the idle ones, and who gives it back has not been able to hand it on yet.
-        giving_back = Task(lambda: pool.putconn(connection))
+        giving_back = other.begin_to_give_back()
         eventually(lambda: pool.idle == 1)
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
 
-    assert waiter.result() is connection
+    assert waiter.result() is other.connection
     giving_back.result()
 
 
@@ -251,7 +235,7 @@ def test_a_connection_is_closed_when_its_borrower_is_interrupted_in_the_middle_o
 
 def test_a_borrower_that_waits_in_vain_gets_pool_timeout(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    borrow_on_another_thread(pool)
+    borrower(pool)
     started = time.monotonic()
 
     with pytest.raises(PoolTimeout):
@@ -263,7 +247,7 @@ def test_a_borrower_that_waits_in_vain_gets_pool_timeout(make_pool: MakePool) ->
 
 def test_the_timeout_of_the_pool_is_the_default(make_pool: MakePool) -> None:
     pool = make_pool(1, timeout=0.05)
-    borrow_on_another_thread(pool)
+    borrower(pool)
 
     with pytest.raises(PoolTimeout, match=re.escape("within 0.05 s")):
         pool.getconn()
@@ -286,7 +270,7 @@ def test_pool_timeout_names_the_counts_and_who_holds_longest(make_pool: MakePool
         pool.getconn()
 
     Task(a_slow_report).result()
-    borrow_on_another_thread(pool)
+    borrower(pool)
 
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0)
@@ -294,7 +278,7 @@ def test_pool_timeout_names_the_counts_and_who_holds_longest(make_pool: MakePool
     message = str(caught.value)
     assert "pool 'orders'" in message
     assert "2 in use, 0 connecting, 0 idle of max_size 2" in message
-    assert re.search(rf"from {re.escape(__file__)}:\d+ in a_slow_report", message)
+    assert re.search(rf"borrowed at {re.escape(__file__)}:\d+ in a_slow_report, 0\.\d s ago", message)
 
 
 def test_timeout_zero_takes_an_idle_connection(make_pool: MakePool) -> None:
@@ -340,7 +324,7 @@ def test_a_waiter_that_is_served_in_the_moment_it_gives_up_has_its_connection(ma
         # Its time runs out while it cannot say so.
         time.sleep(0.3)
         pool.putconn(connection)
-        pool._serve_the_waiting()
+        pool._decide()
 
     assert waiter.result() is connection
 
@@ -361,7 +345,7 @@ def test_a_waiter_hit_by_an_asynchronous_exception_loses_nothing(make_pool: Make
 
 def test_a_waiter_hit_by_a_signal_loses_nothing(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    connection = borrow_on_another_thread(pool)
+    other = borrower(pool)
 
     def handler(*_: object) -> None:
         raise Interrupt
@@ -378,35 +362,9 @@ def test_a_waiter_hit_by_a_signal_loses_nothing(make_pool: MakePool) -> None:
         sender.result()
     finally:
         signal.signal(signal.SIGUSR1, previous)
-    pool.putconn(connection)
+    other.give_back()
 
     assert counts(pool) == all_idle(1)
-
-
-def test_asynchronous_exceptions_anywhere_leave_nothing_that_reclaim_does_not_put_right(make_pool: MakePool) -> None:
-    pool = make_pool(2)
-    numbers = random.Random(20)
-    broken: list[dict[str, int]] = []
-
-    def requests_until_interrupted(armed: threading.Event) -> None:
-        with contextlib.suppress(Interrupt):
-            armed.set()
-            while True:
-                with pool.connection() as connection:
-                    connection.execute()
-        pool.reclaim(threading.get_ident())
-
-    for _ in range(150):
-        armed = threading.Event()
-        task = Task(lambda armed=armed: requests_until_interrupted(armed))  # type: ignore[misc]
-        assert armed.wait(PATIENCE)
-        time.sleep(numbers.random() / 1000)
-        interrupt(task.thread_id)
-        task.result()
-        if pool.in_use or pool.waiting or pool.size != pool.idle:
-            broken.append(counts(pool))
-
-    assert broken == []
 
 
 # --- connecting ------------------------------------------------------------------------------------------------------
@@ -415,32 +373,30 @@ def test_asynchronous_exceptions_anywhere_leave_nothing_that_reclaim_does_not_pu
 def test_others_borrow_and_return_while_one_connects(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
     connection = pool.getconn()
+    pool.putconn(connection)
     database.hooks["connect"] = gate = Gate()
+    first = pool.getconn()
     connecting = Task(pool.getconn)
     gate.wait_until_reached()
 
-    def return_and_borrow() -> FakeConnection:
-        pool.putconn(connection)
-        return pool.getconn()
+    pool.putconn(first)
 
-    assert Task(return_and_borrow).result() is connection
-    assert not connecting.done
+    # What comes first is good enough, and what has been opened in vain serves the next.
+    assert connecting.result() is connection
     gate.open()
-    connecting.result()
+    assert pool.getconn() is not connection
 
 
 def test_others_borrow_and_return_while_one_closes(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
-    broken, connection = pool.getconn(), pool.getconn()
+    broken, connection = borrower(pool), pool.getconn()
     database.hooks = {"rollback": in_turn(raising(OSError("gone"))), "close": (gate := Gate())}
-    closing = Task(lambda: pool.putconn(broken))
+    closing = broken.begin_to_give_back()
     gate.wait_until_reached()
 
-    def return_and_borrow() -> FakeConnection:
-        pool.putconn(connection)
-        return pool.getconn()
+    pool.putconn(connection)
 
-    assert Task(return_and_borrow).result() is connection
+    assert pool.getconn() is connection
     gate.open()
     closing.result()
 
@@ -498,12 +454,13 @@ def test_all_waiters_learn_at_once_that_the_database_is_away(make_pool: MakePool
     assert counts(pool) == all_idle(0)
 
 
-def test_a_pool_fills_up_again_after_failed_connects(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_pool_fills_up_again_after_failed_connects(make_pool: MakePool, database: FakeDatabase, clock: Clock) -> None:
     pool = make_pool(2)
     database.hooks["connect"] = in_turn(*[raising(OSError("refused"))] * 3)
     for _ in range(3):
         with pytest.raises(ConnectFailed):
             pool.getconn()
+        clock.advance(1)
 
     connections = [pool.getconn(), pool.getconn()]
 
@@ -521,13 +478,14 @@ def test_a_connect_that_is_interrupted_leaves_its_place(make_pool: MakePool, dat
 
 
 def test_an_outage_is_a_line_in_the_log_when_it_begins_and_one_when_it_ends(
-    make_pool: MakePool, database: FakeDatabase, log: pytest.LogCaptureFixture
+    make_pool: MakePool, database: FakeDatabase, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(2)
     database.hooks["connect"] = in_turn(*[raising(OSError("refused"))] * 5)
     for _ in range(5):
         with pytest.raises(ConnectFailed):
             pool.getconn()
+        clock.advance(1)
     pool.getconn()
     pool.getconn()
 
@@ -651,6 +609,22 @@ def test_a_block_that_is_interrupted_has_its_connection_closed(make_pool: MakePo
     assert counts(pool) == all_idle(0)
 
 
+def test_a_block_that_is_interrupted_has_its_connection_closed_even_if_its_clean_up_fails(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+
+    def work() -> None:
+        try:
+            raise Interrupt
+        finally:
+            raise AttributeError("the cursor's socket is gone")
+
+    with pytest.raises(AttributeError), pool.connection() as connection:
+        work()
+
+    assert connection.calls == ["close"]
+    assert counts(pool) == all_idle(0)
+
+
 def test_a_generator_that_is_closed_leaves_its_connection_for_the_next(make_pool: MakePool) -> None:
     pool = make_pool(1)
 
@@ -677,11 +651,36 @@ def test_putconn_rolls_back(make_pool: MakePool) -> None:
     assert counts(pool) == all_idle(1)
 
 
-def test_another_thread_may_give_back(make_pool: MakePool) -> None:
+def test_what_one_thread_has_another_cannot_give_back(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    other = borrower(pool)
+
+    with pytest.raises(WrongThread, match=rf"given back by thread \d+, but thread {other.thread_id} has borrowed it"):
+        pool.putconn(other.connection)
+
+    assert pool.in_use == 1
+    other.give_back()
+    assert counts(pool) == all_idle(1)
+
+
+def test_a_connection_given_back_once_more_is_not_taken_from_its_next_borrower(make_pool: MakePool) -> None:
     pool = make_pool(1)
     connection = pool.getconn()
+    pool.putconn(connection)
+    next_one = borrower(pool)
+    assert next_one.connection is connection
 
-    Task(lambda: pool.putconn(connection)).result()
+    with pytest.raises(WrongThread):
+        pool.putconn(connection)
+
+    assert (pool.in_use, pool.idle) == (1, 0)
+
+
+def test_what_a_thread_has_left_behind_at_its_end_another_may_give_back(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = Task(pool.getconn).result()
+
+    pool.putconn(connection)
 
     assert counts(pool) == all_idle(1)
 
@@ -723,20 +722,28 @@ def test_a_connection_given_back_twice_is_an_error(make_pool: MakePool) -> None:
     assert counts(pool) == all_idle(1)
 
 
-def test_a_connection_given_back_by_two_threads_at_once_is_taken_once(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_connection_on_its_way_back_cannot_be_given_back(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
-    connection = pool.getconn()
+    other = borrower(pool)
     database.hooks["rollback"] = gate = Gate()
-    first = Task(lambda: pool.putconn(connection))
+    first = other.begin_to_give_back()
     gate.wait_until_reached()
 
     with pytest.raises(ValueError, match="not lent out"):
-        pool.putconn(connection)
+        pool.putconn(other.connection)
 
     gate.open()
     first.result()
+    assert counts(pool) == all_idle(1)
+
+
+def test_what_a_block_has_nobody_else_gives_back(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+
+    with pool.connection() as connection, pytest.raises(ValueError, match="belongs to a `with` block"):
+        pool.putconn(connection)
+
+    assert connection.calls == ["commit"]
     assert counts(pool) == all_idle(1)
 
 
@@ -744,9 +751,8 @@ def test_a_block_that_ends_late_does_not_take_the_connection_from_its_next_borro
     pool = make_pool(1)
     block = pool.connection()
     connection = block.__enter__()
-    pool.putconn(connection)
-    next_borrower = Task(lambda: pool.getconn())
-    assert next_borrower.result() is connection
+    block.__exit__(None, None, None)
+    assert pool.getconn() is connection
 
     with pytest.raises(ValueError, match="not lent out"):
         block.__exit__(None, None, None)
@@ -779,17 +785,16 @@ def test_garbage_that_holds_a_connection_may_be_collected_at_any_moment(
         cycle: list[object] = [generator]
         cycle.append(cycle)
 
-    pop_idle = pool._pop_idle
+    may_connect_itself = pool._may_connect_itself
 
-    def pop_idle_and_collect() -> Slot[FakeConnection] | None:
+    def collect_and_answer() -> bool:
         # The collector runs wherever something is allocated: in the middle of a decision of the pool, too.
-        slot = pop_idle()
         gc.collect()
-        return slot
+        return may_connect_itself()
 
     def borrow_and_return() -> None:
         leak()
-        monkeypatch.setattr(pool, "_pop_idle", pop_idle_and_collect)
+        monkeypatch.setattr(pool, "_may_connect_itself", collect_and_answer)
         with pool.connection():
             pass
 
@@ -824,24 +829,24 @@ def test_a_thread_that_holds_all_connections_learns_at_once_that_it_waits_for_it
 
 def test_a_nested_borrow_waits_where_another_thread_can_give_back(make_pool: MakePool) -> None:
     pool = make_pool(2)
-    connection = borrow_on_another_thread(pool)
+    other = borrower(pool)
 
     def nested() -> FakeConnection:
         with pool.connection(), pool.connection() as inner:
             return inner
 
     task = Task(nested)
-    eventually(lambda: pool.waiting == 1)
-    pool.putconn(connection)
+    eventually(lambda: (pool.in_use, pool.waiting) == (2, 1))
+    other.give_back()
 
-    assert task.result() is connection
+    assert task.result() is other.connection
 
 
 def test_a_connection_on_its_way_back_is_worth_waiting_for(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
-    connection = pool.getconn()
+    other = borrower(pool)
     database.hooks["rollback"] = gate = Gate()
-    giving_back = Task(lambda: pool.putconn(connection))
+    giving_back = other.begin_to_give_back()
     gate.wait_until_reached()
 
     def open_when_waited_for() -> None:
@@ -850,7 +855,7 @@ def test_a_connection_on_its_way_back_is_worth_waiting_for(make_pool: MakePool, 
 
     opener = Task(open_when_waited_for)
     try:
-        assert pool.getconn() is connection
+        assert pool.getconn() is other.connection
     finally:
         gate.open()
         giving_back.result()
@@ -993,13 +998,13 @@ def test_reclaim_closes_what_the_thread_kept_and_says_where_it_was_borrowed(
 
 def test_reclaim_leaves_other_threads_alone(make_pool: MakePool) -> None:
     pool = make_pool(3)
-    other = borrow_on_another_thread(pool)
+    other = borrower(pool)
     mine = [pool.getconn(), pool.getconn()]
 
     assert pool.reclaim(threading.get_ident()) == 2
 
     assert all(connection.closed for connection in mine)
-    assert not other.closed
+    assert not other.connection.closed
     assert counts(pool) == {"size": 1, "idle": 0, "in_use": 1, "waiting": 0}
 
 
@@ -1028,12 +1033,12 @@ def test_reclaim_serves_the_waiting(make_pool: MakePool, database: FakeDatabase)
 
 def test_reclaim_does_not_touch_what_another_thread_is_giving_back(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
-    connection = pool.getconn()
+    other = borrower(pool)
     database.hooks["rollback"] = gate = Gate()
-    giving_back = Task(lambda: pool.putconn(connection))
+    giving_back = other.begin_to_give_back()
     gate.wait_until_reached()
 
-    assert pool.reclaim(threading.get_ident()) == 0
+    assert pool.reclaim(other.thread_id) == 0
 
     gate.open()
     giving_back.result()
@@ -1059,14 +1064,14 @@ def test_reclaim_takes_a_waiter_that_was_interrupted_twice_out_of_the_queue(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(1)
-    connection = borrow_on_another_thread(pool)
+    other = borrower(pool)
     with monkeypatch.context() as interrupted:
         interrupted.setattr(pool, "_withdraw", lambda _: raising(Interrupt())())
         with pytest.raises(Interrupt):
             pool.getconn(timeout=0)
 
     pool.reclaim(threading.get_ident())
-    pool.putconn(connection)
+    other.give_back()
 
     assert counts(pool) == all_idle(1)
 
@@ -1077,7 +1082,7 @@ def test_reclaim_takes_back_a_connection_whose_return_was_interrupted_at_its_sta
     pool = make_pool(1)
     connection = pool.getconn()
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(pool, "_give_back", lambda *_: raising(Interrupt())())
+        interrupted.setattr(pool, "_take_back", lambda *_: raising(Interrupt())())
         with pytest.raises(Interrupt):
             pool.putconn(connection)
 
@@ -1107,14 +1112,14 @@ def test_reclaim_leaves_alone_a_connection_that_another_thread_carries_between_t
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(1)
-    connection = pool.getconn()
+    other = borrower(pool)
     database.hooks["rollback"] = gate = Gate()
-    giving_back = Task(lambda: pool.putconn(connection))
+    giving_back = other.begin_to_give_back()
     gate.wait_until_reached()
 
     pool.reclaim(threading.get_ident())
 
-    assert not connection.closed
+    assert not other.connection.closed
     gate.open()
     giving_back.result()
     assert counts(pool) == all_idle(1)
@@ -1153,8 +1158,11 @@ def test_a_generator_that_outlives_its_request_ends_in_silence(make_pool: MakePo
 
 FORK = """
 import os
-from unit.fakes import FakeDatabase, Task
+import warnings
+from unit.fakes import FakeDatabase, Gate, Task, eventually
 from wsgipool import Pool
+
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # that is the test
 
 database = FakeDatabase()
 pool = Pool(database, name="orders", max_size=2, timeout=5)
@@ -1206,6 +1214,16 @@ def test_a_fork_while_another_thread_decides_leaves_the_child_a_free_lock() -> N
     assert fork("print(pool.getconn().calls, flush=True)", before=before) == "[]\n"
 
 
+def test_a_fork_while_a_connection_opens_in_the_background_leaves_both_sides_a_working_pool() -> None:
+    before = "database.hooks['connect'] = gate = Gate(); pool.resize(3, 3); gate.wait_until_reached()"
+    child = "database.hooks.clear(); print(pool.size, pool.getconn().calls, pool.size, flush=True)"
+    parent = "gate.open(); eventually(lambda: pool.idle == 2); print(repr(pool))"
+
+    assert fork(child, parent, before) == (
+        "0 [] 1\n<Pool 'orders': 1 in use, 0 connecting, 2 idle of max_size 3, 0 waiting>\n"
+    )
+
+
 # --- all at once -----------------------------------------------------------------------------------------------------
 
 
@@ -1245,6 +1263,7 @@ def test_many_threads_with_all_kinds_of_trouble_leave_the_pool_whole(
     for task in tasks:
         task.result()
 
+    eventually(lambda: pool.idle == pool.size)  # what was being opened for somebody who did not wait so long
     assert database.misuses == []
     assert database.most_sessions <= 5
     assert counts(pool) == all_idle(pool.size)

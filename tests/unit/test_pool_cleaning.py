@@ -6,7 +6,7 @@ import pytest
 
 from unit.conftest import MakePool
 from unit.fakes import FakeConnection, FakeDatabase, raising
-from wsgipool import ConnectFailed
+from wsgipool import ConnectFailed, Pool
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,35 @@ def test_a_connection_that_cannot_be_configured_is_closed_and_not_lent(
 
     assert database.opened[0].closed
     assert pool.size == 0
+
+
+def test_a_connection_is_checked_each_time_it_is_lent(make_pool: MakePool) -> None:
+    checked: list[FakeConnection] = []
+    pool = make_pool(check=checked.append)
+    connection = pool.getconn()
+    assert checked == [], "a new one needs no check"
+    pool.putconn(connection)
+
+    with pool.connection():
+        pass
+    pool.getconn()
+
+    assert checked == [connection, connection]
+
+
+def test_a_connection_that_fails_its_check_is_replaced_unseen(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(check=lambda connection: connection.execute())
+    first = pool.getconn()
+    pool.putconn(first)
+    database.hooks["execute"] = raising(OSError("read only"))
+
+    assert pool.getconn() is not first
+    assert first.closed
+
+
+def test_connections_of_a_plain_callable_are_checked_too(database: FakeDatabase) -> None:
+    pool = Pool(lambda: FakeConnection(database), name="orders", max_size=1, check=FakeConnection.ping)
+    pool.putconn(connection := pool.getconn())
+
+    assert pool.getconn() is connection
+    assert connection.calls == ["rollback", "ping"]

@@ -380,7 +380,7 @@ server = types.ModuleType("mod_wsgi")
 server.process_group, server.application_group = "shop", ""
 server.threads_per_process, server.maximum_processes = 4, 2
 server.subscribe_shutdown = callbacks.append
-server.subscribe_events = lambda _: None
+server.request_data = dict
 sys.modules["mod_wsgi"] = server
 
 import wsgipool
@@ -435,6 +435,18 @@ def test_the_settings_of_a_database_are_those_of_its_pool(databases: dict[str, F
 
     assert (pool.max_size, pool.max_waiting, pool.max_connecting, pool.max_idle) == (1, 7, 3, 5.0)
     assert databases["orders"].opened[0].calls == ["commit", "reset_session"]
+
+
+def test_a_min_size_is_no_more_than_the_threads_of_the_process_can_use(
+    databases: dict[str, FakeDatabase], serve_with: Callable[[int], None]
+) -> None:
+    serve_with(1)
+    wsgipool.configure(orders(min_size=3))
+
+    pool = wsgipool.pool("orders")
+
+    assert (pool.min_size, pool.max_size) == (1, 1)
+    eventually(lambda: databases["orders"].sessions == 1)
 
 
 def test_a_transaction_runs_on_the_pool_of_its_name(databases: dict[str, FakeDatabase]) -> None:

@@ -1,0 +1,90 @@
+"""The `with` block that borrows a connection and gives it back as it ends."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from wsgipool.drivers import C
+from wsgipool.loan import Slot
+
+if TYPE_CHECKING:
+    from wsgipool.pool import Pool
+
+
+class Block(AbstractContextManager[C]):
+    """Committed at its end, rolled back when it raises or is readonly; given back in any case."""
+
+    __slots__ = ("_pool", "_readonly", "_slot", "_timeout", "thread_id")
+
+    _slot: Slot[C]
+    thread_id: int
+
+    def __init__(self, pool: Pool[C], timeout: float | None, readonly: bool) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._readonly = readonly
+
+    def __enter__(self) -> C:
+        pool = self._pool
+        self.thread_id = get_ident()
+        # As in Pool.getconn: a call less.
+        if pool._lends_as_is and not pool._by_lock:
+            try:
+                slot = pool._idle.pop()
+            except IndexError:
+                pass
+            else:
+                slot.borrower = self
+                slot.used = True
+                self._slot = slot
+                return slot.connection
+        self._slot = slot = pool._borrow(self, self._timeout, sys._getframe(1))
+        return slot.connection
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        slot, pool = self._slot, self._pool
+        # It may have been taken back already, by the end of the request, when this is a generator that was dropped in
+        # the middle of its block.
+        if slot.borrower is not self:
+            if error is None:
+                raise pool._not_lent()
+            return
+        if error is not None:
+            self._undo(error)
+        elif self._readonly:
+            pool._take_back(slot, pool._reset or "rollback")
+        else:
+            try:
+                slot.connection.commit()
+            except BaseException as failure:
+                self._undo(failure)
+                raise
+            # The COMMIT has just ended the transaction.
+            if pool._is_plain:
+                slot.borrower = 0
+                pool._idle.append(slot)
+                if pool._by_lock:
+                    pool._settle()
+            else:
+                pool._take_back(slot, "session" if pool._reset == "session" else None)
+
+    def _undo(self, error: BaseException) -> None:
+        if _is_interruption(error):
+            # Such a connection looks healthy and gives the next borrower this one's rows.
+            self._pool._take_back(self._slot, None, keep=False)
+        else:
+            self._pool._take_back(self._slot, self._pool._reset or "rollback")
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Tell whether an error has struck from outside, as mod_wsgi's RequestTimeout does, or is the outcome of one.
+
+    They strike anywhere, in the middle of reading an answer too. The clean-up that follows, a cursor's say, may trip
+    over what it finds and raise an ordinary error instead.
+    """
+    while isinstance(error, Exception | GeneratorExit):
+        error = error.__context__
+    return error is not None

@@ -1,0 +1,253 @@
+"""The books of a pool: which connections there are, who has them, who waits, and what becomes of them next.
+
+Every open connection has a slot. A slot is idle, or lent to one thread, or on its way between the two in the hands of
+the thread that carries it; doomed, when it is to be closed; gone, when it is. Sizes are counted from what is there
+and kept nowhere else, so an exception at any point, an asynchronous one too, leaves nothing that a look at the books
+does not put right.
+
+Nothing here waits, opens, closes or logs. What decides is called under the lock; lending an idle connection and
+taking it back are a pop and an append of a deque, which are atomic (on free-threaded Python too), and need none.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Generic
+
+from wsgipool.drivers import C
+from wsgipool.errors import PoolClosed, PoolDeadlock, TooManyRequests
+from wsgipool.housekeeping import housekeeping
+from wsgipool.loan import Ending, Opening, Slot, Waiter, describe_holders, describe_stacks
+
+
+class Ledger(Generic[C]):
+    """What a pool knows of itself. The settings are those of `wsgipool.Pool`."""
+
+    def __init__(
+        self, *, name: str, min_size: int, max_size: int, max_waiting: int, max_connecting: int, max_idle: float
+    ) -> None:
+        self.name = name
+        self.min_size = min_size
+        self.max_size = max_size
+        self.max_waiting = max_waiting
+        self.max_connecting = max_connecting
+        self.max_idle = max_idle
+        self._closed = False
+        self._winding_down = False
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._lock = threading.RLock()  # never entered twice, but it knows whether this thread is in it: _settle()
+        self._slots: dict[int, Slot[C]] = {}  # by id() of the connection; a driver's may be unhashable
+        self._idle: deque[Slot[C]] = deque()
+        self._gone: deque[Slot[C]] = deque()  # closed, and still to be struck off the slots
+        self._connecting: set[Waiter[C] | Opening] = set()
+        self._waiting: deque[Waiter[C]] = deque()
+        self._doomed: deque[Slot[C]] = deque()  # to be closed by whoever comes by
+        self._closers: list[Waiter[C]] = []
+        self._retiring = False  # some connections are to be closed when they come back
+        self._by_lock = self._winding_down  # somebody waits, or else: idle connections go to nobody without the lock
+        self._loans_of_the_gone = 0
+        self._waits = self._timeouts = self._refused = self._opened = self._connect_failures = 0
+        self._wait_seconds = 0.0
+        self._endings: Counter[Ending] = Counter()
+
+    @property
+    def idle(self) -> int:
+        """Connections that are open and free."""
+        return len(self._idle)
+
+    @property
+    def in_use(self) -> int:
+        """Connections that a borrower holds."""
+        return len(self._slots) - len(self._gone) - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """Borrowers that wait for a connection."""
+        return len(self._waiting)
+
+    @property
+    def size(self) -> int:
+        """Connections that are open or being opened; never more than `max_size`."""
+        return len(self._slots) - len(self._gone) + len(self._connecting)
+
+    # --- under the lock: who comes next -----------------------------------------------------------------------------
+
+    def _refuse_the_hopeless(self, waiter: Waiter[C]) -> None:
+        if self._closed:
+            raise PoolClosed(f"pool {self.name!r} is closed")
+        if self.in_use >= self.max_size:
+            holding = {slot.thread_id for slot in self._slots.values()}
+            # 0 is one on its way back.
+            if waiter.thread_id in holding and 0 not in holding and holding <= self._threads_that_wait(waiter):
+                held = list(self._slots.values())
+                raise PoolDeadlock(
+                    f"all {self.max_size} connections of pool {self.name!r} are held by this thread and others that "
+                    f"wait for one more ({describe_holders(held, waiter.asked)}), so it would never come; pass the "
+                    f"connection on instead of borrowing again{describe_stacks(held)}"
+                )
+        if self.max_waiting and len(self._waiting) >= self.max_waiting:
+            self._refused += 1
+            raise TooManyRequests(
+                f"{len(self._waiting)} requests wait for pool {self.name!r} already, as many as max_waiting allows: "
+                f"{self._counts()}"
+            )
+
+    def _threads_that_wait(self, one_more: Waiter[C]) -> set[int]:
+        return {waiter.thread_id for waiter in (one_more, *self._waiting)}
+
+    def _decide(self) -> None:
+        """Say what becomes of the idle connections and of those who wait. Under the lock.
+
+        Each waiter is recorded as served, then woken, then taken from the queue, so that an exception between any two
+        of these lines strands nobody: the next to come by goes on from there.
+        """
+        while self._gone:
+            self._strike_off(self._gone[0])
+            self._gone.popleft()
+        if self._retiring:
+            self._doom_the_surplus()
+        while self._waiting:
+            waiter = self._waiting[0]
+            if waiter.slot is None and waiter not in self._connecting:
+                idle = self._pop_idle() if self._idle else None
+                if idle is not None:
+                    waiter.slot = idle
+                    idle.borrower = waiter.borrower
+                elif self._may_connect_itself():
+                    self._connecting.add(waiter)
+                else:
+                    break
+            waiter.wake()
+            if waiter.sleeps:
+                self._waits += 1
+                self._wait_seconds += monotonic() - waiter.asked
+            self._waiting.popleft()
+        self._by_lock = bool(self._waiting) or self._retiring
+        if self._winding_down:
+            self._by_lock = True
+        if self._closed and not self.size:
+            for closer in self._closers:
+                closer.wake()
+
+    def _may_connect_itself(self) -> bool:
+        """Tell whether a waiter has nothing to wait for: nobody else can give back, and nothing is being opened."""
+        if not self._has_room() or self._openings():
+            return False
+        waiting = {waiter.thread_id for waiter in self._waiting}
+        # 0 is one on its way back.
+        return not housekeeping.is_running or all(slot.thread_id in waiting for slot in self._slots.values())
+
+    def _begin_openings(self) -> list[Opening]:
+        if self._closed:
+            return []
+        wanted = len(self._waiting) - self._openings()
+        if not self._winding_down:
+            wanted = max(wanted, self.min_size - self.size)
+        room = min(wanted, self.max_size - self.size, self.max_connecting - len(self._connecting))
+        openings = [Opening() for _ in range(room)]
+        self._connecting.update(openings)
+        return openings
+
+    def _openings(self) -> int:
+        return sum(isinstance(one, Opening) for one in self._connecting)
+
+    def _has_room(self) -> bool:
+        return self.size < self.max_size and len(self._connecting) < self.max_connecting
+
+    def _is_unsettled(self) -> bool:
+        return bool(self._gone or self._doomed or (self._idle and (self._waiting or self._winding_down)))
+
+    def _pop_idle(self) -> Slot[C] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    # --- under the lock: what is to be closed -----------------------------------------------------------------------
+
+    def _retire(self, slot: Slot[C], ending: Ending) -> None:
+        """Have a slot closed when it comes back, or now if it is idle."""
+        slot.ending = ending
+        slot.retired = True
+        self._retiring = self._by_lock = True
+
+    def _doom(self, slot: Slot[C], ending: Ending) -> None:
+        """Leave a slot that nobody can borrow any more to `_settle`, which closes it outside the lock."""
+        slot.ending = ending
+        slot.retired = False
+        self._doomed.append(slot)
+
+    def _doom_the_surplus(self) -> None:
+        for slot in list(self._idle):
+            if slot.retired and self._grab(slot):
+                self._doom(slot, slot.ending)
+        while self.size - len(self._doomed) > self.max_size and (idle := self._pop_idle()) is not None:
+            self._doom(idle, "surplus")
+        self._retiring = self.size - len(self._doomed) > self.max_size or any(
+            slot.retired for slot in self._slots.values()
+        )
+
+    def _doom_the_aged(self, now: float) -> None:
+        for slot in self._slots.values():
+            if now >= slot.expires and not slot.retired:
+                self._retire(slot, "lifetime")
+            if slot.borrower or slot.used:
+                slot.used = False
+                slot.quiet_since = now
+        for slot in list(self._idle):
+            if self.size - len(self._doomed) <= self.min_size:
+                break
+            if now - slot.quiet_since >= self.max_idle and self._grab(slot):
+                self._doom(slot, "idle")
+
+    def _doom_the_lost(self) -> None:
+        """Find the slots that are neither idle nor lent nor in anybody's hands. Under the lock.
+
+        An asynchronous exception between a pop and the next step drops what was popped. A slot on its way between two
+        places is held by the thread that carries it; a lost one only by our dictionary.
+        """
+        (alone,) = _references({0: object()}.values())
+        counts = _references(self._slots.values())
+        for slot, count in zip(list(self._slots.values()), counts, strict=True):
+            if not slot.borrower and count == alone:
+                self._doom(slot, "broken")
+
+    def _grab(self, slot: Slot[C]) -> bool:
+        """Take a certain slot from the idle ones; False if it has been lent meanwhile."""
+        try:
+            self._idle.remove(slot)
+        except (ValueError, IndexError):
+            return False
+        return True
+
+    def _strike_off(self, slot: Slot[C]) -> None:
+        if self._slots.pop(id(slot.connection), None) is slot:
+            self._loans_of_the_gone += slot.loans
+            self._endings[slot.ending] += 1
+
+    def _loans_so_far(self) -> int:
+        return self._loans_of_the_gone + sum(slot.loans for slot in self._slots.values())
+
+    # --- in words ---------------------------------------------------------------------------------------------------
+
+    def _not_lent(self) -> ValueError:
+        return ValueError(
+            f"this connection is not lent out by pool {self.name!r}: it was given back before, taken back at the end "
+            "of its request, or belongs to another pool"
+        )
+
+    def _counts(self) -> str:
+        return (
+            f"{self.in_use} in use, {len(self._connecting)} connecting, {self.idle} idle of max_size {self.max_size}, "
+            f"{self.waiting} waiting"
+        )
+
+
+def _references(slots: Iterable[object]) -> list[int]:
+    return [sys.getrefcount(slot) for slot in slots]

@@ -1,0 +1,310 @@
+"""Lending: what follows from the books outside their lock. It waits, connects, checks, cleans and closes.
+
+A borrower that finds nothing idle and nothing lent to others connects by itself. While others hold connections, which
+may come back at any moment, it waits for what comes first: one of those, or a new one that is opened in the
+background.
+
+No wake-up is lost: who gives back appends to the idle ones and then looks whether anybody waits; who has to wait
+enters the queue and then looks once more for an idle one. Whoever finds both brings them together, under the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from threading import get_ident
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from wsgipool.connector import Connector
+from wsgipool.drivers import C, Reset
+from wsgipool.errors import ConnectFailed, PoolClosed, PoolTimeout
+from wsgipool.housekeeping import housekeeping
+from wsgipool.ledger import Ledger
+from wsgipool.loan import Borrower, Ending, Opening, Slot, Waiter, describe, describe_holders
+
+logger = logging.getLogger("wsgipool")
+
+_SHORTEST_ROUND, _LONGEST_ROUND = 0.05, 30.0
+"""Seconds between two rounds of housekeeping; in between, a tenth of the shortest age that it looks for."""
+
+
+class Lending(Ledger[C]):
+    """What a pool does behind its doors."""
+
+    def __init__(
+        self, connector: Connector[C], *, timeout: float, max_lifetime: float, debug: bool, **sizes: Any
+    ) -> None:
+        self.timeout = timeout
+        self.max_lifetime = max_lifetime
+        self._debug = debug
+        self.before_loan: Callable[[], object] | None = None
+        """Called on the thread of the borrower; not for a plain callable's connections, which are lent as they are."""
+        self._connector = connector
+        self._driver = connector.driver
+        self._is_plain = connector.is_plain
+        self._lends_as_is = self._is_plain and not debug
+        super().__init__(**sizes)
+
+    def _borrow(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
+        if self.before_loan is not None:
+            self.before_loan()
+        if not self._by_lock and not self._lends_as_is:
+            slot = self._pop_idle()
+            if slot is not None:
+                slot.borrower = borrower
+                return self._usable(slot, timeout, frame)
+        return self._wait(borrower, timeout, frame)
+
+    def _usable(self, slot: Slot[C], timeout: float | None, frame: FrameType) -> Slot[C]:
+        """Return this slot, or if its connection is dead another, or a new one."""
+        limit = self._limit(timeout)
+        try:
+            slot.note(frame, self._debug)
+            if self._connector.is_usable(slot, slot.thread_id, limit):
+                return slot
+        except BaseException:
+            self._take_back(slot, None, keep=False)
+            raise
+        waiter = Waiter(slot.borrower, limit, slot, asked=slot.since)
+        waiter.touched = True
+        try:
+            self._replace_dead(waiter)
+            return self._ready(waiter, frame)
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+
+    def _wait(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
+        waiter: Waiter[C] = Waiter(borrower, self._limit(timeout))
+        try:
+            with self._lock:
+                self._refuse_the_hopeless(waiter)
+                self._by_lock = True
+                self._waiting.append(waiter)
+                self._decide()
+                waiter.sleeps = bool(self._waiting) and self._waiting[-1] is waiter
+            if self._is_unsettled():
+                self._settle()
+            if waiter.sleeps:
+                self._call_for_those_who_wait()
+                if not waiter.wait():
+                    self._stop_waiting(waiter)
+            return self._ready(waiter, frame)
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+
+    def _ready(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
+        """Return what a served waiter has got, if its connection is dead another, or a new one."""
+        while (slot := waiter.slot) is not None:
+            if self._lends_as_is:
+                slot.used = True
+                return slot
+            waiter.touched = True
+            slot.note(frame, self._debug)
+            if self._connector.is_usable(slot, waiter.thread_id, waiter.remaining()):
+                return slot
+            self._replace_dead(waiter)
+        return self._connect(waiter, frame)
+
+    def _limit(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
+
+    def _stop_waiting(self, waiter: Waiter[C]) -> None:
+        with self._lock:
+            if waiter in self._waiting:
+                raise self._timed_out(waiter)
+        # Served in the last moment.
+
+    def _replace_dead(self, waiter: Waiter[C]) -> None:
+        """Swap a dead connection for another idle one, or for the room to open one: the turn stays the waiter's."""
+        dead = waiter.slot
+        assert dead is not None
+        dead.ending = "broken"
+        self._driver.close(dead.connection)
+        with self._lock:
+            dead.borrower = 0
+            self._strike_off(dead)
+            waiter.slot = idle = self._pop_idle()
+            if idle is None:
+                self._connecting.add(waiter)
+            else:
+                idle.borrower = waiter.borrower
+        self._settle()
+
+    def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
+        if self._closed:
+            raise PoolClosed(f"pool {self.name!r} was closed while this request waited for it")
+        remaining = waiter.remaining()
+        if remaining <= 0:
+            with self._lock:
+                raise self._timed_out(waiter)
+        slot = self._opened_by(waiter, remaining)
+        slot.borrower = waiter.borrower
+        if not self._lends_as_is:
+            slot.note(frame, self._debug)
+        waiter.touched = True
+        with self._lock:
+            waiter.slot = slot
+            self._slots[id(slot.connection)] = slot
+            self._connecting.discard(waiter)
+            self._opened += 1
+        self._settle()  # the next may connect
+        housekeeping.watch(self)
+        return slot
+
+    def _opened_by(self, one: Waiter[C] | Opening, timeout: float) -> Slot[C]:
+        is_paused = self._connector.pause_left() > 0
+        try:
+            return self._connector.open(timeout, one.thread_id)
+        except ConnectFailed:
+            with self._lock:
+                self._connect_failures += not is_paused
+            raise
+
+    def _withdraw(self, waiter: Waiter[C]) -> None:
+        """Undo what a waiter has got that leaves without a connection, and pass its turn on."""
+        with self._lock:
+            self._connecting.discard(waiter)
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            slot = waiter.slot
+            if slot is not None and slot.borrower is waiter.borrower:
+                slot.borrower = 0
+                if waiter.touched:
+                    # Interrupted in the middle of an answer, perhaps: it may be out of step.
+                    self._doom(slot, "broken")
+                else:
+                    self._idle.append(slot)
+        self._settle()
+        self._call_for_those_who_wait()
+
+    def _take_back(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
+        slot.borrower = 0
+        if slot.retired or not keep:
+            self._close(slot, slot.ending if slot.retired else "broken")
+            return
+        try:
+            if not self._is_plain:
+                self._connector.clean(slot, how)
+            elif how is not None:
+                slot.connection.rollback()
+        except Exception as error:
+            logger.info("a connection of pool %r is closed, it cannot be used again: %s", self.name, describe(error))
+            self._close(slot, "broken")
+            return
+        except BaseException:
+            self._close(slot, "broken")
+            raise
+        self._idle.append(slot)
+        if self._by_lock:
+            self._settle()
+
+    def _close(self, slot: Slot[C], ending: Ending) -> None:
+        slot.ending = ending
+        try:
+            # Before its place is free: the server never sees one connection more than max_size.
+            self._driver.close(slot.connection)
+        finally:
+            self._gone.append(slot)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring together what has been given back or closed with those who wait; close what shall not be kept.
+
+        The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
+        this very thread while it holds the lock, too. Then this is left to the end of that.
+        """
+        while not self._lock._is_owned():  # type: ignore[attr-defined]
+            if self._winding_down:
+                self.wind_down()
+            with self._lock:
+                has_freed = bool(self._gone)
+                self._decide()
+            if has_freed:
+                self._call_for_those_who_wait()
+            if self._doomed:
+                self._close_the_doomed()
+            if not self._is_unsettled():
+                return
+
+    def _close_the_doomed(self) -> None:
+        while self._doomed:
+            try:
+                slot = self._doomed.popleft()
+            except IndexError:
+                return
+            try:
+                self._driver.close(slot.connection)
+            finally:
+                self._gone.append(slot)
+
+    def wind_down(self) -> None:
+        """Close the idle connections and keep none from now on, yet go on lending: the process is about to end.
+
+        Takes no lock and writes no log. Under prefork, mod_wsgi calls this from a signal handler on top of whatever
+        the thread was doing, and that may be holding our lock.
+        """
+        self._winding_down = True
+        self._by_lock = True
+        while (slot := self._pop_idle()) is not None:
+            self._driver.close(slot.connection)
+            self._gone.append(slot)
+
+    def tend(self) -> float | None:
+        """Do what time brings, for the thread of `wsgipool.housekeeping`; return the seconds until the next round."""
+        with self._lock:
+            self._doom_the_lost()
+            self._doom_the_aged(monotonic())
+        self._settle()
+        with self._lock:
+            openings = [] if self._connector.pause_left() > 0 else self._begin_openings()
+            is_short = self.size < (self.max_size if self._waiting else self.min_size)
+        for opening in openings:
+            if not housekeeping.run(partial(self._open, opening)):
+                self._open(opening)
+        if self._winding_down and not self._slots:
+            return None
+        if is_short:
+            return max(_SHORTEST_ROUND, self._connector.pause_left())
+        if not self._slots and not self._connecting:
+            return None
+        return min(max(_SHORTEST_ROUND, min(self.max_idle, self.max_lifetime) / 10), _LONGEST_ROUND)
+
+    def _call_for_those_who_wait(self) -> None:
+        """Have a connection opened in the background if there is room: until one comes back may be long."""
+        if self._waiting and self._has_room():
+            housekeeping.call()
+
+    def _open(self, opening: Opening) -> None:
+        opening.thread_id = get_ident()
+        slot: Slot[C] | None = None
+        try:
+            slot = self._opened_by(opening, self.timeout)
+            self._connector.lay_down(slot)
+        except ConnectFailed:
+            pass  # it is in the log, and those who wait go on waiting
+        finally:
+            with self._lock:
+                self._connecting.discard(opening)
+                if slot is not None:
+                    self._opened += 1
+                    self._slots[id(slot.connection)] = slot
+                    self._idle.append(slot)
+                self._decide()
+            self._settle()
+            housekeeping.call()
+
+    def _timed_out(self, waiter: Waiter[C]) -> PoolTimeout:
+        self._timeouts += 1
+        held = [slot for slot in self._slots.values() if slot.thread_id]
+        holders = f"; held: {describe_holders(held, monotonic())}" if held else ""
+        failure = self._connector.last_failure
+        return PoolTimeout(
+            f"no connection of pool {self.name!r} became free within {waiter.limit:g} s: {self._counts()}{holders}"
+            f"{f'; the last connect has failed: {failure}' if failure else ''}. "
+            "Hold connections for less time, raise max_size, or wait longer with timeout"
+        )

@@ -1,0 +1,87 @@
+"""A command that an exception from outside interrupts takes its connection with it: nobody reads another's rows.
+
+PyMySQL leaves a connection that was interrupted in the middle of an answer open and out of step: the next borrower
+would get the rest of that answer for its own. Here requests are interrupted at random moments, with a real server,
+while others go on; each asks for rows that only it can have asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymysql.cursors import SSCursor
+
+from faults.conftest import MakePool
+from faults.harness import run, user_of, value
+from httpd.harness import sessions
+from unit.fakes import Task, eventually
+from unit.interrupts import debris_ignored, interrupt_at_work
+from wsgipool import Pool
+from wsgipool.demo.mariadb import MariaDB
+
+WAYS = [{"reset": "rollback"}, {"reset": "session"}, {"reset": "session", "pipeline": False}]
+TIMES = 50
+"""Interruptions of each kind of work, each way."""
+LATEST = 0.02
+"""Seconds after which a thread at work is interrupted at the latest, in which it does some rounds."""
+ROWS = 1000
+
+_numbers = itertools.count(1)
+
+
+def read_much(pool: Pool[Any]) -> None:
+    number = next(_numbers)
+    with pool.connection(readonly=True) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        assert cursor.fetchall() == tuple((row, number) for row in range(1, ROWS + 1))
+
+
+def read_much_row_by_row(pool: Pool[Any]) -> None:
+    number = next(_numbers)
+    with pool.connection(readonly=True) as connection, connection.cursor(SSCursor) as cursor:
+        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        assert list(cursor) == [(row, number) for row in range(1, ROWS + 1)]
+
+
+def write(pool: Pool[Any]) -> None:
+    with pool.connection() as connection:
+        run(connection, "UPDATE books SET stock = stock + 1 WHERE id = 1")
+        run(connection, "UPDATE books SET stock = stock - 1 WHERE id = 2")
+
+
+@pytest.mark.parametrize("work", [read_much, read_much_row_by_row, write])
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_requests_leave_no_answer_to_others(
+    make_pool: MakePool, mariadb: MariaDB, shop: str, way: dict[str, Any], work: Callable[[Pool[Any]], None]
+) -> None:
+    pool = make_pool(max_size=3, **way)
+    moments = random.Random(f"{way} {work.__name__}")
+    ended = threading.Event()
+
+    def other_requests() -> None:
+        while not ended.is_set():
+            read_much(pool)
+            write(pool)
+
+    others = [Task(other_requests) for _ in range(2)]
+    with debris_ignored():
+        for _ in range(TIMES):
+            thread_id = interrupt_at_work(lambda: work(pool), moments.uniform(0, LATEST))
+            pool.reclaim(thread_id)
+    ended.set()
+    for other in others:
+        other.result()
+
+    assert pool.stats().closed["broken"] > TIMES / 10, "hardly any struck a connection in use"
+    eventually(lambda: not pool.stats().connecting)  # one may still be opened for somebody who has been served
+    assert (pool.in_use, pool.waiting, pool.size) == (0, 0, pool.idle)
+    eventually(lambda: len(sessions(mariadb, user_of(shop))) == pool.size)
+    connections = [pool.getconn() for _ in range(pool.max_size)]
+    for connection in connections:
+        assert value(connection, "SELECT SUM(stock) FROM books") == 30
+        pool.putconn(connection)

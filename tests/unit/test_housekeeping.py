@@ -1,0 +1,61 @@
+"""The background threads of a process, with something simple to look after."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from unit.fakes import eventually
+from unit.interrupts import Interrupt
+from wsgipool.housekeeping import Housekeeping
+
+
+class Plant:
+    """Something that is looked after when called."""
+
+    def __init__(self) -> None:
+        self.tended_by: list[threading.Thread] = []
+
+    def tend(self) -> None:
+        self.tended_by.append(threading.current_thread())
+
+
+@pytest.fixture
+def housekeeping() -> Iterator[Housekeeping]:
+    housekeeping = Housekeeping()
+    yield housekeeping
+    housekeeping.stop()
+
+
+def test_what_is_watched_is_looked_after_again_when_it_has_had_nothing_to_do(housekeeping: Housekeeping) -> None:
+    plant = Plant()
+
+    for times in (1, 2, 3):
+        housekeeping.watch(plant)
+        eventually(lambda times=times: len(plant.tended_by) >= times)  # type: ignore[misc]
+
+
+def test_a_watch_that_is_interrupted_as_its_thread_starts_leaves_no_second_one(
+    housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = Plant()
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_and_be_interrupted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+        raise Interrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(threading.Thread, "start", start_and_be_interrupted)
+        with pytest.raises(Interrupt):
+            housekeeping.watch(plant)
+
+    housekeeping.watch(plant)
+
+    eventually(lambda: not started[0].is_alive())
+    eventually(lambda: bool(plant.tended_by))
+    assert started[0] not in plant.tended_by
