@@ -1,5 +1,32 @@
-"""For all tests: SIGTERM ends a run as Ctrl-C does, so that every server is stopped and every folder removed."""
+"""For all tests: SIGTERM ends a run as Ctrl-C does, so that every server is stopped and every folder removed.
+
+And how long those search that could search for ever: with pytest's --stress fifty times as long.
+"""
 
 import signal
 
+import pytest
+from hypothesis import HealthCheck, settings
+
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+# A slow machine is no failure. What failed is printed with all its steps, so it needs no folder to be kept in.
+_COMMON = settings(deadline=None, print_blob=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples each time: a change that fails has itself to blame, and who repeats the run sees what failed.
+settings.register_profile("usual", _COMMON, max_examples=1000, derandomize=True)
+# Others each time: this is for finding what the thousand do not.
+settings.register_profile("stress", _COMMON, max_examples=50_000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress", action="store_true", help="search fifty times as long: see `make stress`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("stress" if config.getoption("--stress") else "usual")
+
+
+@pytest.fixture(scope="session")
+def effort(request: pytest.FixtureRequest) -> int:
+    """How many times as long as usual a test shall search."""
+    return 50 if request.config.getoption("--stress") else 1
