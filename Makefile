@@ -4,13 +4,14 @@
 # program themselves, and no shell in between is left to die alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test stress lint bench clean
 
 help:
 	@echo 'make demo    run the demo site on http://127.0.0.1:8080 until Ctrl-C'
 	@echo '             MPM=prefork|worker|event|daemon  DB=mariadb|sqlite  PORT=number'
 	@echo '             STANDALONE=1 takes the Apache from PyPI even where Debian has one'
 	@echo 'make test    run all tests; pass on options with ARGS="-k pool -x"'
+	@echo 'make stress  the tests that search at random, fifty times as long: about two hours'
 	@echo 'make lint    ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench   measure against other pools; ARGS="uncontended --quick" chooses and shortens'
 	@echo 'make clean   remove the environment and everything else that was made here'
@@ -25,6 +26,10 @@ demo:
 test:
 	@scripts/setup test
 	@exec .venv/bin/pytest $(ARGS)
+
+stress:
+	@scripts/setup test
+	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py $(ARGS)
 
 lint:
 	@scripts/setup lint
