@@ -162,8 +162,10 @@ def in_threads(work: Callable[[Callable[[], bool]], T], threads: int, seconds: f
             outcome = executor.map(start, range(threads))
             together.wait()
             time.sleep(seconds)
+        except BaseException:
+            together.abort()  # or those that have come would wait for ever
+            raise
         finally:
-            together.abort()
             over.append(True)
         return list(outcome)
 
