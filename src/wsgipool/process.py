@@ -217,10 +217,9 @@ def _after_fork_in_child() -> None:
 def _watch_for_the_end() -> None:
     atexit.register(_wind_down)
     os.register_at_fork(after_in_child=_after_fork_in_child)
-    server = httpd.mod_wsgi()
-    if server is not None:
-        # In daemon mode this comes before the requests in flight have ended: they still get connections.
-        server.subscribe_shutdown(_end)
+    # In daemon mode this comes before the requests in flight have ended: they still get connections. A mod_wsgi that
+    # does not say when it ends ends its interpreters all the same, and atexit knows.
+    httpd.subscribe("shutdown", _end)
 
 
 _watch_for_the_end()

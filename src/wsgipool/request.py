@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from wsgipool import process
-from wsgipool.httpd.process import mod_wsgi
+from wsgipool.httpd import process as httpd
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -30,7 +30,7 @@ class Middleware:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if mod_wsgi() is not None:
+        if _told_by_mod_wsgi:
             # That is seen to already, and the server may look at the response itself: its length, a file to send.
             return self._application(environ, start_response)
         thread_id = threading.get_ident()
@@ -85,10 +85,11 @@ def _request_data(server: ModuleType) -> dict[object, object] | None:
     return data
 
 
-def _watch_requests() -> None:
-    server = mod_wsgi()
-    if server is None:
-        return
+def _watch_requests() -> bool:
+    """Have the end of each request told, and say whether this server can tell."""
+    server = httpd.mod_wsgi()
+    if server is None or not hasattr(server, "request_data"):
+        return False
 
     def before_loan() -> None:
         data = _request_data(server)
@@ -96,6 +97,7 @@ def _watch_requests() -> None:
             data[_EndOfRequest] = _EndOfRequest(server)
 
     process.before_loan = before_loan
+    return True
 
 
-_watch_requests()
+_told_by_mod_wsgi = _watch_requests()

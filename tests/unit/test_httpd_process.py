@@ -83,6 +83,80 @@ def test_prefork_has_one_thread_though_its_mpm_says_none(mod_wsgi: Any, monkeypa
     assert (process.threads, process.max_processes) == (1, 256)
 
 
+ATTRIBUTES = ("threads_per_process", "maximum_processes", "application_group")
+
+
+@pytest.mark.parametrize("missing", [*((name,) for name in ATTRIBUTES), ATTRIBUTES])
+def test_a_daemon_process_makes_do_without_an_attribute_of_mod_wsgi(mod_wsgi: Any, missing: tuple[str, ...]) -> None:
+    for name in missing:
+        delattr(mod_wsgi, name)
+
+    assert httpd.this_process() == httpd.HttpdProcess(
+        "event",
+        "shop",
+        "",
+        threads=15,  # mod_wsgi's default, and here what it says too
+        max_processes=1 if "maximum_processes" in missing else 4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mpm", "threads", "max_processes"), [("prefork", 1, 256), ("worker", 25, 16), ("event", 25, 16), ("new", 25, 1)]
+)
+def test_where_nobody_says_an_embedded_process_takes_the_defaults_of_its_mpm(
+    mod_wsgi: Any, mpm: str, threads: int, max_processes: int
+) -> None:
+    mod_wsgi.process_group = ""
+    sys.modules["apache"].mpm_name = mpm  # type: ignore[attr-defined]
+    for name in ATTRIBUTES:
+        delattr(mod_wsgi, name)
+
+    assert httpd.this_process() == httpd.HttpdProcess(mpm, "", "", threads, max_processes)
+
+
+@pytest.mark.parametrize("value", [None, 0, "many"])
+def test_what_is_no_number_is_not_taken_for_one(mod_wsgi: Any, value: object) -> None:
+    mod_wsgi.threads_per_process = mod_wsgi.maximum_processes = value
+
+    assert httpd.this_process() == httpd.HttpdProcess("event", "shop", "", threads=15, max_processes=1)
+
+
+def test_without_the_module_apache_httpd_names_its_mpm(mod_wsgi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mod_wsgi
+    monkeypatch.delitem(sys.modules, "apache")
+    monkeypatch.setattr(httpd, "_shown_mpm", lambda: "worker")
+
+    process = httpd.this_process()
+
+    assert process is not None
+    assert process.mpm == "worker"
+
+
+def test_without_the_module_apache_and_httpd_the_mpm_is_unknown(mod_wsgi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mod_wsgi
+    monkeypatch.delitem(sys.modules, "apache")
+
+    process = httpd.this_process()
+
+    assert process is not None
+    assert process.mpm == "unknown"
+
+
+def test_a_callback_is_for_a_mod_wsgi_that_calls_it(mod_wsgi: Any) -> None:
+    callbacks: list[object] = []
+    mod_wsgi.subscribe_events = callbacks.append
+
+    assert httpd.subscribe("events", print)
+    assert not httpd.subscribe("shutdown", print)
+    assert callbacks == [print]
+
+
+def test_outside_httpd_nobody_calls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mod_wsgi", None)
+
+    assert not httpd.subscribe("events", print)
+
+
 def test_the_script_of_the_application_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "_mod_wsgi_0123", script(tmp_path / "handler.wsgi"))
     monkeypatch.setitem(sys.modules, "__wsgi__", script(tmp_path / "app.wsgi"))

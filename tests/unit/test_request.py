@@ -326,8 +326,21 @@ print(pool.in_use)
     assert under_mod_wsgi(program) == "1\n0\n"
 
 
+def test_a_mod_wsgi_without_request_data_leaves_it_to_the_middleware() -> None:
+    program = """
+import sys, types
+server = types.ModuleType("mod_wsgi")
+server.process_group = "shop"
+sys.modules["mod_wsgi"] = server
+import wsgipool
+wsgipool.configure({"databases": {"orders": {"url": "sqlite:////nowhere.db"}}})
+print(type(wsgipool.Middleware(lambda environ, start_response: [])({}, None)).__name__)
+"""
+    assert run_python(program) == "_Response\n"
+
+
 def test_the_middleware_steps_aside_under_mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgipool.request.mod_wsgi", lambda: object())
+    monkeypatch.setattr("wsgipool.request._told_by_mod_wsgi", True)
     response = [b"one part, whose length the server looks at"]
 
     assert Middleware(lambda *_: response)({}, start_response) is response

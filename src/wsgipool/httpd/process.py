@@ -1,14 +1,18 @@
 """What httpd and mod_wsgi tell the process that runs in them: the MPM, its threads, the Defines, the scripts.
 
 Works embedded and in daemon mode, on mod_wsgi 4.9 and newer. Outside httpd every question has the answer "nothing".
+Where mod_wsgi does not say, httpd is asked; where httpd does not answer either, it is what both do without being told.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+
+from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIMIT, THREADS_PER_CHILD
 
 # Codes of ap_mpm_query, from httpd's include/ap_mpm.h.
 _AP_MPMQ_MAX_THREADS = 6
@@ -23,7 +27,7 @@ class HttpdProcess:
     """A process of httpd that runs Python."""
 
     mpm: str
-    """"prefork", "worker" or "event"."""
+    """"prefork", "worker" or "event"; "unknown" where nobody says."""
     process_group: str
     """The daemon process group, or "" when embedded in an Apache child."""
     application_group: str
@@ -59,14 +63,29 @@ def this_process() -> HttpdProcess | None:
     server = mod_wsgi()
     if server is None:
         return None
-    process_group: str = server.process_group
-    threads: int = server.threads_per_process
-    max_processes: int = server.maximum_processes
-    if not process_group:
-        # Under worker and event mod_wsgi counts only the children alive when this one was forked.
-        max_processes = _ask_mpm(_AP_MPMQ_MAX_DAEMONS) or max_processes
-        threads = max(1, _ask_mpm(_AP_MPMQ_MAX_THREADS) or threads)
-    return HttpdProcess(_mpm_name(), process_group, server.application_group, threads, max_processes)
+    mpm = _mpm_name()
+    process_group: str = server.process_group or ""
+    if process_group:
+        threads = _attribute(server, "threads_per_process") or DAEMON_THREADS
+        max_processes = _attribute(server, "maximum_processes") or DAEMON_PROCESSES
+    else:
+        # Under worker and event mod_wsgi counts only the children alive when this one was forked, so httpd comes first.
+        # Of prefork httpd says 0 threads: it is one.
+        asked, told = _ask_mpm(_AP_MPMQ_MAX_THREADS), _attribute(server, "threads_per_process")
+        threads = max(1, asked if asked is not None else told or (1 if mpm == "prefork" else THREADS_PER_CHILD))
+        max_processes = (
+            _ask_mpm(_AP_MPMQ_MAX_DAEMONS) or _attribute(server, "maximum_processes") or SERVER_LIMIT.get(mpm, 1)
+        )
+    return HttpdProcess(mpm, process_group, getattr(server, "application_group", None) or "", threads, max_processes)
+
+
+def subscribe(event: str, callback: Callable[..., None]) -> bool:
+    """Have mod_wsgi call `callback` for its "events" or at its "shutdown"; tell whether it is there and does."""
+    function = getattr(mod_wsgi(), f"subscribe_{event}", None)
+    if function is None:
+        return False
+    function(callback)
+    return True
 
 
 def define(name: str) -> str | None:
@@ -117,6 +136,23 @@ def _ask_mpm(code: int) -> int | None:
     return answer.value if status == 0 else None
 
 
+def _attribute(server: ModuleType, name: str) -> int | None:
+    value = getattr(server, name, None)
+    return value if isinstance(value, int) and value > 0 else None
+
+
 def _mpm_name() -> str:
-    name: str = getattr(sys.modules.get("apache"), "mpm_name", "unknown")
-    return name
+    name: str | None = getattr(sys.modules.get("apache"), "mpm_name", None)
+    return name or _shown_mpm() or "unknown"
+
+
+def _shown_mpm() -> str | None:
+    try:
+        import ctypes
+
+        show = ctypes.CDLL(None).ap_show_mpm
+    except _NO_HTTPD:
+        return None
+    show.restype = ctypes.c_char_p
+    answer: bytes | None = show()
+    return answer.decode() if answer else None

@@ -1,0 +1,295 @@
+"""`wsgipool plan`: how many connections a site can ask for, how many its databases allow, and sizes that fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from wsgipool import config, planning
+from wsgipool.cli import plan_lines
+from wsgipool.cli.plan_report import Report, Wait, as_json, as_text, title
+from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.drivers import limits
+from wsgipool.errors import ConfigError
+from wsgipool.httpd import configuration
+from wsgipool.httpd.configuration import EMBEDDED, Configuration
+from wsgipool.httpd.dump import ConfigurationError
+from wsgipool.httpd.express import DROP_IN, MODES
+from wsgipool.planning import Database, Fit, Limit, Situation
+from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+from wsgipool.sizing import DEFAULT_RESERVE, GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
+
+_ASK_TIMEOUT = 5.0
+_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the databases said, or why they did not."""
+
+    limits: Sequence[Limit]
+    unlimited: frozenset[str]
+    unknown: Sequence[str]
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The wsgipool.toml. Default: $WSGIPOOL_CONFIG, httpd's `Define WSGIPOOL_CONFIG`, the one beside the WSGI "
+    "script, or /etc/wsgipool.toml.",
+)
+@click.option("--httpd", "program", help="httpd or its apachectl. Default: Debian's apache2ctl, or httpd.")
+@click.option("--mpm", "mode", type=click.Choice(MODES), help="By hand, instead of asking httpd: the mode,")
+@click.option("--processes", type=click.IntRange(min=1), help="its processes (prefork: MaxRequestWorkers),")
+@click.option("--threads", type=click.IntRange(min=1), help="the threads of each,")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    help="and what the database allows, instead of asking the database.",
+)
+@click.option("--hosts", type=click.IntRange(min=1), default=1, show_default=True, help="Hosts that run the same site.")
+@click.option(
+    "--reserve",
+    type=click.IntRange(min=0),
+    default=DEFAULT_RESERVE,
+    show_default=True,
+    help="Connections left to others: a backup, a monitor, a cron job, a migration, a person.",
+)
+@click.option(
+    "--graceful-restarts",
+    type=click.IntRange(min=0),
+    default=GRACEFUL_RESTARTS,
+    show_default=True,
+    help="Under worker: restarts whose last requests may still run when the next comes.",
+)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second, of all hosts together,")
+@click.option("--hold", type=click.FloatRange(min=0, min_open=True), help="and seconds that each keeps a connection.")
+@click.option("--write", is_flag=True, help="Put the lines that fit in place; the files' former selves stay as .bak.")
+@click.option("--json", "machine", is_flag=True, help="Print JSON.")
+@click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")
+@click.pass_context
+def plan(
+    context: click.Context,
+    config_path: Path | None,
+    program: str | None,
+    mode: str | None,
+    processes: int | None,
+    threads: int | None,
+    max_connections: int | None,
+    hosts: int,
+    reserve: int,
+    graceful_restarts: int,
+    rate: float | None,
+    hold: float | None,
+    write: bool,
+    machine: bool,
+    httpd_options: tuple[str, ...],
+) -> None:
+    """Compare the connections that a site can ask for with those that its databases allow.
+
+    Reads httpd's configuration as httpd resolves it, asks each database for its limits, and prints sizes that fit.
+    Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME. Exit status 1: the worst case is over a
+    limit.
+    """
+    if (rate is None) != (hold is None):
+        raise ConfigError("--rate and --hold belong together: requests a second, and seconds that each keeps one")
+    server: Configuration | None = None
+    if mode is None:
+        if processes or threads:
+            raise ConfigError("--processes and --threads are by hand, so say the mode as well: --mpm prefork, ...")
+        server = configuration.read(program, httpd_options, graceful_restarts)
+        groups = server.groups
+    else:
+        groups = [_by_hand(mode, processes, threads, graceful_restarts)]
+    # By hand, without --config, it is about a site that is not here yet.
+    settings = config.load(_settings_file(config_path, server)) if server or config_path else None
+    databases = list(settings.databases.values()) if settings else [_imagined()]
+    known = _limits(databases, max_connections, reserve, ask=settings is not None)
+    situation = Situation(
+        groups, [Database(each.name, each.max_size) for each in databases], known.limits, hosts, graceful_restarts
+    )
+    fit = planning.fit(situation)
+    report = Report(
+        sources=_sources(server, settings.origin if settings else None),
+        situation=situation,
+        fit=fit,
+        unlimited=known.unlimited,
+        unknown=known.unknown,
+        notes=_notes(server, situation),
+        waits=_waits(situation, fit, rate, hold) if rate is not None and hold is not None else [],
+        apache=plan_lines.apache(_changed(situation, fit) if server else fit.groups, server) if fit else [],
+        toml=plan_lines.toml(fit.max_sizes) if fit else [],
+        drop_in=str(server.drop_in) if server and server.drop_in else "Apache's configuration",
+        settings=settings.origin if settings else CONFIG_NAME,
+    )
+    if machine:
+        click.echo(json.dumps(as_json(report), indent=2))
+    else:
+        as_text(report, _console())
+    if write and fit is not None:
+        if settings is None:
+            raise ConfigError("--write has nothing to write to: name the wsgipool.toml by --config")
+        for line in _write(situation, fit, server, Path(settings.origin), program, httpd_options):
+            click.echo(line, err=machine)
+    elif not planning.fits(situation):
+        context.exit(1)
+
+
+def _by_hand(mode: str, processes: int | None, threads: int | None, graceful_restarts: int) -> ProcessGroup:
+    if mode == "prefork" and threads not in (None, 1):
+        raise ConfigError("prefork has one thread a process; leave --threads out, or choose --mpm worker or event")
+    missing = "--processes" if processes is None else "--threads" if threads is None and mode != "prefork" else None
+    if missing or processes is None:
+        raise ConfigError(f"--mpm {mode} by hand needs {missing} too")
+    alive = processes_alive(mode, processes, graceful_restarts=graceful_restarts)
+    return ProcessGroup("wsgipool" if mode == "daemon" else EMBEDDED, mode, processes, alive, threads or 1)
+
+
+def _imagined() -> DatabaseSettings:
+    return DatabaseSettings("NAME", DatabaseURL("mysql"), "", max_size=THREADS)
+
+
+def _settings_file(given: Path | None, server: Configuration | None) -> Path:
+    named = given or os.environ.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
+    if named:
+        return Path(named).absolute()
+    beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
+    places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
+    for place in places:
+        if place.exists():
+            return place
+    raise ConfigError(
+        f"no settings: name a file by --config, or write one at {' or '.join(map(str, places))} "
+        f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
+    )
+
+
+def _limits(databases: Sequence[DatabaseSettings], given: int | None, reserve: int, *, ask: bool) -> _Known:
+    """Ask each server once for each account; databases of one server share its limit."""
+    found: dict[tuple[str, str], tuple[int, str, str, list[str]]] = {}
+    unknown = [] if ask or given else ["no --max-connections, so there is nothing to compare with"]
+    unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.url))
+    for database in databases:
+        if database.name in unlimited:
+            continue
+        place = limits.server(database.url)
+        answers = [limits.ServerLimit("server", "max_connections", given)] if given else []
+        if ask and not given:
+            try:
+                answers = limits.ask(database, _ASK_TIMEOUT)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever the driver raises says what is wrong
+                unknown.append(f"the limit of {database.name} is not known: {database.url} does not answer: {error}")
+        for answer in answers:
+            who = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
+            name = f"{answer.setting} of {who + ' at ' if who else ''}{place if ask else 'the database'}"
+            refusal = limits.REFUSALS[limits.kind(database.url)][answer.kind]
+            entry = found.setdefault((place, f"{answer.kind} {who}"), (answer.connections, name, refusal, []))
+            entry[3].append(database.name)
+    # A database that gave no answer shares the limit that another one of its server told.
+    for database in databases:
+        entry = found.get((limits.server(database.url), "server "), (0, "", "", [database.name]))
+        if database.name not in entry[3]:
+            entry[3].append(database.name)
+    return _Known(
+        [
+            # The reserve is for others, and others have accounts of their own.
+            Limit(name, connections, reserve if key[1] == "server " else 0, tuple(names), refusal)
+            for key, (connections, name, refusal, names) in found.items()
+        ],
+        unlimited,
+        unknown,
+    )
+
+
+def _sources(server: Configuration | None, settings: str | None) -> list[str]:
+    lines = []
+    if server is not None:
+        lines.append(f"{server.program}: {server.mpm.name} MPM; drop-in: {server.drop_in or 'not installed'}")
+    if settings is not None:
+        lines.append(f"settings: {settings}")
+    return lines
+
+
+def _notes(server: Configuration | None, situation: Situation) -> list[str]:
+    notes = list(server.notes) if server else []
+    if server is not None and any(
+        group.mode == "event" and group.alive > group.processes for group in situation.groups
+    ):
+        notes.append(
+            f"with ServerLimit {server.mpm.processes} each of the fewer processes could have a larger pool, and at a "
+            "graceful restart new ones would wait until old ones have ended"
+        )
+    return notes
+
+
+def _waits(situation: Situation, fit: Fit | None, rate: float, hold: float) -> list[Wait]:
+    waits = []
+    for row in planning.rows(situation):
+        sizes = {row.pool_size}
+        if fit is not None:
+            sizes.add(min(row.pool_size, pool_size(fit.max_sizes[row.database], row.group.threads)))
+        waits += [Wait(row, size, planning.wait_in(situation, row, rate, hold, size)) for size in sorted(sizes)]
+    return waits
+
+
+def _changed(situation: Situation, fit: Fit) -> list[ProcessGroup]:
+    return [after for before, after in zip(situation.groups, fit.groups, strict=True) if after != before]
+
+
+def _write(
+    situation: Situation,
+    fit: Fit,
+    server: Configuration | None,
+    settings: Path,
+    program: str | None,
+    httpd_options: Sequence[str],
+) -> list[str]:
+    """Put the changes in place, and return what was done and what is left to do."""
+    said = []
+    changed = {each.name: size for each in situation.databases if (size := fit.max_sizes[each.name]) != each.max_size}
+    if changed:
+        content = plan_lines.with_max_sizes(settings.read_text(encoding="utf-8"), changed)
+        backup = plan_lines.replace_file(settings, content)
+        said.append(f"wrote {settings} (before: {backup.name}):")
+        said += [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
+    wanted: dict[str, str] = {}
+    for after in _changed(situation, fit):
+        if server is not None and server.drop_in is not None and plan_lines.is_of_drop_in(after, server):
+            wanted |= plan_lines.defines(after)
+        else:
+            said.append(f"left to you, since {DROP_IN.name} does not decide it: the lines for {title(after)} above")
+    if wanted and server is not None and server.drop_in is not None:
+        said += _write_drop_in(server.drop_in, wanted, program, httpd_options)
+    if not said:
+        return ["nothing to write: it fits as it is"]
+    return [*said, "the processes follow at the next restart of Apache; ServerLimit needs one that is not graceful"]
+
+
+def _write_drop_in(
+    drop_in: Path, wanted: dict[str, str], program: str | None, httpd_options: Sequence[str]
+) -> list[str]:
+    before = drop_in.read_text(encoding="utf-8")
+    backup = plan_lines.replace_file(drop_in, plan_lines.with_defines(before, wanted))
+    try:
+        configuration.read(program, httpd_options)
+    except ConfigurationError:
+        drop_in.write_text(before, encoding="utf-8")
+        raise
+    said = [f"wrote {drop_in.resolve()} (before: {backup.name}):"]
+    return [*said, *(f"    Define {name} {value}".rstrip() for name, value in wanted.items())]
+
+
+def _console() -> Console:
+    # As wide as the table wants where the output is a file: a wrapped number is no number.
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH)
