@@ -74,8 +74,9 @@ def processes_alive(
     ServerLimit is the number of slots in httpd's scoreboard (https://httpd.apache.org/docs/2.4/mod/mpm_common.html).
     prefork and event give a slot away when its process has ended, prefork no more of them than MaxRequestWorkers.
     worker gives the slot of a process that ends gracefully to a new one, so each graceful restart may leave its
-    processes behind until their last request is done. mod_wsgi ends daemon processes before it starts new ones.
-    tests/httpd/test_sizes.py counts all of this in a real httpd.
+    processes behind until their last request is done: with ServerLimit 1 there were 4 after three restarts, and only
+    then was the scoreboard full (AH00288). mod_wsgi ends daemon processes before it starts new ones.
+    tests/httpd/test_sizes.py counts processes in a real httpd.
     """
     if mode == "event":
         return max(processes, server_limit or 0)

@@ -1,0 +1,185 @@
+"""The formulae of `wsgipool.sizing` counted in a real httpd: processes that exist at once, and their connections.
+
+Each request here keeps a connection until it is let go, and with it the process that serves it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from httpd.harness import LONG, ExpressSite, Watch, eventually, running_site
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.sizing import ProcessGroup, processes_alive, worst_case
+
+
+class Census:
+    """Counts the processes below httpd's parent that run Python, every few milliseconds."""
+
+    def __init__(self, site: ExpressSite, mode: str) -> None:
+        self.most = 0
+        self._parent = site.httpd.pid
+        self._daemons = mode == "daemon"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def now(self) -> int:
+        children = Path(f"/proc/{self._parent}/task/{self._parent}/children").read_text().split()
+        return sum(1 for pid in children if self._counts(pid))
+
+    def _counts(self, pid: str) -> bool:
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:  # it has ended
+            return False
+        return status != "Z" and command.startswith("(wsgi:") == self._daemons
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.005):
+            self.most = max(self.most, self.now())
+
+    def __enter__(self) -> Census:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@contextmanager
+def holder(site: ExpressSite, until: Path) -> Iterator[int]:
+    """A request that keeps a connection of a process until the file appears; gives the process's id."""
+    with requests.get(f"{site.url}/stream?until={until}", stream=True, timeout=LONG) as response:
+        lines = response.iter_lines(chunk_size=1)
+        yield int(next(lines).split()[0])
+
+
+def restart_and_wait_for_a_new_process(site: ExpressSite) -> None:
+    before = site.get("/server")["pid"]
+    site.httpd.graceful_restart()
+    # In daemon mode httpd itself answers for a moment, with 503 or 502.
+    answers = (site.request("/server") for _ in itertools.count())
+    eventually(lambda: (answer := next(answers)).ok and answer.json()["pid"] != before, "a new process")
+
+
+@contextmanager
+def site_of(
+    folder: Path, mode: str, shop: str, *, processes: int, threads: int, lines: str = ""
+) -> Iterator[ExpressSite]:
+    extra = folder / "sizes.conf"
+    extra.write_text(lines)
+    with running_site(
+        folder,
+        mode,
+        {"shop": shop},
+        processes=processes,
+        threads=threads,
+        express_options=("--include-file", str(extra)),
+    ) as site:
+        yield site
+
+
+@pytest.fixture
+def user(shop: str) -> str:
+    return str(urlsplit(shop).username)
+
+
+def test_a_graceful_restart_of_worker_leaves_its_processes_behind_whatever_its_server_limit_is(
+    shop: str, user: str, mariadb: MariaDB, folder: Path
+) -> None:
+    until = folder / "end"
+    with (
+        site_of(folder, "worker", shop, processes=1, threads=4, lines="ServerLimit 1\n") as site,
+        ExitStack() as held,
+        Census(site, "worker") as census,
+        Watch(mariadb, user) as watch,
+    ):
+        pids = {held.enter_context(holder(site, until))}
+        restart_and_wait_for_a_new_process(site)
+        pids.add(held.enter_context(holder(site, until)))
+        alive = census.now()
+        eventually(lambda: watch.most >= len(pids), "the sessions of both")
+        until.touch()
+
+    expected = processes_alive("worker", 1, server_limit=1, graceful_restarts=1)
+    assert len(pids) == alive == census.most == expected == 2
+    assert watch.most <= worst_case([ProcessGroup("", "worker", 1, expected, threads=4)], "threads")
+
+
+def test_event_never_has_more_processes_than_its_server_limit(
+    shop: str, user: str, mariadb: MariaDB, folder: Path
+) -> None:
+    server_limit = 3
+    until = folder / "end"
+    with (
+        site_of(folder, "event", shop, processes=1, threads=2, lines=f"ServerLimit {server_limit}\n") as site,
+        ExitStack() as held,
+        Census(site, "event") as census,
+        Watch(mariadb, user) as watch,
+    ):
+        pids = {held.enter_context(holder(site, until))}
+        for _ in range(server_limit - 1):
+            restart_and_wait_for_a_new_process(site)
+            pids.add(held.enter_context(holder(site, until)))
+        # One more than there are slots: the new process has to wait.
+        site.httpd.graceful_restart()
+        threading.Event().wait(1.5)
+        alive = census.now()
+        until.touch()
+        eventually(lambda: site.get("/server")["pid"] not in pids, "a new process, once there is a slot")
+
+    assert len(pids) == alive == census.most == processes_alive("event", 1, server_limit=server_limit)
+    assert watch.most <= worst_case([ProcessGroup("", "event", 1, server_limit, threads=2)], "threads")
+
+
+def test_prefork_never_has_more_processes_than_max_request_workers(
+    shop: str, user: str, mariadb: MariaDB, folder: Path
+) -> None:
+    workers = 3
+    until = folder / "end"
+    with (
+        site_of(folder, "prefork", shop, processes=workers, threads=1, lines="ServerLimit 10\n") as site,
+        ExitStack() as held,
+        Census(site, "prefork") as census,
+        Watch(mariadb, user) as watch,
+    ):
+        pids = {held.enter_context(holder(site, until)) for _ in range(workers - 1)}
+        for _ in range(2):
+            restart_and_wait_for_a_new_process(site)
+        pids.add(held.enter_context(holder(site, until)))
+        site.httpd.graceful_restart()
+        threading.Event().wait(1.5)
+        alive = census.now()
+        until.touch()
+
+    assert len(pids) == alive == census.most == processes_alive("prefork", workers) == workers
+    assert watch.most == worst_case([ProcessGroup("", "prefork", workers, workers, threads=1)], "threads")
+
+
+def test_a_daemon_group_never_has_more_than_its_processes(shop: str, user: str, mariadb: MariaDB, folder: Path) -> None:
+    processes = 2
+    until = folder / "end"
+    with (
+        site_of(folder, "daemon", shop, processes=processes, threads=2) as site,
+        ExitStack() as held,
+        Census(site, "daemon") as census,
+        Watch(mariadb, user) as watch,
+    ):
+        eventually(lambda: census.now() == processes, "the daemon processes")
+        for _ in range(3):
+            held.enter_context(holder(site, until))
+            restart_and_wait_for_a_new_process(site)
+        until.touch()
+        alive = census.now()
+
+    assert alive == census.most == processes_alive("daemon", processes)
+    assert watch.most <= worst_case([ProcessGroup("wsgipool", "daemon", processes, processes, threads=2)], "threads")
