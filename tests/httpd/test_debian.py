@@ -75,6 +75,12 @@ class DebianApache:
 @contextmanager
 def debian_site(folder: Path, mode: str, shop: str) -> Iterator[RunningSite]:
     """Follow the README's steps for Debian in a copy of its configuration, with the sizes of the drop-in."""
+    apache = debian_apache(folder, mode, shop)
+    with apache.running():
+        yield RunningSite(apache.url, folder)
+
+
+def debian_apache(folder: Path, mode: str, shop: str) -> DebianApache:
     app = Path(shutil.copytree(APP, folder / "app"))
     apache = DebianApache(folder)
     mpm = "event" if mode == "daemon" else mode
@@ -102,8 +108,7 @@ def debian_site(folder: Path, mode: str, shop: str) -> Iterator[RunningSite]:
     )
     apache.run("a2enconf", "-q", "shop", "wsgipool")
     apache.run("a2ensite", "-q", "shop")
-    with apache.running():
-        yield RunningSite(apache.url, folder)
+    return apache
 
 
 @pytest.mark.parametrize("mode", MODES)

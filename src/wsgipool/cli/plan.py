@@ -257,23 +257,24 @@ def _write(
 ) -> list[str]:
     """Put the changes in place, and return what was done and what is left to do."""
     said = []
+    wanted: dict[str, str] = {}
+    for group in _changed(situation, fit):
+        if server is not None and server.drop_in is not None and plan_lines.is_of_drop_in(group, server):
+            wanted |= plan_lines.defines(group)
+        else:
+            said.append(f"left to you, since {DROP_IN.name} does not decide it: the lines for {title(group)} above")
+    # First, since httpd may refuse it.
+    if wanted and server is not None and server.drop_in is not None:
+        said += _write_drop_in(server.drop_in, wanted, program, httpd_options)
     changed = {each.name: size for each in situation.databases if (size := fit.max_sizes[each.name]) != each.max_size}
     if changed:
         content = plan_lines.with_max_sizes(settings.read_text(encoding="utf-8"), changed)
         backup = plan_lines.replace_file(settings, content)
         said.append(f"wrote {settings} (before: {backup.name}):")
         said += [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
-    wanted: dict[str, str] = {}
-    for after in _changed(situation, fit):
-        if server is not None and server.drop_in is not None and plan_lines.is_of_drop_in(after, server):
-            wanted |= plan_lines.defines(after)
-        else:
-            said.append(f"left to you, since {DROP_IN.name} does not decide it: the lines for {title(after)} above")
-    if wanted and server is not None and server.drop_in is not None:
-        said += _write_drop_in(server.drop_in, wanted, program, httpd_options)
     if not said:
         return ["nothing to write: it fits as it is"]
-    return [*said, "the processes follow at the next restart of Apache; ServerLimit needs one that is not graceful"]
+    return [*said, "processes follow at Apache's next restart; a new ServerLimit needs one that is not graceful"]
 
 
 def _write_drop_in(

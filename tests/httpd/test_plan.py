@@ -1,0 +1,138 @@
+"""`wsgipool plan` as a Debian administrator uses it: a real configuration, a real MariaDB, and the sizes it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from click.testing import CliRunner, Result
+
+from httpd.harness import RunningSite, Watch, write_config
+from httpd.test_debian import DebianApache, debian_apache
+from wsgipool.cli import main
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.httpd.express import MODES
+
+MAX_CONNECTIONS = 200
+"""Of the tests' MariaDB."""
+
+
+def plan(*arguments: str | int) -> Result:
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def planned(*arguments: str | int) -> dict[str, Any]:
+    result = plan("--json", *arguments)
+    assert result.stdout, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert result.exit_code == (0 if found["fits"] else 1)
+    return found
+
+
+@pytest.fixture
+def user(shop: str) -> str:
+    return str(urlsplit(shop).username)
+
+
+def apache_of(folder: Path, mode: str, shop: str, monkeypatch: pytest.MonkeyPatch) -> DebianApache:
+    apache = debian_apache(folder, mode, shop)
+    monkeypatch.setenv("APACHE_CONFDIR", str(apache.confdir))
+    monkeypatch.delenv("WSGIPOOL_CONFIG", raising=False)
+    return apache
+
+
+@pytest.mark.parametrize(
+    ("mode", "processes", "threads", "worst_case"),
+    [("prefork", 2, 1, 2), ("worker", 4, 5, 20), ("event", 2, 5, 10), ("daemon", 2, 5, 10)],
+)
+def test_a_site_is_compared_with_what_its_database_says(
+    mode: str, processes: int, threads: int, worst_case: int, shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache_of(folder, mode, shop, monkeypatch)
+
+    found = planned()
+
+    (group,) = found["groups"]
+    assert (group["mode"], group["alive"], group["threads"], group["interpreters"]) == (mode, processes, threads, 1)
+    (limit,) = found["limits"]
+    assert (limit["connections"], limit["worst_case"]) == (MAX_CONNECTIONS, worst_case)
+    assert limit["headroom"] == MAX_CONNECTIONS - 5 - worst_case
+    assert found["fit"]["apache"] == []
+
+
+def test_a_limit_of_the_account_counts_too(
+    shop: str, user: str, mariadb: MariaDB, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 7")
+    apache_of(folder, "daemon", shop, monkeypatch)
+
+    result = plan()
+
+    assert result.exit_code == 1
+    assert f"where max_user_connections of {user} at mysql://127.0.0.1:{mariadb.port} is 7: 3 would be" in result.stdout
+    assert "    [databases.shop]\n    max_size = 3\n" in result.stdout
+    assert mariadb.password not in result.output
+
+
+def test_two_databases_of_one_server_share_its_limit(
+    shop: str, mariadb: MariaDB, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache_of(folder, "daemon", shop, monkeypatch)
+    gone = f"mysql://nobody:s3cret@127.0.0.1:{mariadb.port}/gone"
+    write_config(folder / "wsgipool.toml", {"shop": shop, "again": shop, "gone": gone}, {})
+
+    found = planned()
+
+    (limit,) = found["limits"]
+    assert sorted(limit["databases"]) == ["again", "gone", "shop"]
+    assert limit["worst_case"] == 30
+    assert [note for note in found["notes"] if "the limit of gone is not known" in note]
+    assert "s3cret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_written_is_what_runs(
+    mode: str, shop: str, user: str, mariadb: MariaDB, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fewer connections than processes could hold one each: both files have to change.
+    limit = {"prefork": 1, "worker": 3, "event": 1, "daemon": 1}[mode]
+    apache = apache_of(folder, mode, shop, monkeypatch)
+
+    result = plan("--write", "--reserve", MAX_CONNECTIONS - limit)
+
+    assert result.exit_code == 0, result.output
+    drop_in = apache.confdir / "conf-available" / "wsgipool.conf"
+    assert "Define WSGIPOOL_PROCESSES 1\n" in drop_in.read_text()
+    assert drop_in.with_name("wsgipool.conf.bak").exists()
+    assert (apache.confdir / "conf-enabled" / "wsgipool.conf").is_symlink()
+    assert planned("--reserve", MAX_CONNECTIONS - limit)["fits"]
+    with apache.running(), Watch(mariadb, user) as watch:
+        site = RunningSite(apache.url, folder)
+        known = site.get("/server")
+        answers = site.load(lambda _: "/hold?seconds=0.02", requests=30, clients=4)
+    assert known["max_processes"] == 1
+    assert {answer["max_size"] for answer in answers} == {1}
+    assert watch.most <= limit
+
+
+def test_a_configuration_that_httpd_then_refuses_is_put_back(
+    shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache = apache_of(folder, "daemon", shop, monkeypatch)
+    drop_in = apache.confdir / "conf-available" / "wsgipool.conf"
+    # Accepted as it is, and refused with the processes that would fit.
+    with drop_in.open("a") as file:
+        file.write("Define PROCESSES_${WSGIPOOL_PROCESSES}\n")
+        file.write('<IfDefine PROCESSES_1>\n    Error "one process is not enough"\n</IfDefine>\n')
+    before, settings = drop_in.read_text(), (folder / "wsgipool.toml").read_text()
+
+    result = plan("--write", "--reserve", MAX_CONNECTIONS - 1)
+
+    assert result.exit_code == 1
+    assert "one process is not enough" in result.stderr
+    assert drop_in.read_text() == before
+    assert (folder / "wsgipool.toml").read_text() == settings

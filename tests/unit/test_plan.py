@@ -1,0 +1,246 @@
+"""`wsgipool plan` by hand, and the lines that it prints and writes. What asks servers is tested in tests/httpd."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import wsgipool
+from wsgipool import ConfigError, config
+from wsgipool.cli import main, plan_lines
+from wsgipool.sizing import ProcessGroup
+
+DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
+SAMPLE = Path(wsgipool.__file__).parent / "apache" / "wsgipool.toml"
+
+
+def plan(*arguments: str | Path | int) -> Result:
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def by_hand(mode: str, processes: int, threads: int, max_connections: int, *more: str | int) -> Result:
+    return plan(
+        "--mpm", mode, "--processes", processes, "--threads", threads, "--max-connections", max_connections, *more
+    )
+
+
+def cells(result: Result, first: str) -> list[str]:
+    """Return the cells of the table's row that begins so."""
+    (line,) = (line for line in result.stdout.splitlines() if line.strip().startswith(first) and ":" not in line)
+    return line.replace(first, "").split()
+
+
+def error(result: Result) -> str:
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_the_worst_case_the_limit_and_the_headroom() -> None:
+    result = by_hand("worker", 4, 16, 151)
+
+    assert result.exit_code == 0
+    assert cells(result, "Apache (worker)") == ["NAME", "8", "16", "1", "16", "128", "151", "-", "5", "18"]
+    assert "4 processes at work, 8 at once: each graceful restart leaves its processes behind" in result.stdout
+    assert "It fits: at worst 128 connections, where max_connections of the database is 151" in result.stdout
+
+
+def test_too_many_connections_are_exit_status_1_and_the_lines_that_fit() -> None:
+    result = by_hand("event", 4, 16, 40)
+
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    assert "at worst 64 connections" in result.stdout
+    assert "29 would be refused (error 1040, Too many connections)" in result.stdout
+    assert "    [databases.NAME]\n    max_size = 8\n" in result.stdout
+    assert (
+        "    Define WSGIPOOL_SIZING\n    Define WSGIPOOL_PROCESSES 4\n    Define WSGIPOOL_THREADS 16\n"
+        "    Define WSGIPOOL_REQUEST_WORKERS 64\n"
+    ) in result.stdout
+
+
+def test_the_headroom_may_be_used_up_to_the_last_connection() -> None:
+    assert by_hand("daemon", 4, 16, 69).exit_code == 0
+    assert by_hand("daemon", 4, 16, 68).exit_code == 1
+    assert by_hand("daemon", 4, 16, 64, "--reserve", 0).exit_code == 0
+
+
+def test_hosts_multiply_and_restarts_count_for_worker() -> None:
+    assert json.loads(by_hand("prefork", 50, 1, 151, "--hosts", 3, "--json").stdout)["limits"][0]["worst_case"] == 150
+    found = json.loads(by_hand("worker", 2, 8, 151, "--graceful-restarts", 3, "--json").stdout)
+    assert found["limits"][0]["worst_case"] == 64
+
+
+def test_json_has_the_numbers_of_the_table() -> None:
+    result = by_hand("daemon", 4, 16, 40, "--rate", 100, "--hold", 0.04, "--json")
+
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert found["fits"] is False
+    assert found["rows"] == [{"group": "wsgipool", "database": "NAME", "pool_size": 16, "worst_case": 64}]
+    (limit,) = found["limits"]
+    assert (limit["connections"], limit["reserve"], limit["usable"], limit["headroom"], limit["refused"]) == (
+        40, 5, 35, -29, 29,
+    )  # fmt: skip
+    assert found["fit"]["max_size"] == {"NAME": 8}
+    assert [(wait["size"], wait["busy"]) for wait in found["waiting"]] == [(8, 1.0), (16, 1.0)]
+
+
+def test_the_wait_in_smaller_pools_is_said() -> None:
+    assert "A pool of 8 in each process" in by_hand("daemon", 4, 16, 40, "--rate", 800, "--hold", 0.02).stdout
+    result = by_hand("daemon", 4, 16, 40, "--rate", 2000, "--hold", 0.02)
+    assert "A pool of 8 in each process (wsgipool, NAME) is too small: 10 connections would be busy" in result.stdout
+
+
+def test_where_nothing_fits_it_says_how_many_would_do() -> None:
+    result = by_hand("prefork", 50, 1, 5)
+
+    assert result.exit_code == 1
+    assert "No sizes fit" in result.stdout
+    assert "55 for the sizes of now" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["--processes", 3], "say the mode as well: --mpm"),
+        (["--mpm", "event", "--processes", 3], "--mpm event by hand needs --threads too"),
+        (["--mpm", "prefork"], "--mpm prefork by hand needs --processes too"),
+        (["--mpm", "prefork", "--processes", 3, "--threads", 2], "prefork has one thread a process"),
+        (["--mpm", "prefork", "--processes", 3, "--rate", 2], "--rate and --hold belong together"),
+        (["--mpm", "prefork", "--processes", 3, "--write"], "name the wsgipool.toml by --config"),
+        (["--httpd", "no-such-httpd"], "no-such-httpd is not here; name it by --httpd"),
+    ],
+)
+def test_what_is_missing_is_one_line(arguments: list[str | int], remedy: str) -> None:
+    assert remedy in error(plan(*arguments))
+
+
+def test_without_a_limit_there_is_nothing_to_exceed() -> None:
+    result = plan("--mpm", "prefork", "--processes", 300)
+
+    assert result.exit_code == 0
+    assert "no --max-connections, so there is nothing to compare with" in result.stdout
+
+
+# --- with a wsgipool.toml --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "wsgipool.toml"
+    path.write_text(
+        "# ours\n[databases.orders]  # the shop\n"
+        'url = "mysql://shop:s3cret@127.0.0.1:1/orders"\nmax_size = "threads/2"  # half\n\n'
+        '[databases."my files"]\nurl = "sqlite:////var/lib/files.db"\n'
+    )
+    path.chmod(0o640)
+    return path
+
+
+def test_a_database_that_does_not_answer_is_said_without_its_password(settings: Path) -> None:
+    result = plan("--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings)
+
+    assert result.exit_code == 0
+    assert "the limit of orders is not known: mysql://shop@127.0.0.1:1/orders does not answer" in result.stdout
+    assert "s3cret" not in result.output
+
+
+def test_a_file_has_no_limit(settings: Path) -> None:
+    result = plan("--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 10)
+
+    (files,) = (line for line in result.stdout.splitlines() if "my files" in line and "none" in line)
+    assert files.split()[-1] == "none"
+    assert '    [databases."my files"]\n    max_size = "threads"\n' in result.stdout
+
+
+def test_write_changes_the_sizes_and_nothing_else(settings: Path) -> None:
+    before = settings.read_text()
+
+    result = plan(
+        "--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 9, "--write"
+    )
+
+    assert result.exit_code == 0
+    assert settings.read_text() == before.replace('"threads/2"', "2")
+    assert config.load(settings).databases["orders"].max_size == 2
+    assert stat.S_IMODE(settings.stat().st_mode) == 0o640
+    backup = settings.with_name("wsgipool.toml.bak")
+    assert backup.read_text() == before
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o640
+    assert f"wrote {settings} (before: wsgipool.toml.bak):\n    [databases.orders] max_size = 2\n" in result.stdout
+    assert "s3cret" not in result.output
+
+
+def test_write_of_what_fits_writes_nothing(settings: Path) -> None:
+    result = plan(
+        "--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 99, "--write"
+    )
+
+    assert result.exit_code == 0
+    assert "nothing to write: it fits as it is" in result.stdout
+    assert not settings.with_name("wsgipool.toml.bak").exists()
+
+
+def test_with_write_and_json_what_was_done_is_not_among_the_json(settings: Path) -> None:
+    result = plan(
+        "--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 9, "--write",
+        "--json",
+    )  # fmt: skip
+
+    assert json.loads(result.stdout)["fits"] is False
+    assert "max_size = 2" in result.stderr
+
+
+# --- the lines -------------------------------------------------------------------------------------------------------
+
+
+def test_the_sample_settings_can_be_written(tmp_path: Path) -> None:
+    changed = plan_lines.with_max_sizes(SAMPLE.read_text(), {"orders": 3})
+
+    path = tmp_path / "wsgipool.toml"
+    path.write_text(changed)
+    assert config.load(path).databases["orders"].max_size == 3
+    assert changed.replace("max_size = 3\n", "", 1).split() == SAMPLE.read_text().split()
+
+
+def test_defines_take_the_place_of_the_drop_ins_comments() -> None:
+    group = ProcessGroup("", "event", processes=3, alive=3, threads=8)
+
+    text = plan_lines.with_defines(DROP_IN.read_text(), plan_lines.defines(group))
+
+    before = DROP_IN.read_text()
+    for line, commented in (
+        ("Define WSGIPOOL_SIZING\n", "#Define WSGIPOOL_SIZING\n"),
+        ("Define WSGIPOOL_PROCESSES 3\n", "#Define WSGIPOOL_PROCESSES 4\n"),
+        ("Define WSGIPOOL_THREADS 8\n", "#Define WSGIPOOL_THREADS 16\n"),
+        ("Define WSGIPOOL_REQUEST_WORKERS 24\n", "#Define WSGIPOOL_REQUEST_WORKERS 64\n"),
+    ):
+        before = before.replace(commented, line)
+    assert text == before
+    assert plan_lines.with_defines(text, plan_lines.defines(group)) == text
+
+
+def test_a_drop_in_without_the_lines_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no line for WSGIPOOL_DAEMON"):
+        plan_lines.with_defines("# mine\n", {"WSGIPOOL_DAEMON": ""})
+
+
+@pytest.mark.parametrize(
+    ("group", "lines"),
+    [
+        (ProcessGroup("", "prefork", 9, 9, 1), ["ServerLimit 9", "MaxRequestWorkers 9"]),
+        (ProcessGroup("", "worker", 2, 4, 8), ["ServerLimit 2", "ThreadsPerChild 8", "MaxRequestWorkers 16"]),
+        (ProcessGroup("shop", "daemon", 2, 2, 8), ["WSGIDaemonProcess shop processes=2 threads=8"]),
+    ],
+)
+def test_without_the_drop_in_the_lines_are_httpds_own(group: ProcessGroup, lines: list[str]) -> None:
+    assert plan_lines.directives(group) == lines

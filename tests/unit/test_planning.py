@@ -1,0 +1,105 @@
+"""Process groups, databases and limits side by side, and sizes that fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsgipool.planning import Database, Limit, Situation, fit, fits, rows, sums, wait_in
+from wsgipool.sizing import ProcessGroup
+
+CHILDREN = ProcessGroup("", "event", processes=6, alive=16, threads=25)
+DAEMONS = ProcessGroup("shop", "daemon", processes=4, alive=4, threads=15)
+
+
+def limit(connections: int, *databases: str, reserve: int = 5) -> Limit:
+    return Limit("max_connections of db", connections, reserve, databases or ("orders",), "error 1040")
+
+
+def situation(
+    *groups: ProcessGroup, limits: list[Limit], databases: dict[str, int | str] | None = None, hosts: int = 1
+) -> Situation:
+    settings = databases or {"orders": "threads"}
+    return Situation(groups, [Database(name, size) for name, size in settings.items()], limits, hosts)
+
+
+def test_a_row_is_a_group_and_a_database() -> None:
+    plan = situation(CHILDREN, DAEMONS, limits=[], databases={"orders": "threads/5", "archive": 2}, hosts=2)
+
+    assert [(row.group.name, row.database, row.pool_size, row.worst_case) for row in rows(plan)] == [
+        ("", "orders", 5, 160),
+        ("shop", "orders", 3, 24),
+        ("", "archive", 2, 64),
+        ("shop", "archive", 2, 16),
+    ]
+
+
+def test_databases_of_one_server_share_its_limit() -> None:
+    plan = situation(DAEMONS, limits=[limit(100, "a", "b")], databases={"a": 10, "b": 15, "c": 15})
+
+    (total,) = sums(plan)
+
+    assert (total.worst_case, total.headroom, total.refused) == (4 * 10 + 4 * 15, -5, 5)
+    assert not fits(plan)
+
+
+def test_what_fits_stays_as_it_is() -> None:
+    found = fit(situation(DAEMONS, limits=[limit(65)], databases={"orders": "threads"}))
+
+    assert found is not None
+    assert (found.groups, found.max_sizes) == ((DAEMONS,), {"orders": "threads"})
+
+
+@pytest.mark.parametrize(
+    ("connections", "sizes"),
+    [
+        (151, {"orders": 9}),  # 146 / 16
+        (21, {"orders": 1}),
+    ],
+)
+def test_pools_become_smaller_before_processes_become_fewer(connections: int, sizes: dict[str, int | str]) -> None:
+    found = fit(situation(CHILDREN, limits=[limit(connections)]))
+
+    assert found is not None
+    assert (found.groups, found.max_sizes) == ((CHILDREN,), sizes)
+
+
+def test_where_pools_of_one_do_not_fit_processes_become_fewer() -> None:
+    found = fit(situation(ProcessGroup("", "prefork", 256, 256, 1), limits=[limit(151)], hosts=2))
+
+    assert found is not None
+    assert found.groups == [ProcessGroup("", "prefork", 73, 73, 1)]  # 2 x 73 = 146
+    assert found.max_sizes == {"orders": "threads"}
+
+
+def test_where_one_connection_a_group_is_too_many_nothing_fits() -> None:
+    assert fit(situation(CHILDREN, DAEMONS, limits=[limit(6)])) is None
+
+
+def test_a_database_that_asks_for_little_keeps_it_and_the_rest_is_for_the_others() -> None:
+    found = fit(situation(DAEMONS, limits=[limit(45, "a", "b")], databases={"a": 2, "b": "threads"}))
+
+    assert found is not None
+    assert found.max_sizes == {"a": 2, "b": 8}  # 4 x 2 + 4 x 8 = 40
+
+
+def test_the_tightest_limit_decides() -> None:
+    account = Limit("max_user_connections of shop", 20, 0, ("a",), "error 1226")
+
+    found = fit(situation(DAEMONS, limits=[limit(200, "a", "b"), account], databases={"a": "threads", "b": "threads"}))
+
+    assert found is not None
+    assert found.max_sizes == {"a": 5, "b": "threads"}
+
+
+def test_without_a_limit_everything_fits() -> None:
+    plan = situation(CHILDREN, limits=[])
+
+    assert fits(plan)
+    assert fit(plan) is not None
+
+
+def test_requests_spread_over_all_processes() -> None:
+    plan = situation(DAEMONS, limits=[], hosts=2)
+
+    # 80 requests a second on 2 x 4 processes, 0.1 s each.
+    assert wait_in(plan, rows(plan)[0], 80, 0.1, 15).busy == pytest.approx(1.0)
