@@ -143,6 +143,20 @@ DAEMONS = 'WSGIDaemonProcess shop processes=2 threads=3\nWSGIDaemonProcess "the 
             {"shop": (2, 3, 2)},
         ),
         (
+            "<Directory /srv>\nSetHandler wsgi-script\nWSGIProcessGroup shop\n</Directory>\n",
+            {"shop": (2, 3, 1)},
+        ),
+        (
+            "WSGIScriptAlias / /srv/a.wsgi process-group=shop\n<Location /private>\n"
+            "WSGIAuthUserScript /srv/users.py\n</Location>\n",
+            {"": (9, 1, 1), "shop": (2, 3, 1)},
+        ),
+        (
+            "WSGIScriptAlias / /srv/a.wsgi\n<LocationMatch ^/api>\nWSGIProcessGroup shop\n</LocationMatch>\n",
+            {"": (9, 1, 1), "shop": (2, 3, 1)},
+        ),
+        ("WSGIImportScript /srv/jobs.py process-group=shop application-group=%{GLOBAL}\n", {"shop": (2, 3, 1)}),
+        (
             "WSGIScriptAlias / /srv/a.wsgi\nWSGIProcessGroup %{ENV:GROUP}\n",
             {"": (9, 1, 1), "shop": (2, 3, 1), "the blog": (1, 15, 1)},
         ),
@@ -213,3 +227,8 @@ def test_debians_apache2ctl_knows_the_environment_of_its_apache(folder: Path, mo
     assert packaged.split()[-1] == "150"
     assert known.mpm == Mpm("worker", 6, 16, 25)
     assert known.groups == [ProcessGroup("", "worker", processes=6, alive=12, threads=25)]
+
+
+def test_a_program_that_is_no_httpd_says_so() -> None:
+    with pytest.raises(ConfigurationError, match="no-such-httpd is not here; name it by --httpd"):
+        configuration.read("no-such-httpd")

@@ -19,11 +19,11 @@ DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
 SAMPLE = Path(wsgipool.__file__).parent / "apache" / "wsgipool.toml"
 
 
-def plan(*arguments: str | Path | int) -> Result:
+def plan(*arguments: str | Path | float) -> Result:
     return CliRunner().invoke(main, ["plan", *map(str, arguments)])
 
 
-def by_hand(mode: str, processes: int, threads: int, max_connections: int, *more: str | int) -> Result:
+def by_hand(mode: str, processes: int, threads: int, max_connections: int, *more: str | float) -> Result:
     return plan(
         "--mpm", mode, "--processes", processes, "--threads", threads, "--max-connections", max_connections, *more
     )

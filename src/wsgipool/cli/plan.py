@@ -48,13 +48,13 @@ class _Known:
     "script, or /etc/wsgipool.toml.",
 )
 @click.option("--httpd", "program", help="httpd or its apachectl. Default: Debian's apache2ctl, or httpd.")
-@click.option("--mpm", "mode", type=click.Choice(MODES), help="By hand, instead of asking httpd: the mode,")
-@click.option("--processes", type=click.IntRange(min=1), help="its processes (prefork: MaxRequestWorkers),")
-@click.option("--threads", type=click.IntRange(min=1), help="the threads of each,")
+@click.option("--mpm", "mode", type=click.Choice(MODES), help="By hand, without asking httpd: the mode.")
+@click.option("--processes", type=click.IntRange(min=1), help="With --mpm: processes at work.")
+@click.option("--threads", type=click.IntRange(min=1), help="With --mpm: threads in each.")
 @click.option(
     "--max-connections",
     type=click.IntRange(min=1),
-    help="and what the database allows, instead of asking the database.",
+    help="What the database allows, without asking it.",
 )
 @click.option("--hosts", type=click.IntRange(min=1), default=1, show_default=True, help="Hosts that run the same site.")
 @click.option(
@@ -71,8 +71,12 @@ class _Known:
     show_default=True,
     help="Under worker: restarts whose last requests may still run when the next comes.",
 )
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests a second, of all hosts together,")
-@click.option("--hold", type=click.FloatRange(min=0, min_open=True), help="and seconds that each keeps a connection.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="With --hold: requests a second, of all hosts."
+)
+@click.option(
+    "--hold", type=click.FloatRange(min=0, min_open=True), help="With --rate: seconds that each keeps a connection."
+)
 @click.option("--write", is_flag=True, help="Put the lines that fit in place; the files' former selves stay as .bak.")
 @click.option("--json", "machine", is_flag=True, help="Print JSON.")
 @click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")

@@ -194,8 +194,8 @@ def _wait(wait: Wait) -> str:
             f"{pool} is too small: {wait.waiting.busy:.3g} connections would be busy on average, and requests pile up."
         )
     return (
-        f"{pool} has {wait.waiting.busy:.3g} busy on average; {wait.waiting.probability:.2%} of the requests wait, all "
-        f"together {wait.waiting.seconds * 1000:.3g} ms on average."
+        f"{pool} has {wait.waiting.busy:.3g} busy on average; {wait.waiting.probability * 100:.2g} % of the requests "
+        f"wait for one, which makes {wait.waiting.seconds * 1000:.2g} ms a request."
     )
 
 

@@ -1,0 +1,99 @@
+"""How httpd's dump of its configuration is read; a real httpd's is read in tests/httpd."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsgipool.httpd import dump
+
+CONFIGURATION = """\
+# In file: /etc/apache2/apache2.conf
+#  11:
+ServerLimit 4
+#  12:
+ServerLimit 5
+# In file: /etc/apache2/sites-enabled/shop.conf
+#   1:
+<VirtualHost *:80>
+  #   2:
+  ServerName shop.example
+  #   3:
+  <If "%{HTTP_HOST} > 'a'">
+    #   4:
+    WSGIProcessGroup shop
+  </If>
+</VirtualHost>
+#   9:
+WSGIRestrictEmbedded On
+"""
+SERVER = """\
+ServerRoot: "/etc/apache2"
+Define: DUMP_RUN_CFG
+Define: WSGIPOOL_DAEMON
+Define: WSGIPOOL_CONFIG=/etc/a b=c.toml
+User: name="www-data" id=33
+Loaded Modules:
+ core_module (static)
+ mpm_event_module (shared)
+"""
+
+
+@pytest.fixture
+def read() -> dump.Dump:
+    return dump.parse(CONFIGURATION, SERVER)
+
+
+def test_directives_have_their_file_and_line(read: dump.Dump) -> None:
+    assert [(directive.text, directive.origin) for directive in read.named("serverlimit")] == [
+        ("4", "/etc/apache2/apache2.conf:11"),
+        ("5", "/etc/apache2/apache2.conf:12"),
+    ]
+
+
+def test_directives_have_the_sections_around_them(read: dump.Dump) -> None:
+    (inner,) = read.named("WSGIProcessGroup")
+    (outer,) = read.named("WSGIRestrictEmbedded")
+
+    assert [(section.name, section.arguments) for section in inner.sections] == [
+        ("VirtualHost", ("*:80",)),
+        ("If", ("%{HTTP_HOST} > 'a'",)),
+    ]
+    assert outer.sections == ()
+
+
+def test_modules_and_defines_are_known(read: dump.Dump) -> None:
+    assert read.modules == {"core", "mpm_event"}
+    assert read.defines["WSGIPOOL_DAEMON"] == ""
+    assert read.defines["WSGIPOOL_CONFIG"] == "/etc/a b=c.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("a  b\tc", ["a", "b", "c"]),
+        ('"a b" c', ["a b", "c"]),
+        ("'a \"b\"' c", ['a "b"', "c"]),
+        (r'"a \"b\" \\ \n"', [r'a "b" \ \n']),
+        (r"a\\b", [r"a\b"]),
+        ('a"b c"', ['a"b', 'c"']),  # a quote within a word is nothing special
+        ('"not closed', ["not closed"]),
+        ('""', [""]),
+    ],
+)
+def test_words_are_taken_apart_as_httpd_does(text: str, expected: list[str]) -> None:
+    assert list(dump.words(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("shop", {}),
+        ("shop processes=2 threads=3", {"processes": "2", "threads": "3"}),
+        ('shop display-name="%{GROUP} threads=9" threads=3', {"display-name": "%{GROUP} threads=9", "threads": "3"}),
+        ("/ /srv/a.wsgi process-group='a b'", {"process-group": "a b"}),
+        ("shop python-path=", {"python-path": ""}),
+    ],
+)
+def test_options_of_mod_wsgi_have_names(text: str, expected: dict[str, str]) -> None:
+    assert dump.options(text) == expected
