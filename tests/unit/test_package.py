@@ -119,3 +119,12 @@ def test_the_preload_handler_imports_nothing_more_than_a_driver() -> None:
     use = f"import runpy; runpy.run_path({str(PACKAGE / 'handlers' / 'preload.py')!r})"
 
     assert run_python(FOREIGN.format(use=use)) in ("[]\n", "['pymysql']\n")
+
+
+def test_what_httpd_loads_needs_nothing_of_the_command_line() -> None:
+    program = """
+import sys
+import wsgipool, wsgipool.request, wsgipool.drivers.pymysql, wsgipool.handlers.preload
+print(sorted({"click", "rich", "tomlkit", "tomli_w", "subprocess"} & set(sys.modules)))
+"""
+    assert run_python(program).splitlines()[-1] == "[]"

@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 import wsgipool
 from wsgipool import ConfigError, config
 from wsgipool.cli import main, plan_lines
+from wsgipool.cli.plan import is_writable
+from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.sizing import ProcessGroup
 
 DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
@@ -180,6 +182,16 @@ def test_write_changes_the_sizes_and_nothing_else(settings: Path) -> None:
     assert "s3cret" not in result.output
 
 
+def test_what_cannot_be_written_is_left_to_the_reader_with_exit_status_1(settings: Path) -> None:
+    result = plan(
+        "--mpm", "daemon", "--processes", 9, "--threads", 8, "--config", settings, "--max-connections", 9, "--write"
+    )
+
+    assert result.exit_code == 1
+    assert "left to you, since no wsgipool.conf of the site decides it: the lines for wsgipool above" in result.stdout
+    assert config.load(settings).databases["orders"].max_size == 1
+
+
 def test_write_of_what_fits_writes_nothing(settings: Path) -> None:
     result = plan(
         "--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 99, "--write"
@@ -244,3 +256,28 @@ def test_a_drop_in_without_the_lines_is_refused() -> None:
 )
 def test_without_the_drop_in_the_lines_are_httpds_own(group: ProcessGroup, lines: list[str]) -> None:
     assert plan_lines.directives(group) == lines
+
+
+# --- whose file it is ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("drop_in", "defines", "group", "expected"),
+    [
+        ("site.conf", {}, "", True),
+        ("site.conf", {}, "blog", False),
+        ("site.conf", {"WSGIPOOL_DAEMON": "", "WSGIPOOL_PROCESS_GROUP": "shop"}, "shop", True),
+        ("site.conf", {"WSGIPOOL_DAEMON": "", "WSGIPOOL_PROCESS_GROUP": "shop"}, "", False),
+        (str(DROP_IN), {}, "", False),  # `wsgipool serve` includes the package's own
+        (None, {}, "", False),
+    ],
+)
+def test_only_a_sites_own_drop_in_is_written_for_the_groups_that_it_sizes(
+    drop_in: str | None, defines: dict[str, str], group: str, expected: bool
+) -> None:
+    children = ProcessGroup(group, "daemon" if group else "worker", 2, 2, 8)
+    server = Configuration(
+        "httpd", Mpm("worker", 2, 2, 8), [children], {}, defines, None if drop_in is None else Path(drop_in), [], []
+    )
+
+    assert is_writable(children, server) is expected

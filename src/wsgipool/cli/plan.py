@@ -27,7 +27,7 @@ from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
 from wsgipool.sizing import DEFAULT_RESERVE, GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 
 _ASK_TIMEOUT = 5.0
-_WIDTH = 120
+_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,11 @@ def plan(
     if write and fit is not None:
         if settings is None:
             raise ConfigError("--write has nothing to write to: name the wsgipool.toml by --config")
-        for line in _write(situation, fit, server, Path(settings.origin), program, httpd_options):
+        left = _left_to_the_reader(situation, fit, server)
+        for line in [*left, *_write(situation, fit, server, Path(settings.origin), program, httpd_options)]:
             click.echo(line, err=machine)
+        if left:
+            context.exit(1)
     elif not planning.fits(situation):
         context.exit(1)
 
@@ -251,6 +254,21 @@ def _changed(situation: Situation, fit: Fit) -> list[ProcessGroup]:
     return [after for before, after in zip(situation.groups, fit.groups, strict=True) if after != before]
 
 
+def is_writable(group: ProcessGroup, server: Configuration | None) -> bool:
+    """Tell whether the sizes of a group can be written into the site's wsgipool.conf."""
+    # `wsgipool serve` includes the package's own drop-in, which is every site's.
+    own = server is not None and server.drop_in is not None and server.drop_in.resolve() != DROP_IN.resolve()
+    return own and plan_lines.is_of_drop_in(group, server)
+
+
+def _left_to_the_reader(situation: Situation, fit: Fit, server: Configuration | None) -> list[str]:
+    return [
+        f"left to you, since no {DROP_IN.name} of the site decides it: the lines for {title(group)} above"
+        for group in _changed(situation, fit)
+        if not is_writable(group, server)
+    ]
+
+
 def _write(
     situation: Situation,
     fit: Fit,
@@ -259,14 +277,12 @@ def _write(
     program: str | None,
     httpd_options: Sequence[str],
 ) -> list[str]:
-    """Put the changes in place, and return what was done and what is left to do."""
+    """Put the changes in place, and return what was done."""
     said = []
     wanted: dict[str, str] = {}
     for group in _changed(situation, fit):
-        if server is not None and server.drop_in is not None and plan_lines.is_of_drop_in(group, server):
+        if is_writable(group, server):
             wanted |= plan_lines.defines(group)
-        else:
-            said.append(f"left to you, since {DROP_IN.name} does not decide it: the lines for {title(group)} above")
     # First, since httpd may refuse it.
     if wanted and server is not None and server.drop_in is not None:
         said += _write_drop_in(server.drop_in, wanted, program, httpd_options)
@@ -277,7 +293,7 @@ def _write(
         said.append(f"wrote {settings} (before: {backup.name}):")
         said += [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
     if not said:
-        return ["nothing to write: it fits as it is"]
+        return ["nothing to write: it fits as it is"] if planning.fits(situation) else []
     return [*said, "processes follow at Apache's next restart; a new ServerLimit needs one that is not graceful"]
 
 

@@ -119,10 +119,10 @@ def title(group: ProcessGroup) -> str:
 
 def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("process group", "database"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("process group")
+    table.add_column("database")
     for name in ("processes", "threads", "interpreters", "pool size", "worst case", "limit", "headroom"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     # A limit of one row stands in that row, another in a line of its own below.
     left = sums(report.situation)
     known = {name for total in left for name in total.limit.databases}
