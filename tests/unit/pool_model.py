@@ -202,17 +202,11 @@ class Model:
             self._lend(self.idle.pop(), turn)
         else:
             try:
-                self._refuse_the_hopeless(actor)
+                self._queue(turn)
             except PoolError:
-                self.settle()  # whoever comes by looks after those who wait
+                self.settle()  # who leaves lets the others have a look
                 raise
-            self.waiting.append(turn)
-            self.settle()
             if turn in self.waiting:
-                if timeout == 0:
-                    self.waiting.remove(turn)
-                    self.settle()
-                    raise self._timed_out()
                 turn.sleeps = True
                 yield
         while (connection := turn.connection) is not None:
@@ -220,6 +214,14 @@ class Model:
                 return connection
             self._replace_dead(connection, turn)
         return (yield from self._connect(turn))
+
+    def _queue(self, turn: Turn) -> None:
+        self._refuse_the_hopeless(turn.actor)
+        self.waiting.append(turn)
+        self.settle()
+        if turn in self.waiting and turn.timeout == 0:
+            self.waiting.remove(turn)
+            raise self._timed_out()
 
     def _refuse_the_hopeless(self, actor: Actor) -> None:
         if self.is_closed:

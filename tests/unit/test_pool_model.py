@@ -101,7 +101,7 @@ class PoolMachine(RuleBasedStateMachine):
         self, settings: Settings, max_size: int, min_size: int, has_background: bool, ends_early: bool
     ) -> None:
         self.ends_early = ends_early
-        self.connects_are_slow = False
+        self.connects = "at once"
         min_size = min(min_size, max_size)
         self.background = Background(self.clock, is_running=has_background)
         replace_everywhere(self.monkeypatch, "monotonic", monotonic, self.clock)
@@ -226,10 +226,11 @@ class PoolMachine(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @rule(are_slow=st.booleans(), threads=st.booleans())
-    def have_other_circumstances(self, are_slow: bool, threads: bool) -> None:
-        self.connects_are_slow = are_slow
-        self.background.has_threads = threads
+    @rule(connects=st.sampled_from(["slow", "refused", "denied", "at once"]), has_threads=st.booleans())
+    def have_other_circumstances(self, connects: str, has_threads: bool) -> None:
+        self.connects = connects
+        self.background.has_threads = has_threads
+        self._settle()
 
     @precondition(lambda self: self.ends_early and self.model.opened > 2)
     @rule(how=st.sampled_from(["close", "wind_down", "stop"]))
@@ -282,20 +283,30 @@ class PoolMachine(RuleBasedStateMachine):
     # --- faults --------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model.open)
-    @rule(
-        number=choice,
-        call=st.sampled_from(["", "commit", "rollback", "reset_session", "read_answer", "ping", "execute", "close"]),
-        kind=st.sampled_from([OSError, Interrupt]),
-    )
-    def have_a_connection_fail(self, number: int, call: str, kind: type[BaseException]) -> None:
+    @rule(number=choice, which=choice, kind=st.sampled_from([OSError, Interrupt]))
+    def have_a_connection_fail(self, number: int, which: int, kind: type[BaseException]) -> None:
         connection = one_of(self.model.open, number)
         real = self.database.opened[connection.number]
-        if call:
+        call = one_of(self._calls_that_come(), which)
+        if call == "die":
+            connection.alive = real.alive = False
+        else:
             error = OSError() if call == "close" else kind()
             connection.faults[call] = error
             real.hooks[call] = in_turn(raising(error))
-        else:
-            connection.alive = real.alive = False
+
+    def _calls_that_come(self) -> list[str]:
+        settings = self.settings
+        calls = [
+            "die",
+            "commit",
+            "close",
+            "reset_session" if settings.has_driver and settings.reset == "session" else "rollback",
+        ]
+        calls += ["ping"] * settings.has_driver
+        calls += ["read_answer"] * settings.pipelined
+        calls += ["execute"] * settings.checks
+        return calls
 
     # --- both at once --------------------------------------------------------------------------------------------
 
@@ -349,8 +360,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert {self._name(actor): comparable(outcome) for actor, outcome in outcomes.items()} == {
             self._name(actor): comparable(outcome) for actor, outcome in expected.items()
         }
-        if self.connecting and not self.connects_are_slow:
-            self._end_a_connect(self.connecting[0], None)
+        if self.connecting and self.connects != "slow":
+            failures = {"refused": OSError(), "denied": PermissionError()}
+            self._end_a_connect(self.connecting[0], failures.get(self.connects))
 
     def _name(self, actor: Actor) -> int:
         return self.stage.actors.index(actor)
@@ -427,7 +439,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def _end_it_all(self) -> None:
         assert self.pool.close() == self.model.close()
-        self.connects_are_slow = False
+        self.connects = "at once"
         self._settle()
         while self.background.recorded:
             self.connect_in_the_background()
