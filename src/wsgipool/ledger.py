@@ -27,6 +27,9 @@ from wsgipool.loan import Ending, Opening, Slot, Waiter, describe_holders, descr
 class Ledger(Generic[C]):
     """What a pool knows of itself. The settings are those of `wsgipool.Pool`."""
 
+    # What a loan touches lies side by side: with a thousand pools it is the processor's cache that decides.
+    __slots__ = ("__dict__", "__weakref__", "_by_lock", "_idle", "_lends_as_is", "_returns_as_is", "_slots")
+
     def __init__(
         self, *, name: str, min_size: int, max_size: int, max_waiting: int, max_connecting: int, max_idle: float
     ) -> None:

@@ -219,7 +219,7 @@ def _watch_for_the_end() -> None:
     os.register_at_fork(after_in_child=_after_fork_in_child)
     # In daemon mode this comes before the requests in flight have ended: they still get connections. A mod_wsgi that
     # does not say when it ends ends its interpreters all the same, and atexit knows.
-    httpd.subscribe("shutdown", _end)
+    httpd.at_shutdown(_end)
 
 
 _watch_for_the_end()

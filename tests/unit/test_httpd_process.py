@@ -142,19 +142,18 @@ def test_without_the_module_apache_and_httpd_the_mpm_is_unknown(mod_wsgi: Any, m
     assert process.mpm == "unknown"
 
 
-def test_a_callback_is_for_a_mod_wsgi_that_calls_it(mod_wsgi: Any) -> None:
+def test_a_mod_wsgi_that_says_when_it_ends_is_asked_to(mod_wsgi: Any) -> None:
     callbacks: list[object] = []
-    mod_wsgi.subscribe_events = callbacks.append
+    mod_wsgi.subscribe_shutdown = callbacks.append
 
-    assert httpd.subscribe("events", print)
-    assert not httpd.subscribe("shutdown", print)
+    httpd.at_shutdown(print)
+
     assert callbacks == [print]
 
 
-def test_outside_httpd_nobody_calls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mod_wsgi", None)
-
-    assert not httpd.subscribe("events", print)
+@pytest.mark.usefixtures("mod_wsgi")
+def test_one_that_does_not_is_left_alone() -> None:
+    httpd.at_shutdown(print)
 
 
 def test_the_script_of_the_application_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,13 +79,11 @@ def this_process() -> HttpdProcess | None:
     return HttpdProcess(mpm, process_group, getattr(server, "application_group", None) or "", threads, max_processes)
 
 
-def subscribe(event: str, callback: Callable[..., None]) -> bool:
-    """Have mod_wsgi call `callback` for its "events" or at its "shutdown"; tell whether it is there and does."""
-    function = getattr(mod_wsgi(), f"subscribe_{event}", None)
-    if function is None:
-        return False
-    function(callback)
-    return True
+def at_shutdown(callback: Callable[..., None]) -> None:
+    """Have mod_wsgi call `callback` when the process ends, if it is there and does that."""
+    subscribe = getattr(mod_wsgi(), "subscribe_shutdown", None)
+    if subscribe is not None:
+        subscribe(callback)
 
 
 def define(name: str) -> str | None:
