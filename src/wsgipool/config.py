@@ -37,6 +37,13 @@ DEFAULT_CHECK_AFTER = 30.0
 """Seconds; a socket that was closed is seen in any case, so this is for networks that forget connections silently."""
 
 
+DEFAULT_RESERVE = 10
+"""Connections that an "auto" budget leaves to others: backups, monitoring, whoever looks what is wrong."""
+
+_MOST_CONNECTIONS = 16384
+"""Those that `wsgipool.host.board` has room for."""
+
+
 @dataclass(frozen=True)
 class DatabaseURL:
     """A database's address, its parts unquoted: `scheme://user:password@host:port/database?option=value`."""
@@ -91,11 +98,24 @@ class DatabaseSettings:
 
 
 @dataclass(frozen=True)
+class BudgetSettings:
+    """The `[budget]` table."""
+
+    connections: int | Literal["auto"]
+    """Connections of this host to a database server, all its processes together; "auto" asks the server."""
+    hosts: int = 1
+    """With "auto": the hosts that share the server."""
+    reserve: int = DEFAULT_RESERVE
+    """With "auto": connections left to others."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole wsgipool.toml."""
 
     databases: Mapping[str, DatabaseSettings]
     origin: str
+    budget: BudgetSettings | None = None
     runtime_dir: Path | None = None
     """The folder for what the processes of one host share."""
 
@@ -173,7 +193,7 @@ def _unquoted(part: str | None) -> str | None:
 
 
 def _settings(table: _Table, directory: Path) -> Settings:
-    table.check_keys("databases", "runtime_dir")
+    table.check_keys("budget", "databases", "runtime_dir")
     databases = table.table("databases")
     if not databases.content:
         raise ConfigError(f"{table.origin}: no database; add a table [databases.NAME] with a url")
@@ -185,8 +205,30 @@ def _settings(table: _Table, directory: Path) -> Settings:
             {name: _database(name, databases.table(name), directory) for name in databases.content}
         ),
         origin=table.origin,
+        budget=_budget(table.table("budget")) if "budget" in table.content else None,
         runtime_dir=None if runtime_dir is None else Path(runtime_dir),
     )
+
+
+def _budget(table: _Table) -> BudgetSettings:
+    table.check_keys("connections", "hosts", "reserve")
+    connections = table.content.get("connections")
+    if connections == "auto":
+        return BudgetSettings(
+            "auto", table.count("hosts", 1, least=1), table.count("reserve", DEFAULT_RESERVE, least=0)
+        )
+    if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= _MOST_CONNECTIONS:
+        raise ConfigError(
+            f"{table.where('connections')} = {connections!r}: it is a number from 1 to {_MOST_CONNECTIONS}, less than "
+            'the max_connections of the server, or "auto"'
+        )
+    for key in ("hosts", "reserve"):
+        if key in table.content:
+            raise ConfigError(
+                f"{table.where(key)}: connections = {connections} is the number of this host already; {key} goes with "
+                'connections = "auto"'
+            )
+    return BudgetSettings(connections)
 
 
 def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:

@@ -22,6 +22,7 @@ from wsgipool.drivers import C
 from wsgipool.errors import PoolClosed, PoolDeadlock, TooManyRequests
 from wsgipool.housekeeping import housekeeping
 from wsgipool.loan import Ending, Opening, Slot, Waiter, describe_holders, describe_stacks
+from wsgipool.permits import IDLE_LOOK, Permits
 
 
 class Ledger(Generic[C]):
@@ -31,7 +32,15 @@ class Ledger(Generic[C]):
     __slots__ = ("__dict__", "__weakref__", "_by_lock", "_idle", "_lends_as_is", "_returns_as_is", "_slots")
 
     def __init__(
-        self, *, name: str, min_size: int, max_size: int, max_waiting: int, max_connecting: int, max_idle: float
+        self,
+        *,
+        name: str,
+        min_size: int,
+        max_size: int,
+        max_waiting: int,
+        max_connecting: int,
+        max_idle: float,
+        permits: Permits | None = None,
     ) -> None:
         self.name = name
         self.min_size = min_size
@@ -39,6 +48,7 @@ class Ledger(Generic[C]):
         self.max_waiting = max_waiting
         self.max_connecting = max_connecting
         self.max_idle = max_idle
+        self.permits = permits
         self._closed = False
         self._winding_down = False
         self._start_empty()
@@ -122,7 +132,7 @@ class Ledger(Generic[C]):
                 if idle is not None:
                     waiter.slot = idle
                     idle.borrower = waiter.borrower
-                elif self._may_connect_itself():
+                elif self._may_connect_itself() and self._take_permit(waiter, len(self._waiting)):
                     self._connecting.add(waiter)
                 else:
                     break
@@ -131,6 +141,8 @@ class Ledger(Generic[C]):
                 self._waits += 1
                 self._wait_seconds += monotonic() - waiter.asked
             self._waiting.popleft()
+        if self.permits is not None and not self._waiting:
+            self.permits.sated()
         self._by_lock = bool(self._waiting) or self._retiring
         if self._winding_down:
             self._by_lock = True
@@ -149,13 +161,23 @@ class Ledger(Generic[C]):
     def _begin_openings(self) -> list[Opening]:
         if self._closed:
             return []
-        wanted = len(self._waiting) - self._openings()
+        hunger = wanted = max(0, len(self._waiting) - self._openings())
         if not self._winding_down:
             wanted = max(wanted, self.min_size - self.size)
         room = min(wanted, self.max_size - self.size, self.max_connecting - len(self._connecting))
-        openings = [Opening() for _ in range(room)]
-        self._connecting.update(openings)
+        openings: list[Opening] = []
+        # What min_size asks for is no hunger: nobody waits for it.
+        while len(openings) < room and self._take_permit(opening := Opening(), max(0, hunger - len(openings))):
+            self._connecting.add(opening)
+            openings.append(opening)
         return openings
+
+    def _take_permit(self, one: Waiter[C] | Opening, wanted: int) -> bool:
+        """Get leave to open a connection, where the pool has a budget; tell whether it may be opened."""
+        if self.permits is None or one.permit is not None:
+            return True
+        one.permit = self.permits.take(wanted)
+        return one.permit is not None
 
     def _openings(self) -> int:
         return sum(isinstance(one, Opening) for one in self._connecting)
@@ -208,6 +230,16 @@ class Ledger(Generic[C]):
                 break
             if now - slot.quiet_since >= self.max_idle and self._grab(slot):
                 self._doom(slot, "idle")
+
+    def _doom_for_others(self, now: float) -> None:
+        """Give up idle connections, the oldest first, where other processes that share the budget want them."""
+        if self.permits is None or not self.permits.others_hunger():
+            return
+        idle = sorted(self._idle, key=lambda slot: slot.idle_since)
+        is_at_work = self.in_use > 0 or any(now - slot.idle_since < IDLE_LOOK for slot in idle)
+        for slot in idle[: self.permits.to_give_up(keep=int(is_at_work))]:
+            if slot.permit is not None and slot.permit.is_due() and self._grab(slot):
+                self._doom(slot, "budget")
 
     def _doom_the_lost(self) -> None:
         """Find the slots that are neither idle nor lent nor in anybody's hands. Under the lock.

@@ -24,18 +24,30 @@ from wsgipool.errors import ConnectFailed, PoolClosed, PoolTimeout
 from wsgipool.housekeeping import housekeeping
 from wsgipool.ledger import Ledger
 from wsgipool.loan import Borrower, Ending, Opening, Slot, Waiter, describe, describe_holders
+from wsgipool.permits import Permits
 
 logger = logging.getLogger("wsgipool")
 
 _SHORTEST_ROUND, _LONGEST_ROUND = 0.05, 30.0
 """Seconds between two rounds of housekeeping; in between, a tenth of the shortest age that it looks for."""
+_LOOK_BY_ITSELF = 0.1
+"""Seconds after which one who waits for a place in the budget sees whether housekeeping still asks for one."""
+_FAREWELL_PATIENCE = 0.1
+"""Seconds to wait for the server's end of a closed connection, where its place in a budget goes to another process."""
 
 
 class Lending(Ledger[C]):
     """What a pool does behind its doors."""
 
     def __init__(
-        self, connector: Connector[C], *, timeout: float, max_lifetime: float, debug: bool, **sizes: Any
+        self,
+        connector: Connector[C],
+        *,
+        timeout: float,
+        max_lifetime: float,
+        debug: bool,
+        permits: Permits | None,
+        **sizes: Any,
     ) -> None:
         self.timeout = timeout
         self.max_lifetime = max_lifetime
@@ -44,9 +56,9 @@ class Lending(Ledger[C]):
         """Called on the thread of the borrower; not for a plain callable's connections, which are lent as they are."""
         self._connector = connector
         self._driver = connector.driver
-        self._is_plain = connector.is_plain
+        self._is_plain = connector.is_plain and permits is None
         self._lends_as_is = self._is_plain and not debug
-        super().__init__(**sizes)
+        super().__init__(permits=permits, **sizes)
 
     def _borrow(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
         if self.before_loan is not None:
@@ -89,8 +101,10 @@ class Lending(Ledger[C]):
             if self._is_unsettled():
                 self._settle()
             if waiter.sleeps:
+                if self.permits is not None:
+                    housekeeping.watch(self)  # though it has no connection yet, somebody has to ask for a permit
                 self._call_for_those_who_wait()
-                if not waiter.wait():
+                if not self._sleep(waiter):
                     self._stop_waiting(waiter)
             return self._ready(waiter, frame)
         except BaseException:
@@ -113,6 +127,16 @@ class Lending(Ledger[C]):
     def _limit(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else timeout
 
+    def _sleep(self, waiter: Waiter[C]) -> bool:
+        if self.permits is None:
+            return waiter.wait()
+        while not waiter.wait(_LOOK_BY_ITSELF):
+            if waiter.remaining() <= 0:
+                return False
+            if not housekeeping.is_running:
+                self._settle()  # the process ends, and its last requests have to ask for themselves
+        return True
+
     def _stop_waiting(self, waiter: Waiter[C]) -> None:
         with self._lock:
             if waiter in self._waiting:
@@ -124,7 +148,8 @@ class Lending(Ledger[C]):
         dead = waiter.slot
         assert dead is not None
         dead.ending = "broken"
-        self._driver.close(dead.connection)
+        waiter.permit, dead.permit = dead.permit, None
+        self._say_goodbye(dead, waiter.permit is not None)
         with self._lock:
             dead.borrower = 0
             self._strike_off(dead)
@@ -133,6 +158,7 @@ class Lending(Ledger[C]):
                 self._connecting.add(waiter)
             else:
                 idle.borrower = waiter.borrower
+                _release_permit(waiter)
         self._settle()
 
     def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
@@ -159,16 +185,19 @@ class Lending(Ledger[C]):
     def _opened_by(self, one: Waiter[C] | Opening, timeout: float) -> Slot[C]:
         is_paused = self._connector.pause_left() > 0
         try:
-            return self._connector.open(timeout, one.thread_id)
+            slot = self._connector.open(timeout, one.thread_id)
         except ConnectFailed:
             with self._lock:
                 self._connect_failures += not is_paused
             raise
+        slot.permit, one.permit = one.permit, None
+        return slot
 
     def _withdraw(self, waiter: Waiter[C]) -> None:
         """Undo what a waiter has got that leaves without a connection, and pass its turn on."""
         with self._lock:
             self._connecting.discard(waiter)
+            _release_permit(waiter)
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             slot = waiter.slot
@@ -187,6 +216,12 @@ class Lending(Ledger[C]):
         if slot.retired or not keep:
             self._close(slot, slot.ending if slot.retired else "broken")
             return
+        if self.permits is not None and slot.permit is not None and self.permits.others_hunger():
+            if slot.permit.is_wanted():
+                self._close(slot, "budget")
+                return
+            if self.permits.is_news():
+                housekeeping.call()
         try:
             if not self._is_plain:
                 self._connector.clean(slot, how)
@@ -207,10 +242,23 @@ class Lending(Ledger[C]):
         slot.ending = ending
         try:
             # Before its place is free: the server never sees one connection more than max_size.
-            self._driver.close(slot.connection)
+            self._end(slot)
         finally:
             self._gone.append(slot)
             self._settle()
+
+    def _end(self, slot: Slot[C]) -> None:
+        try:
+            self._say_goodbye(slot, slot.permit is not None)
+        finally:
+            _release_permit(slot)
+
+    def _say_goodbye(self, slot: Slot[C], to_the_end: bool) -> None:
+        """Close a connection; `to_the_end` waits for the server's end too: until then it counts it as open."""
+        if to_the_end:
+            self._driver.close(slot.connection, _FAREWELL_PATIENCE)
+        else:
+            self._driver.close(slot.connection)
 
     def _settle(self) -> None:
         """Bring together what has been given back or closed with those who wait; close what shall not be kept.
@@ -238,7 +286,7 @@ class Lending(Ledger[C]):
             except IndexError:
                 return
             try:
-                self._driver.close(slot.connection)
+                self._end(slot)
             finally:
                 self._gone.append(slot)
 
@@ -251,14 +299,20 @@ class Lending(Ledger[C]):
         self._winding_down = True
         self._by_lock = True
         while (slot := self._pop_idle()) is not None:
-            self._driver.close(slot.connection)
+            self._end(slot)
             self._gone.append(slot)
 
     def tend(self) -> float | None:
         """Do what time brings, for the thread of `wsgipool.housekeeping`; return the seconds until the next round."""
+        pause = self._look_after()
+        asked = self.permits.pause(bool(self._slots)) if self.permits is not None else None
+        return min((one for one in (pause, asked) if one is not None), default=None)
+
+    def _look_after(self) -> float | None:
         with self._lock:
             self._doom_the_lost()
             self._doom_the_aged(monotonic())
+            self._doom_for_others(monotonic())
         self._settle()
         with self._lock:
             openings = [] if self._connector.pause_left() > 0 else self._begin_openings()
@@ -290,6 +344,7 @@ class Lending(Ledger[C]):
         finally:
             with self._lock:
                 self._connecting.discard(opening)
+                _release_permit(opening)  # if the slot has not got it
                 if slot is not None:
                     self._opened += 1
                     self._slots[id(slot.connection)] = slot
@@ -303,8 +358,16 @@ class Lending(Ledger[C]):
         held = [slot for slot in self._slots.values() if slot.thread_id]
         holders = f"; held: {describe_holders(held, monotonic())}" if held else ""
         failure = self._connector.last_failure
+        is_budget = self.permits is not None and self.permits.hungers
         return PoolTimeout(
             f"no connection of pool {self.name!r} became free within {waiter.limit:g} s: {self._counts()}{holders}"
-            f"{f'; the last connect has failed: {failure}' if failure else ''}. "
-            "Hold connections for less time, raise max_size, or wait longer with timeout"
+            f"{f'; the last connect has failed: {failure}' if failure else ''}"
+            f"{f'; {self.permits.describe()}' if self.permits is not None and is_budget else ''}. "
+            f"Hold connections for less time, {'' if is_budget else 'raise max_size, '}or wait longer with timeout"
         )
+
+
+def _release_permit(one: Slot[Any] | Waiter[Any] | Opening) -> None:
+    permit, one.permit = one.permit, None
+    if permit is not None:
+        permit.release()

@@ -12,10 +12,11 @@ from types import CodeType, FrameType
 from typing import Generic, Literal, Protocol
 
 from wsgipool.drivers import C
+from wsgipool.permits import Permit
 
-Ending = Literal["idle", "lifetime", "broken", "leaked", "surplus"]
+Ending = Literal["idle", "lifetime", "broken", "leaked", "surplus", "budget"]
 """Why a connection was closed: nobody needed it; its time was over; it could not be used again; its borrower forgot it;
-the pool was made smaller, drained or closed."""
+the pool was made smaller, drained or closed; another process of the host needed its place in the budget."""
 
 
 class Borrower(Protocol):
@@ -29,7 +30,7 @@ class Slot(Generic[C]):
 
     __slots__ = (
         "_code", "_instruction", "answer_due", "borrower", "connection", "ending", "expires", "idle_since", "loans",
-        "quiet_since", "retired", "since", "stack", "used",
+        "permit", "quiet_since", "retired", "since", "stack", "used",
     )  # fmt: skip
 
     def __init__(self, connection: C, expires: float) -> None:
@@ -38,6 +39,7 @@ class Slot(Generic[C]):
         self.borrower: int | Borrower = 0
         """Who has it: the thread, or the `with` block, which is another one for each loan; 0 while nobody has. Only
         this thread or block gives it back, so that needs no lock."""
+        self.permit: Permit | None = None  # where the pool has a budget
         self.loans = 0  # those that were noted
         self.used = True  # since housekeeping has last looked
         self.quiet_since = 0.0  # when housekeeping found it unused first
@@ -79,7 +81,18 @@ class Slot(Generic[C]):
 class Waiter(Generic[C]):
     """Someone who wants a connection: waits for one, or for the room to open one, until a deadline."""
 
-    __slots__ = ("_asleep", "asked", "borrower", "deadline", "limit", "sleeps", "slot", "thread_id", "touched")
+    __slots__ = (
+        "_asleep",
+        "asked",
+        "borrower",
+        "deadline",
+        "limit",
+        "permit",
+        "sleeps",
+        "slot",
+        "thread_id",
+        "touched",
+    )
 
     def __init__(
         self, borrower: int | Borrower, limit: float, slot: Slot[C] | None = None, asked: float | None = None
@@ -90,14 +103,15 @@ class Waiter(Generic[C]):
         self.deadline = self.asked + limit
         self.thread_id = borrower if isinstance(borrower, int) else borrower.thread_id
         self.slot = slot
+        self.permit: Permit | None = None  # to open a connection
         self.touched = False  # something may have been sent or read on the slot's connection
         self.sleeps = False
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
-    def wait(self) -> bool:
-        """Wait until woken, and tell whether that was before the deadline."""
-        return self._asleep.acquire(timeout=min(max(0.0, self.remaining()), threading.TIMEOUT_MAX))
+    def wait(self, at_most: float = threading.TIMEOUT_MAX) -> bool:
+        """Wait until woken, and tell whether that was before the deadline, or within `at_most` seconds."""
+        return self._asleep.acquire(timeout=min(max(0.0, self.remaining()), at_most))
 
     def wake(self) -> None:
         """End the wait, now or when it begins; once more does nothing."""
@@ -112,10 +126,11 @@ class Waiter(Generic[C]):
 class Opening:
     """A connection that is being opened in the background, for whoever comes first."""
 
-    __slots__ = ("thread_id",)
+    __slots__ = ("permit", "thread_id")
 
     def __init__(self) -> None:
         self.thread_id = 0
+        self.permit: Permit | None = None
 
 
 def describe(error: BaseException) -> str:

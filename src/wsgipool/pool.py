@@ -31,6 +31,7 @@ from wsgipool.errors import WrongThread
 from wsgipool.housekeeping import housekeeping
 from wsgipool.lending import Lending
 from wsgipool.loan import Slot, Waiter
+from wsgipool.permits import Permits
 from wsgipool.stats import Stats
 
 logger = logging.getLogger("wsgipool")
@@ -63,6 +64,7 @@ class Pool(Lending[C]):
     `pipeline`: with True, what cleaning sends to the server is sent at the return and its answer read at the next
     checkout, where the driver can; with False it is waited for.
     `debug`: note the stack at each loan, for the messages of PoolDeadlock and of leaks.
+    `permits`: this pool's part in a budget that it shares with other processes; `wsgipool.process` sets it.
 
     After a fork the child's copy of the pool is empty.
     """
@@ -85,6 +87,7 @@ class Pool(Lending[C]):
         reset: Reset | None = "rollback",
         pipeline: bool = True,
         debug: bool = False,
+        permits: Permits | None = None,
     ) -> None:
         if max_connecting < 1:
             raise ValueError(f"max_connecting = {max_connecting}: a pool that opens no connection has none to lend")
@@ -108,6 +111,7 @@ class Pool(Lending[C]):
             max_idle=max_idle,
             max_lifetime=max_lifetime,
             debug=debug,
+            permits=permits,
         )
         self._reset = reset
         self._returns_as_is = self._is_plain and reset is None
@@ -293,6 +297,8 @@ class Pool(Lending[C]):
         inherited = [slot.connection for slot in self._slots.values()]
         self._start_empty()
         self._connector.start_anew()
+        if self.permits is not None:
+            self.permits.start_anew()
         for connection in inherited:
             self._driver.abandon(connection)
 

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 from wsgipool import config, drivers, sizing
 from wsgipool.errors import ConfigError
+from wsgipool.host.budget import Budget, Limit
+from wsgipool.host.folder import default_folder
 from wsgipool.housekeeping import housekeeping
 from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
@@ -74,6 +76,7 @@ class _Pools:
                 threads,
                 max_size,
             )
+        budget = self._budget(database)
         pool: Pool[Any] = Pool(
             self._drivers[name],
             name=name,
@@ -83,14 +86,35 @@ class _Pools:
             max_waiting=database.max_waiting,
             max_connecting=database.max_connecting,
             check_after=database.check_after,
+            configure=_asking(budget, self._drivers[name]) if budget and budget.asks_server else None,
             max_idle=database.max_idle,
             max_lifetime=database.max_lifetime,
             reset=None if database.reset == "none" else database.reset,
             pipeline=database.pipeline,
             debug=database.debug,
+            permits=budget,
         )
         pool.before_loan = before_loan
         return pool
+
+    def _budget(self, database: config.DatabaseSettings) -> Budget | None:
+        settings, server = self.settings.budget, drivers.server_of(database.url)
+        if settings is None or server is None:
+            return None
+        limit = Limit(settings.connections, settings.hosts, settings.reserve)
+        return Budget(self.settings.runtime_dir or default_folder(), server, limit)
+
+
+def _asking(budget: Budget, driver: drivers.Driver[Any]) -> Callable[[Any], None]:
+    """Return a pool's `configure` that asks the server how many sessions it allows, once a process."""
+
+    def ask(connection: Any) -> None:
+        if budget.asks_server:
+            allowed = driver.sessions_allowed(connection)
+            assert allowed is not None, "every server that has a budget can say"
+            budget.learn(allowed)
+
+    return ask
 
 
 _lock = threading.Lock()
@@ -158,6 +182,8 @@ def preload() -> None:
     for name, database in pools.settings.databases.items():
         pool = pools.get(name)
         logger.info("pool %r: up to %d connections a process to %s", name, pool.max_size, database.url)
+        if pool.permits is not None:
+            logger.info("pool %r: within a budget of %s", name, pool.permits)
 
 
 def reclaim(thread_id: int) -> int:

@@ -43,4 +43,4 @@ class Stats:
     """Connects that have failed; a request that was told so of another's is not counted."""
     closed: Mapping[Ending, int]
     """Connections closed so far: "idle" too long, at the end of their "lifetime", "broken", "leaked" by their borrower,
-    and "surplus" since the pool was made smaller, drained or closed."""
+    "surplus" since the pool was made smaller, drained or closed, "budget" since another process needed their place."""

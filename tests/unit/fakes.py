@@ -185,7 +185,7 @@ class FakeDatabase(PlainDriver[FakeConnection]):
     def can_run_again(self, error: BaseException) -> bool:
         return str(error) == "deadlock"
 
-    def close(self, connection: FakeConnection) -> None:
+    def close(self, connection: FakeConnection, patience: float = 0.0) -> None:  # noqa: ARG002
         with contextlib.suppress(Exception):
             connection.close()
         with self._lock:

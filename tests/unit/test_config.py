@@ -236,7 +236,7 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
         ("", "", "no database; add a table [databases.NAME] with a url"),
         ("[databases]", "", "no database; add a table [databases.NAME] with a url"),
         ("[databses.orders]", "databses", "is not a setting; did you mean databases?"),
-        ("colour = 1", "colour", "is not a setting; known are: databases, runtime_dir"),
+        ("colour = 1", "colour", "is not a setting; known are: budget, databases, runtime_dir"),
         ("databases = 3", "databases", "is a number; it is a table, [databases...]"),
         ('[databases]\norders = "mysql://"', "databases.orders", "is a string; it is a table, [databases...]"),
         ("[databases.orders]", "databases.orders", 'no url; write url = "mysql://user@host/database"'),

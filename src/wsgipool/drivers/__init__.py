@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from wsgipool.config import DatabaseSettings, unknown_key
+from wsgipool.config import DatabaseSettings, DatabaseURL, unknown_key
 from wsgipool.errors import ConfigError
 
 
@@ -71,14 +71,20 @@ class Driver(Protocol[C]):
     def ping(self, connection: C, timeout: float) -> None:
         """Ask the server for a sign of life."""
 
-    def close(self, connection: C) -> None:
-        """End the session with the goodbye that the server expects. Never raises an Exception."""
+    def close(self, connection: C, patience: float = 0.0) -> None:
+        """End the session with the goodbye that the server expects. Never raises an Exception.
+
+        With `patience`, wait at most so long until the server has ended its side as well, where the driver can tell.
+        """
 
     def abandon(self, connection: C) -> None:
         """Let go of a connection inherited through a fork, without a word to the server: it is the parent's."""
 
     def will_be_refused_again(self, error: BaseException) -> bool:
         """Tell whether a failed connect would fail again until somebody mends it: a wrong password, say."""
+
+    def sessions_allowed(self, connection: C) -> int | None:
+        """Ask the server how many sessions it allows to this user; None where there is no such number."""
 
     def can_run_again(self, error: BaseException) -> bool:
         """Tell whether a transaction that failed so can simply be run again: a deadlock, a lock that took too long."""
@@ -95,6 +101,27 @@ def for_database(settings: DatabaseSettings) -> Driver[Any]:
         raise ConfigError(f"{settings.origin}.url: {scheme}:// needs a module that is not here: {error}") from error
     driver: Driver[Any] = module.driver(settings)
     return driver
+
+
+def server_of(url: DatabaseURL) -> str | None:
+    """Return a name for the server of a database, the same for all databases that are there; None where there is none.
+
+    It goes by what the URL says: two names or addresses of one machine are two servers.
+    """
+    family = url.scheme.partition("+")[0]
+    if family not in _PORTS:
+        return None
+    places = {name: url.options[name] for name in _PLACES if name in url.options}
+    host = places.get("unix_socket") or places.get("host") or url.host or places.get("hostaddr")
+    if host is None:
+        # Somewhere in a file that the driver reads.
+        host = next(iter(places.values()), "localhost")
+    port = "" if host.startswith("/") else f":{url.port or _PORTS[family]}"
+    return f"{family}://{host.lower() if port else host}{port}"
+
+
+_PORTS = {"mysql": 3306, "postgresql": 5432}
+_PLACES = ("unix_socket", "host", "hostaddr", "service", "read_default_file")
 
 
 class PlainDriver(Generic[C]):
@@ -117,8 +144,11 @@ class PlainDriver(Generic[C]):
     def ping(self, connection: C, timeout: float) -> None:
         """PEP 249 has no way to ask."""
 
-    def close(self, connection: C) -> None:
+    def close(self, connection: C, patience: float = 0.0) -> None:  # noqa: ARG002 - PEP 249 knows no server
         close_quietly(connection)
+
+    def sessions_allowed(self, connection: C) -> int | None:  # noqa: ARG002
+        return None
 
     def abandon(self, connection: C) -> None:
         keep_forever(connection)

@@ -35,6 +35,7 @@ from MySQLdb.constants import CLIENT, CR, ER
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert, one_of
+from wsgipool.drivers.sockets import seen_to_the_end
 from wsgipool.errors import ConfigError
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
@@ -110,12 +111,18 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         connection.send(b"DO 0")
         connection.read_answer(timeout)
 
-    def close(self, connection: PooledConnection) -> None:
+    def close(self, connection: PooledConnection, patience: float = 0.0) -> None:
         # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
         with contextlib.suppress(Exception):
             if connection.answer_is_due and _readable(connection, 0):
                 connection.read_answer(0)
-        close_quietly(connection)
+        with seen_to_the_end(connection.descriptor(), patience):
+            close_quietly(connection)
+
+    def sessions_allowed(self, connection: PooledConnection) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT @@global.max_connections, @@session.max_user_connections")
+            return min(int(number) for number in cursor.fetchone() if int(number))
 
     def abandon(self, connection: PooledConnection) -> None:
         connection.cut_off()
@@ -172,12 +179,20 @@ class PooledConnection(Connection):
         self.read_query_result()
         self.answer_is_due = False
 
-    def cut_off(self) -> None:
-        """Let go of the socket without a word to the server: from now on everything is sent nowhere."""
+    def descriptor(self) -> int:
+        """Return the descriptor of the socket, or -1 if that is closed."""
         with contextlib.suppress(OSError, MySQLdb.Error):
-            descriptor = self.fileno()
+            descriptor: int = self.fileno()
             # After an error the library has closed it, yet goes on naming its number, which may be another file's now.
             if _identity(descriptor) == self._socket:
+                return descriptor
+        return -1
+
+    def cut_off(self) -> None:
+        """Let go of the socket without a word to the server: from now on everything is sent nowhere."""
+        descriptor = self.descriptor()
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
                 point_nowhere(descriptor)
 
 

@@ -28,6 +28,7 @@ from psycopg.rows import tuple_row
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.drivers.sockets import seen_to_the_end
 from wsgipool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,12 +137,21 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         connection.send(b"")  # the empty statement begins no transaction
         connection.read_answer(timeout)
 
-    def close(self, connection: PooledConnection) -> None:
+    def close(self, connection: PooledConnection, patience: float = 0.0) -> None:
         # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
         with contextlib.suppress(psycopg.Error):
             if connection.answer_is_due and _ready(connection.pgconn.socket, select.POLLIN, 0):
                 connection.pgconn.consume_input()
-        close_quietly(connection)
+        with seen_to_the_end(-1 if connection.closed else connection.fileno(), patience):
+            close_quietly(connection)
+
+    def sessions_allowed(self, connection: PooledConnection) -> int:
+        allowed = connection.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+        ).fetchone()
+        connection.rollback()
+        assert allowed is not None
+        return int(allowed[0])
 
     def abandon(self, connection: PooledConnection) -> None:
         with contextlib.suppress(OSError, psycopg.Error):

@@ -23,7 +23,7 @@ from pymysql.constants import COMMAND, ER, SERVER_STATUS
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
-from wsgipool.drivers.sockets import is_readable
+from wsgipool.drivers.sockets import is_readable, seen_to_the_end
 from wsgipool.errors import ConfigError, WrongThread
 
 # Not in pymysql.constants.COMMAND; MySQL 5.7 and MariaDB 10.2 have it.
@@ -40,6 +40,9 @@ _GOODBYE_PATIENCE = 0.05
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
 """Seconds; PyMySQL's own default, and MySQL's server-side connect_timeout."""
+
+SESSIONS_ALLOWED = "SELECT @@global.max_connections, @@session.max_user_connections"
+"""Of the server, and of this account by its grants or else the server's default for accounts; 0 is no limit."""
 
 
 def driver(settings: DatabaseSettings) -> PyMySQLDriver:
@@ -136,7 +139,7 @@ class PyMySQLDriver:
         with connection.patience(timeout):
             connection.ping()
 
-    def close(self, connection: PooledConnection) -> None:
+    def close(self, connection: PooledConnection, patience: float = 0.0) -> None:
         connection.lent_to = None
         if connection._result is not None:
             connection._result.unbuffered_active = False  # or its destructor would go on reading
@@ -144,7 +147,13 @@ class PyMySQLDriver:
         if connection.answers_due and connection._sock is not None:
             with contextlib.suppress(Exception), connection.patience(_GOODBYE_PATIENCE):
                 connection.read_answers()
-        close_quietly(connection)
+        with seen_to_the_end(-1 if connection._sock is None else connection._sock.fileno(), patience):
+            close_quietly(connection)
+
+    def sessions_allowed(self, connection: PooledConnection) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(SESSIONS_ALLOWED)
+            return min(int(number) for number in cursor.fetchone() if int(number))
 
     def abandon(self, connection: PooledConnection) -> None:
         # close() would send COM_QUIT through the socket shared with the parent and end the parent's session. Even the

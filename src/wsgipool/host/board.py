@@ -1,0 +1,127 @@
+"""Shared memory in which the pools of one host tell each other who wants a permit and which permits seem free.
+
+It is a notice board and not the truth: that is with the locks. Each word of 8 bytes is written by one store, so it is
+read whole, without a lock; what it says may be a moment old, or left by a process that has died. So a notice of hunger
+counts for half a second only and is put up anew by whoever still hungers, and a permit said to be free is yet to be
+locked. All zeros is an empty board.
+
+Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import NamedTuple
+
+MOST_POOLS = 4096
+MOST_PERMITS = 16384
+
+LEASE = 500_000_000
+"""How long a notice of hunger counts: a process that was killed, or stopped by a debugger, holds nobody up for longer.
+Far more than the pause between two looks of a hungry pool."""
+_TAKEN = 1
+_LONGEST_REST = 1_000_000_000
+"""A time that lies further ahead was written before the host was last started."""
+
+# In words.
+_HUNGER, _SESSIONS, _USED_PLACES = 0, 1, 2
+_PLACES = 8
+_PLACE_SIZE = 4
+_PERMITS = _PLACES + _PLACE_SIZE * MOST_POOLS
+SIZE = 8 * (_PERMITS + MOST_PERMITS)
+"""Bytes of a board."""
+
+
+class Hungry(NamedTuple):
+    """A pool that wants permits. The least comes first: who has the fewest, and of those who has waited longest."""
+
+    held: int
+    """Permits that it has."""
+    since: int
+    place: int
+    wanted: int
+    """Permits that it wants."""
+
+
+class Board:
+    """A mapped file of `SIZE` bytes."""
+
+    def __init__(self, descriptor: int) -> None:
+        # mmap keeps a descriptor of its own.
+        self._words = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
+
+    # --- hunger -----------------------------------------------------------------------------------------------------
+
+    def may_be_hunger(self) -> bool:
+        """Tell by one read whether somebody may want a permit: the question at every return of a connection."""
+        return self._words[_HUNGER] != 0
+
+    def is_hunger(self, now: int) -> bool:
+        """Tell whether somebody wants a permit."""
+        noted = self._words[_HUNGER]
+        if noted and not 0 <= now - noted < LEASE:
+            # Should somebody note it anew at this moment, that is lost until the next look of the hungry, 10 ms later.
+            self._words[_HUNGER] = 0
+            return False
+        return noted != 0
+
+    def note_hunger(self, now: int, place: int, held: int, since: int, wanted: int) -> None:
+        """Note, or note again, that the pool of this place wants so many permits."""
+        word = _PLACES + _PLACE_SIZE * place
+        if self._words[_USED_PLACES] <= place:
+            self._words[_USED_PLACES] = place + 1
+        self._words[word + 1] = now
+        self._words[word + 2] = held
+        self._words[word + 3] = wanted
+        self._words[word] = since
+        self._words[_HUNGER] = now
+
+    def clear_hunger(self, place: int) -> None:
+        """Note that the pool of this place wants nothing more."""
+        self._words[_PLACES + _PLACE_SIZE * place] = 0
+
+    def hungry(self, now: int, but: int) -> list[Hungry]:
+        """Return who wants a permit, in the order of their turn, without the pool of the place `but`."""
+        places = min(self._words[_USED_PLACES], MOST_POOLS)
+        words = self._words[_PLACES : _PLACES + _PLACE_SIZE * places].tolist()
+        return sorted(
+            Hungry(words[word + 2], words[word], word // _PLACE_SIZE, words[word + 3])
+            for word in range(0, len(words), _PLACE_SIZE)
+            if words[word] and word != but * _PLACE_SIZE and 0 <= now - words[word + 1] < LEASE
+        )
+
+    # --- permits ----------------------------------------------------------------------------------------------------
+
+    def takeable(self, limit: int, now: int) -> list[int]:
+        """Return the permits below `limit` that seem to be free and have rested."""
+        return [
+            permit
+            for permit, word in enumerate(self._words[_PERMITS : _PERMITS + limit].tolist())
+            if word != _TAKEN and not now < word < now + _LONGEST_REST
+        ]
+
+    def taken(self, limit: int) -> list[int]:
+        """Return the permits below `limit` that somebody has, or had when it died."""
+        words = self._words[_PERMITS : _PERMITS + limit].tolist()
+        return [permit for permit, word in enumerate(words) if word == _TAKEN]
+
+    def is_takeable(self, permit: int, now: int) -> bool:
+        word = self._words[_PERMITS + permit]
+        return word != _TAKEN and not now < word < now + _LONGEST_REST
+
+    def note_taken(self, permit: int) -> None:
+        self._words[_PERMITS + permit] = _TAKEN
+
+    def note_free(self, permit: int, from_then_on: int) -> None:
+        self._words[_PERMITS + permit] = from_then_on
+
+    # --- what the server allows -------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> int:
+        """The sessions that the database server allows, as somebody has heard from it; 0 if nobody has."""
+        return self._words[_SESSIONS]
+
+    @sessions.setter
+    def sessions(self, number: int) -> None:
+        self._words[_SESSIONS] = number

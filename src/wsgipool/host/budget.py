@@ -1,0 +1,308 @@
+"""At most so many connections of one host to a database server, at any moment, whichever of its processes has them.
+
+A permit is one byte of one file, locked by the process that has the connection. The kernel drops the lock when that
+process dies, however it dies, so no permit is ever lost, and nothing has to run but the processes themselves.
+
+Where all are taken the turn goes round. A pool that wants a permit puts up a notice, and looks again every few
+milliseconds; the others see it when a connection comes back to them, or when their housekeeping looks at the idle ones:
+
+- A permit that became free goes to the pool that has the fewest, of these to the one that has waited longest.
+- A pool gives up what it does not need, and keeps one as long as it is at work.
+- A pool that needs all it has gives one up to a pool that has fewer. So all have about as many, and where there is
+  less than one for each they take turns, of `TURN` seconds at least: a turn costs a connect.
+
+Nobody is asked in vain: those who could be served by what is free already, or about to be, are not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic_ns
+from typing import Literal
+
+from wsgipool.errors import ConfigError
+from wsgipool.host.board import MOST_PERMITS, MOST_POOLS, SIZE, Board
+from wsgipool.host.bytelocks import ByteLocks
+from wsgipool.host.folder import open_file, open_folder
+from wsgipool.permits import IDLE_LOOK
+
+TURN = 0.05
+"""Seconds that a permit stays where it is, however many others want it."""
+_LOOK, _LONGEST_LOOK = 0.01, 0.2
+"""Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
+are before them, so that 200 hungry processes do not keep a machine busy with looking."""
+_REST = 3_000_000
+"""Nanoseconds that a permit rests after the connection has been closed. The server closes its side first and then ends
+its count of it; MariaDB 10.11 on a busy machine was up to a few milliseconds late."""
+_REST_AFTER_DEATH = 250_000_000
+"""Nanoseconds that a permit rests whose process died: the server has yet to see that the socket is gone."""
+_SEARCH = 50_000_000
+"""Nanoseconds between two searches for permits whose process died."""
+
+_FIRST_PLACE = 1 << 20
+"""The byte of a pool's place on the board; those of the permits come before."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many connections a host may have to a server."""
+
+    connections: int | Literal["auto"]
+    """A number, or the host's part of what the server says that it allows."""
+    hosts: int = 1
+    """With "auto": the hosts that share the server."""
+    reserve: int = 0
+    """With "auto": sessions left to others."""
+
+    def share(self, sessions: int) -> int:
+        """Return the number of permits where the server allows so many sessions; 0 is unknown."""
+        if self.connections != "auto":
+            return self.connections
+        # One process at a time may ask the server.
+        return min(max(1, (sessions - self.reserve) // self.hosts), MOST_PERMITS)
+
+
+class Budget:
+    """One pool's part in the budget of a server; see `wsgipool.permits.Permits`.
+
+    `server` names the database server; all pools of this user on this host that name it so, and have the same
+    `folder`, share its permits. Raises ConfigError where the folder cannot be used, or has no such locks.
+    """
+
+    def __init__(self, folder: Path, server: str, limit: Limit) -> None:
+        self.server = server
+        self.limit = limit
+        self.path = folder / f"budget-1-{_file_name(server)}"
+        self._shared: _Shared | None = _Shared(self.path)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._held: dict[int, int] = {}  # the id() of the object, which may be dropped: it is not kept alive here
+        self._hungry_since = 0
+        self._wanted = 0
+        self._ahead = 0  # others whose turn comes before ours
+        self._told_at = 0
+        self._next_search = 0
+        self._has_asked_server = False
+
+    def __str__(self) -> str:
+        return f"{self._limit()} connections of this host to {self.server}, counted in {self.path}"
+
+    @property
+    def held(self) -> int:
+        """Permits that this pool has."""
+        return len(self._held)
+
+    @property
+    def hungers(self) -> bool:
+        return self._hungry_since != 0
+
+    def describe(self) -> str:
+        """Return the numbers for a message."""
+        board, now = self._opened().board, monotonic_ns()
+        return (
+            f"the budget of this host is used up: {len(board.taken(self._limit()))} of {self._limit()} connections to "
+            f"{self.server} are open, {self.held} of them in this pool; {len(board.hungry(now, -1))} pools want one. "
+            "Raise connections in [budget], if the server allows more"
+        )
+
+    # --- to take ----------------------------------------------------------------------------------------------------
+
+    def take(self, wanted: int) -> _Permit | None:
+        shared, now = self._opened(), monotonic_ns()
+        permit = self._take_free(shared, wanted, now)
+        if permit is None and wanted:
+            self._wanted = wanted
+            self._hungry_since = self._hungry_since or now
+            shared.board.note_hunger(now, shared.place, self.held, self._hungry_since, wanted)
+        elif self._hungry_since:
+            # Should the pool want more: it has had its turn.
+            self._hungry_since = now
+        return permit
+
+    def sated(self) -> None:
+        if self._hungry_since:
+            self._hungry_since = 0
+            self._opened().board.clear_hunger(self._opened().place)
+
+    def _take_free(self, shared: _Shared, wanted: int, now: int) -> _Permit | None:
+        board, limit = shared.board, self._limit()
+        me = (self.held, self._hungry_since or now)
+        others = board.hungry(now, shared.place) if board.is_hunger(now) else []
+        self._ahead = sum((other.held, other.since) < me for other in others)
+        free = board.takeable(limit, now)
+        if not free and now >= self._next_search:
+            self._next_search = now + _SEARCH
+            self._find_the_ownerless(shared, limit, now)
+        if others and not wanted:
+            return None
+        # Those before us will take the first of them.
+        for index in free[self._ahead :]:
+            permit = self._lock(shared, index, now)
+            if permit is not None:
+                return permit
+        return None
+
+    def _lock(self, shared: _Shared, index: int, now: int) -> _Permit | None:
+        permit = _Permit(self, index, now)
+        if self._held.setdefault(index, id(permit)) != id(permit):
+            return None
+        is_taken = False
+        try:
+            # Taken, used and given back since we looked: then it rests.
+            is_taken = shared.locks.lock(index) and shared.board.is_takeable(index, now)
+            if not is_taken:
+                return None
+            shared.board.note_taken(index)
+            return permit
+        finally:
+            if not is_taken:
+                self._forget(shared, permit)
+
+    def _forget(self, shared: _Shared, permit: _Permit) -> None:
+        shared.locks.unlock(permit.index)
+        self._held.pop(permit.index, None)
+
+    def _find_the_ownerless(self, shared: _Shared, limit: int, now: int) -> None:
+        for index in shared.board.taken(limit):
+            if index not in self._held and shared.locks.lock(index):
+                shared.board.note_free(index, now + _REST_AFTER_DEATH)
+                shared.locks.unlock(index)
+
+    def _limit(self) -> int:
+        return self.limit.share(0 if self.limit.connections != "auto" else self._opened().board.sessions)
+
+    # --- what the server allows -------------------------------------------------------------------------------------
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether somebody should ask the server how many sessions it allows: once a process."""
+        return self.limit.connections == "auto" and not self._has_asked_server
+
+    def learn(self, sessions: int) -> None:
+        """Learn how many sessions the server allows; all pools that share the budget hear it."""
+        self._has_asked_server = True
+        self._opened().board.sessions = sessions
+
+    # --- to give up -------------------------------------------------------------------------------------------------
+
+    def others_hunger(self) -> bool:
+        return self._shared is not None and self._shared.board.may_be_hunger()
+
+    def is_news(self) -> bool:
+        now = monotonic_ns()
+        is_news = now - self._told_at >= TURN * 1e9
+        if is_news:
+            self._told_at = now
+        return is_news
+
+    def to_give_up(self, keep: int) -> int:
+        shared, now = self._opened(), monotonic_ns()
+        board = shared.board
+        if not board.is_hunger(now):
+            return 0
+        limit = self._limit()
+        free = limit - len(board.taken(limit))
+        held, given = self.held, 0
+        for other in board.hungry(now, shared.place):
+            for theirs in range(other.held, other.held + other.wanted):
+                if free > 0:
+                    free -= 1
+                elif theirs < held - given or (not self.hungers and held - given > keep):
+                    given += 1
+                else:
+                    break
+        return given
+
+    def pause(self, has_connections: bool) -> float | None:
+        if self.hungers:
+            return min(_LOOK * (1 + self._ahead / 8), _LONGEST_LOOK)
+        if not has_connections:
+            return None
+        return TURN if self.others_hunger() else IDLE_LOOK
+
+    # --- the shared file --------------------------------------------------------------------------------------------
+
+    def start_anew(self) -> None:
+        if self._shared is not None:
+            # The locks are the parent's, and would outlive it as long as this process has the description too.
+            self._shared.locks.close()
+            self._shared = None
+        self._begin()
+
+    def _opened(self) -> _Shared:
+        if self._shared is None:
+            self._shared = _Shared(self.path)
+        return self._shared
+
+
+class _Permit:
+    """A locked byte. Dropped without a word, by an exception at the wrong moment, it gives itself back."""
+
+    __slots__ = ("_budget", "index", "taken_at")
+
+    def __init__(self, budget: Budget, index: int, taken_at: int) -> None:
+        self._budget = budget
+        self.index = index
+        self.taken_at = taken_at
+
+    def release(self) -> None:
+        budget, shared = self._budget, self._budget._shared
+        if shared is not None and budget._held.get(self.index) == id(self):
+            shared.board.note_free(self.index, monotonic_ns() + _REST)
+            budget._forget(shared, self)
+
+    def is_due(self) -> bool:
+        return monotonic_ns() - self.taken_at >= TURN * 1e9
+
+    def is_wanted(self) -> bool:
+        return self.is_due() and self._budget.to_give_up(1) > 0
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the interpreter ends, and the kernel does it
+            self.release()
+
+
+class _Shared:
+    """The file as one pool has it open: its locks, its board, and its place on that."""
+
+    def __init__(self, path: Path) -> None:
+        folder = open_folder(path.parent)
+        try:
+            # Two descriptions: the board's stays with a fork's child, which shares its memory; that must hold no lock.
+            self.locks = ByteLocks(open_file(folder, path, SIZE))
+            board = open_file(folder, path, SIZE)
+        finally:
+            os.close(folder)
+        try:
+            self.board = Board(board)
+            self.place = self._take_place(path, ByteLocks(os.dup(board)))
+        finally:
+            os.close(board)
+        self.board.clear_hunger(self.place)
+
+    def _take_place(self, path: Path, others: ByteLocks) -> int:
+        try:
+            place = next((place for place in range(MOST_POOLS) if self.locks.lock(_FIRST_PLACE + place)), None)
+        except OSError as error:
+            raise ConfigError(
+                f"{path.parent} is on a file system without open-file-description locks ({error.strerror}), so nothing "
+                "would keep to the budget; name a folder on a local disk or a tmpfs in runtime_dir"
+            ) from None
+        if place is None:
+            raise ConfigError(f"{path}: {MOST_POOLS} pools share this budget already")
+        if others.lock(_FIRST_PLACE + place):
+            raise ConfigError(
+                f"{path.parent} is on a file system whose locks keep nobody out, so nothing would keep to the budget; "
+                "name a folder on a local disk or a tmpfs in runtime_dir"
+            )
+        return place
+
+
+def _file_name(server: str) -> str:
+    readable = "".join(character if character.isalnum() or character == "." else "-" for character in server)
+    return f"{readable[:80]}-{zlib.crc32(server.encode()):08x}"

@@ -1,0 +1,115 @@
+"""The folder for what the processes of one host share, and files in it that nobody else has planted.
+
+It belongs to the user that the processes run as, and nobody else may enter it. It may lie in /tmp, where anybody can
+put something of that name first, so nothing is believed for its name: a link is not followed, what was opened is
+looked at by its descriptor, and files are opened relative to the folder that was looked at.
+
+Who makes it: whichever process needs it first. In httpd that is a child, which runs as the Apache user and can make a
+folder in /tmp, but none in /run; there it has to be made for that user (systemd: tmpfiles.d).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from wsgipool.errors import ConfigError
+
+RUN = Path("/run")
+
+
+def default_folder() -> Path:
+    """Return the folder of this user where the settings name none: /run/wsgipool-UID if it is there, else in /tmp.
+
+    That is, in the folder of temporary files, which may be another one for processes with another TMPDIR.
+    """
+    name = f"wsgipool-{os.geteuid()}"
+    in_run = RUN / name
+    return in_run if in_run.is_dir() else Path(tempfile.gettempdir()) / name
+
+
+def open_folder(path: Path) -> int:
+    """Return a descriptor of the folder, which is made where it is not there.
+
+    Raises ConfigError where it cannot be, or is not this user's alone.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if path.is_symlink():
+            raise ConfigError(
+                f"{path} is a symbolic link, which is not followed; name its target in runtime_dir"
+            ) from None
+        raise ConfigError(
+            f"{path}, the folder for what the processes of this host share, cannot be made or opened by "
+            f"{_name_of(os.geteuid())}: {error.strerror}; {_advice(path)}"
+        ) from None
+    try:
+        _refuse_what_is_not_ours(os.fstat(descriptor), path, stat.S_ISDIR)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_file(folder: int, path: Path, size: int) -> int:
+    """Return a descriptor of the file `path` in the opened folder; it is made, of zeros, where it is not there.
+
+    Raises ConfigError where it cannot be, or is not this user's alone.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would keep us waiting
+    try:
+        descriptor = os.open(path.name, flags, 0o600, dir_fd=folder)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be opened: {error.strerror}; remove what is there") from None
+    try:
+        _refuse_what_is_not_ours(os.fstat(descriptor), path, stat.S_ISREG)
+        # Not a hole: where the disk is full, writing to the mapped memory would kill the process.
+        os.posix_fallocate(descriptor, 0, size)
+        # Whoever tidies up /tmp by age leaves alone what is locked so: tmpfiles.d(5).
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; {_advice(path.parent)}") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_what_is_not_ours(status: os.stat_result, path: Path, is_right_kind: Callable[[int], bool]) -> None:
+    me = os.geteuid()
+    if not is_right_kind(status.st_mode):
+        raise ConfigError(f"{path} is not what it should be, {stat.filemode(status.st_mode)}; remove it")
+    if status.st_uid != me:
+        raise ConfigError(
+            f"{path} belongs to {_name_of(status.st_uid)}, and this process runs as {_name_of(me)}; run it as that "
+            f"user, give the folder away (chown -R), or {_advice(path)}"
+        )
+    if status.st_mode & 0o077:
+        raise ConfigError(f"{path} is open to others, {stat.filemode(status.st_mode)}; chmod go= {path}")
+    if stat.S_ISREG(status.st_mode) and status.st_nlink != 1:
+        raise ConfigError(f"{path} has {status.st_nlink} names; remove it")
+
+
+def _advice(path: Path) -> str:
+    return (
+        f"name another folder in runtime_dir, one that {_name_of(os.geteuid())} owns: "
+        f"install -d -m 700 -o {_name_of(os.geteuid())} {path.parent / 'wsgipool'}"
+    )
+
+
+def _name_of(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return f"user id {user_id}"
