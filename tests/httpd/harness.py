@@ -73,6 +73,7 @@ def running_site(
     processes: int,
     threads: int = 1,
     settings: dict[str, str | int] | None = None,
+    budget: dict[str, str | int] | None = None,
     script: Path | None = None,
     express_options: tuple[str, ...] = (),
 ) -> Iterator[ExpressSite]:
@@ -81,6 +82,8 @@ def running_site(
     app = Path(shutil.copytree(APP, folder / "app"))
     config = folder / "wsgipool.toml"
     write_config(config, databases, settings or {})
+    if budget is not None:
+        add_budget(config, folder / "run", budget)
     site = Site(
         script=script or app / "app.wsgi",
         config=config,
@@ -105,6 +108,15 @@ def write_config(path: Path, databases: dict[str, str], settings: dict[str, str 
         lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     path.write_text("\n".join(lines) + "\n")
     give_to_apache(path)
+
+
+def add_budget(config: Path, runtime_dir: Path, budget: dict[str, str | int]) -> None:
+    """Add a [budget] to the settings, and the folder that its processes share."""
+    runtime_dir.mkdir(mode=0o700)
+    give_to_apache(runtime_dir)
+    lines = [f"runtime_dir = {json.dumps(str(runtime_dir))}", "[budget]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
+    config.write_text("\n".join([*lines, config.read_text()]))
 
 
 def give_to_apache(path: Path) -> None:

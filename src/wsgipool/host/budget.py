@@ -30,14 +30,14 @@ from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder
 from wsgipool.permits import IDLE_LOOK
 
-TURN = 0.05
-"""Seconds that a permit stays where it is, however many others want it."""
+TURN = 0.1
+"""Seconds that a permit stays where it is, however many others want it: each move costs a rest and a connect."""
 _LOOK, _LONGEST_LOOK = 0.01, 0.2
 """Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
 are before them, so that 200 hungry processes do not keep a machine busy with looking."""
-_REST = 3_000_000
+_REST = 20_000_000
 """Nanoseconds that a permit rests after the connection has been closed. The server closes its side first and then ends
-its count of it; MariaDB 10.11 on a busy machine was up to a few milliseconds late."""
+its count of it, and on a busy machine another process may run in between."""
 _REST_AFTER_DEATH = 250_000_000
 """Nanoseconds that a permit rests whose process died: the server has yet to see that the socket is gone."""
 _SEARCH = 50_000_000

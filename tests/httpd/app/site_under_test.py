@@ -62,6 +62,13 @@ def hold(arguments: dict[str, str]) -> Answer:
     }
 
 
+def sleep(arguments: dict[str, str]) -> Answer:
+    """Keep a connection for `seconds` without work for anybody."""
+    with wsgipool.connection("shop") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT CONNECTION_ID(), SLEEP(%s)", (float(arguments["seconds"]),))
+        return {"connection": cursor.fetchone()[0]}
+
+
 def counts(arguments: dict[str, str]) -> Answer:
     pool = wsgipool.pool(arguments.get("db", "shop"))
     return {"size": pool.size, "idle": pool.idle, "in_use": pool.in_use, "waiting": pool.waiting}
@@ -148,6 +155,7 @@ def stream(arguments: dict[str, str]) -> Iterator[bytes]:
 HANDLERS: dict[str, Callable[[dict[str, str]], Answer]] = {
     "/hold": hold,
     "/counts": counts,
+    "/sleep": sleep,
     "/server": server,
     "/wait": wait,
     "/write": write,

@@ -1,0 +1,534 @@
+"""One budget for all processes of a host: real files, real locks, real processes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from unit.fakes import PATIENCE, eventually
+from wsgipool.errors import ConfigError
+from wsgipool.host import budget as host_budget
+from wsgipool.host.board import LEASE
+from wsgipool.host.budget import Budget, Limit
+from wsgipool.permits import Permit
+
+SERVER = "mysql://db.example.com:3306"
+MakeBudget = Callable[[int], Budget]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def make_budget(folder: Path) -> MakeBudget:
+    """Makes the part of a pool in the budget: each has a description of its own, so each is as good as a process."""
+    return lambda connections: Budget(folder, SERVER, Limit(connections))
+
+
+@pytest.fixture
+def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_budget, "_REST", 0)
+
+
+class Process:
+    """A Python of its own that has `budget`, and does one statement after the other; each prints one line."""
+
+    def __init__(self, folder: Path, connections: int) -> None:
+        program = (
+            f"import os, sys, subprocess, time; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+            "from pathlib import Path\n"
+            "from wsgipool.host.budget import Budget, Limit\n"
+            f"budget = Budget(Path({str(folder)!r}), {SERVER!r}, Limit({connections}))\n"
+            "permits = []\n"
+            "for line in sys.stdin:\n"
+            "    exec(line)\n"
+            "    print('done', flush=True)\n"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, statement: str) -> list[str]:
+        """Return the lines that the statement printed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{statement}\n")
+        self._process.stdin.flush()
+        lines: list[str] = []
+        while (line := self._process.stdout.readline().strip()) != "done":
+            assert line, "the process has ended"
+            lines.append(line)
+        return lines
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def take_all(budget: Budget, number: int) -> list[Permit]:
+    """Wait until so many permits can be had, and return them."""
+    permits: list[Permit] = []
+
+    def has_all() -> bool:
+        permit = budget.take(1)
+        if permit is not None:
+            permits.append(permit)
+        return len(permits) == number
+
+    eventually(has_all)
+    return permits
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[[int], Process]]:
+    started: list[Process] = []
+
+    def start(connections: int) -> Process:
+        started.append(Process(folder, connections))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+# --- the limit -------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_as_many_permits_as_connections(make_budget: MakeBudget) -> None:
+    budget, other = make_budget(3), make_budget(3)
+
+    permits = [budget.take(1), other.take(1), budget.take(1)]
+
+    assert None not in permits
+    assert budget.take(1) is None
+    assert other.take(1) is None
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_what_is_given_back_can_be_taken_once(make_budget: MakeBudget) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    permit = budget.take(1)
+    assert permit is not None
+
+    permit.release()
+    permit.release()
+    taken = other.take(1)
+    permit.release()
+
+    assert taken is not None
+    assert budget.take(1) is None
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_a_permit_that_was_dropped_by_an_exception_comes_back(make_budget: MakeBudget) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    permit = budget.take(1)
+
+    del permit
+
+    assert other.take(1) is not None
+
+
+def test_a_permit_rests_until_the_server_has_ended_its_count(make_budget: MakeBudget) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    permit = budget.take(1)
+    assert permit is not None
+
+    permit.release()
+
+    assert other.take(1) is None
+    eventually(lambda: other.take(1) is not None)
+
+
+def test_servers_do_not_share(folder: Path, make_budget: MakeBudget) -> None:
+    permit = make_budget(1).take(1)
+    elsewhere = Budget(folder, "mysql://db.example.com:3307", Limit(1)).take(1)
+
+    assert permit is not None
+    assert elsewhere is not None
+
+
+def test_a_smaller_limit_counts_what_the_old_generation_has(make_budget: MakeBudget) -> None:
+    old, new = make_budget(4), make_budget(2)
+    permits = [old.take(1) for _ in range(4)]
+    assert new.take(1) is None
+
+    for permit in permits[:3]:
+        assert permit is not None
+        permit.release()
+
+    take_all(new, 2)
+    assert permits[3] is not None, "it stays where it is, beyond the new limit"
+
+
+def test_an_automatic_limit_is_one_until_somebody_has_asked_the_server(folder: Path) -> None:
+    limit = Limit("auto", hosts=2, reserve=10)
+    budget, other = Budget(folder, SERVER, limit), Budget(folder, SERVER, limit)
+    permits = [budget.take(1)]
+    assert other.take(1) is None
+    assert budget.asks_server
+
+    budget.learn(30)
+
+    assert not budget.asks_server
+    permits += [other.take(1) for _ in range(9)]
+    assert None not in permits
+    assert other.take(1) is None
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_process_leaves_its_permits_to_others_after_a_rest(
+    make_budget: MakeBudget, start: Callable[[int], Process]
+) -> None:
+    budget, process = make_budget(2), start(2)
+    process.run("permits = [budget.take(1), budget.take(1)]")
+    assert budget.take(1) is None
+
+    process.kill()
+    killed = time.monotonic()
+
+    take_all(budget, 2)
+    assert time.monotonic() - killed > 0.2, "the server may not have noticed yet"
+
+
+def test_a_started_program_does_not_keep_its_parents_permits(
+    make_budget: MakeBudget, start: Callable[[int], Process]
+) -> None:
+    budget, process = make_budget(1), start(1)
+    (child,) = process.run(
+        "permits = [budget.take(1)]; print(subprocess.Popen(['sleep', '60'], close_fds=False, stdout=2).pid)"
+    )
+    try:
+        process.kill()
+        eventually(lambda: budget.take(1) is not None)
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_forks_child_does_not_keep_its_parents_permits_and_takes_its_own(
+    make_budget: MakeBudget, start: Callable[[int], Process]
+) -> None:
+    budget, process = make_budget(3), start(3)
+    process.run("from unit.fakes import FakeDatabase; from wsgipool import Pool")
+    process.run("pool = Pool(FakeDatabase(), name='orders', max_size=3, permits=budget)")
+    process.run("held = [pool.getconn(), pool.getconn()]")
+    (child,) = process.run(
+        "pid = os.fork(); mine = None if pid else pool.getconn();"
+        "print(pid, flush=True) if pid else (os.close(1), time.sleep(60), os._exit(0))"
+    )
+    try:
+        eventually(lambda: budget.take(1) is None)  # the child has the third
+        process.kill()
+        take_all(budget, 2)
+        assert budget.take(1) is None
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+class Server:
+    """Stands for a database server: counts who is connected."""
+
+    def __init__(self, path: Path) -> None:
+        self.sessions = self.most = self.served = 0
+        self.path = path
+        self._lock = threading.Lock()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(100)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                session, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self.sessions += 1
+                self.served += 1
+                self.most = max(self.most, self.sessions)
+            threading.Thread(target=self._serve, args=[session], daemon=True).start()
+
+    def _serve(self, session: socket.socket) -> None:
+        session.recv(1)
+        with self._lock:
+            self.sessions -= 1
+        session.close()
+
+
+CLIENT = """
+def client(path):
+    import socket
+    while True:
+        permit = budget.take(1)
+        if permit is None:
+            time.sleep(0.005)
+            continue
+        session = socket.socket(socket.AF_UNIX)
+        session.connect(path)
+        time.sleep(0.005)
+        session.shutdown(socket.SHUT_WR)
+        session.recv(1)
+        session.close()
+        permit.release()
+"""
+
+
+def test_the_limit_holds_however_processes_die(
+    tmp_path: Path, make_budget: MakeBudget, start: Callable[[int], Process]
+) -> None:
+    server = Server(tmp_path / "socket")
+
+    def begin() -> Process:
+        process = start(3)
+        process.run(f"exec({CLIENT!r})")
+        process.run(
+            f"import threading; threading.Thread(target=client, args=[{str(server.path)!r}], daemon=True).start()"
+        )
+        return process
+
+    processes = [begin() for _ in range(5)]
+    for _ in range(6):
+        served = server.served
+        eventually(lambda served=served: server.served > served + 5)  # type: ignore[misc]
+        processes.pop(0).kill()
+        processes.append(begin())
+    for process in processes:
+        process.kill()
+    server.close()
+
+    assert server.most <= 3
+    budget = make_budget(3)
+    take_all(budget, 3)
+
+
+# --- whose turn it is ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_the_one_who_has_waited_longest_comes_next(make_budget: MakeBudget) -> None:
+    holder, first, second = make_budget(1), make_budget(1), make_budget(1)
+    permit = holder.take(1)
+    assert permit is not None
+    assert first.take(1) is None
+    assert second.take(1) is None
+
+    permit.release()
+
+    assert second.take(1) is None
+    assert holder.take(1) is None
+    assert first.take(1) is not None
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_the_one_who_has_none_comes_before_one_who_wants_more(make_budget: MakeBudget) -> None:
+    holder, rich, poor = make_budget(2), make_budget(2), make_budget(2)
+    permit, one = holder.take(1), rich.take(1)
+    assert permit is not None
+    assert one is not None
+    assert rich.take(1) is None
+    assert poor.take(1) is None
+
+    permit.release()
+
+    assert rich.take(1) is None
+    assert poor.take(1) is not None
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_what_nobody_waits_for_is_taken_only_where_nobody_hungers(make_budget: MakeBudget) -> None:
+    holder, hungry, filler = make_budget(2), make_budget(2), make_budget(2)
+    permits = [holder.take(1), holder.take(1)]
+    assert hungry.take(1) is None
+    for permit in permits:
+        assert permit is not None
+        permit.release()
+
+    assert filler.take(0) is None
+    assert not filler.hungers
+
+    assert hungry.take(1) is not None
+    hungry.sated()
+    assert filler.take(0) is not None
+
+
+@pytest.mark.usefixtures("_no_rest")
+def test_the_hunger_of_the_dead_lapses(make_budget: MakeBudget, start: Callable[[int], Process]) -> None:
+    holder, other, process = make_budget(1), make_budget(1), start(1)
+    permit = holder.take(1)
+    assert permit is not None
+    process.run("assert budget.take(1) is None")
+    process.kill()
+    permit.release()
+    died = time.monotonic()
+
+    assert other.take(1) is None, "the dead one was first"
+    eventually(lambda: other.take(1) is not None)
+
+    assert time.monotonic() - died < 2 * LEASE / 1e9
+
+
+def test_without_hunger_nothing_is_to_be_given_up(make_budget: MakeBudget) -> None:
+    budget = make_budget(3)
+    permits = [budget.take(1), budget.take(1)]
+
+    assert not budget.others_hunger()
+    assert budget.to_give_up(0) == 0
+    assert len(permits) == budget.held
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "wanted", "keep", "i_hunger", "given"),
+    [
+        (1, 0, 1, 1, False, 1),  # the last one goes to who has none
+        (1, 0, 1, 1, True, 1),  # even if I want more myself: that is what a turn is
+        (1, 1, 1, 1, False, 0),  # and not to who wants a second
+        (1, 1, 1, 0, False, 1),  # unless I do nothing at all
+        (3, 1, 9, 1, False, 2),  # what I do not need
+        (4, 0, 9, 1, True, 2),  # half, if we both need all
+        (3, 2, 9, 1, True, 1),  # the odd one goes round
+        (2, 2, 9, 1, True, 0),
+    ],
+)
+def test_what_is_given_up_for_others(
+    mine: int, theirs: int, wanted: int, keep: int, i_hunger: bool, given: int, make_budget: MakeBudget
+) -> None:
+    me, other = make_budget(mine + theirs), make_budget(mine + theirs)
+    permits = [me.take(1) for _ in range(mine)] + [other.take(1) for _ in range(theirs)]
+    assert None not in permits
+    assert other.take(wanted) is None
+    if i_hunger:
+        assert me.take(1) is None
+
+    assert me.others_hunger()
+    assert me.to_give_up(keep) == given
+
+
+def test_nobody_is_asked_for_what_is_about_to_be_free(make_budget: MakeBudget) -> None:
+    me, another, hungry = make_budget(2), make_budget(2), make_budget(2)
+    mine, coming = me.take(1), another.take(1)
+    assert mine is not None
+    assert coming is not None
+    assert hungry.take(1) is None
+    assert me.to_give_up(1) == 1
+
+    coming.release()
+
+    assert me.to_give_up(1) == 0
+
+
+def test_a_permit_stays_for_a_turn(make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch) -> None:
+    me, hungry = make_budget(1), make_budget(1)
+    permit = me.take(1)
+    assert permit is not None
+    assert hungry.take(1) is None
+
+    monkeypatch.setattr(host_budget, "TURN", PATIENCE)
+    assert not permit.is_wanted()
+
+    monkeypatch.setattr(host_budget, "TURN", 0.0)
+    assert permit.is_wanted()
+
+
+WORK = """
+def work(told, served):
+    from unit.fakes import FakeDatabase
+    from wsgipool import Pool
+    pool = Pool(FakeDatabase(), name='orders', max_size=1, timeout=30, permits=budget)
+    while not told.wait(0.001):
+        with pool.connection():
+            time.sleep(0.005)
+        served.append(1)
+"""
+
+
+def test_the_turn_goes_round(start: Callable[[int], Process]) -> None:
+    processes = [start(2) for _ in range(8)]
+    for process in processes:
+        process.run(f"exec({WORK!r}); import threading; told, served = threading.Event(), []")
+    for process in processes:
+        process.run("thread = threading.Thread(target=work, args=[told, served]); thread.start()")
+
+    def served() -> list[int]:
+        return [int(process.run("print(len(served))")[0]) for process in processes]
+
+    eventually(lambda: min(served()) > 0)
+    before = served()
+    eventually(lambda: min(now - then for now, then in zip(served(), before, strict=True)) >= 60)
+    turns = [now - then for now, then in zip(served(), before, strict=True)]
+    for process in processes:
+        process.run("told.set(); thread.join()")
+
+    assert max(turns) <= 2 * min(turns), turns
+
+
+def test_those_far_behind_look_less_often(make_budget: MakeBudget) -> None:
+    budgets = [make_budget(1) for _ in range(18)]
+    permit = budgets[0].take(1)
+    for budget in budgets[1:]:
+        assert budget.take(1) is None
+
+    pauses = [budget.pause(has_connections=False) for budget in budgets]
+
+    assert pauses[0] is None, "it has what it wants"
+    assert pauses[1] == 0.01
+    assert pauses[17] == 0.03
+    assert permit is not None
+
+
+# --- what cannot be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_such_locks_is_refused(
+    error: int, make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+
+    with pytest.raises(ConfigError, match="is on a file system without open-file-description locks"):
+        make_budget(1)
+
+
+def test_a_file_system_whose_locks_do_nothing_is_refused(
+    make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "fcntl", lambda *_: None)
+
+    with pytest.raises(ConfigError, match="is on a file system whose locks keep nobody out"):
+        make_budget(1)
+
+
+def test_the_message_tells_the_numbers(make_budget: MakeBudget, folder: Path) -> None:
+    budget, other = make_budget(2), make_budget(2)
+    permits = [budget.take(1), other.take(1)]
+    assert budget.take(1) is None
+
+    assert budget.describe() == (
+        "the budget of this host is used up: 2 of 2 connections to mysql://db.example.com:3306 are open, 1 of them in "
+        "this pool; 1 pools want one. Raise connections in [budget], if the server allows more"
+    )
+    assert str(budget).startswith(f"2 connections of this host to {SERVER}, counted in {folder}/budget-1-mysql---db.")
+    assert len(permits) == 2

@@ -1,0 +1,152 @@
+"""The folder that the processes of a host share: made when it is needed, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from wsgipool.errors import ConfigError
+from wsgipool.host import folder as host_folder
+from wsgipool.host.folder import default_folder, open_file, open_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def make(folder: Path) -> Path:
+    """Open the folder and a file in it, as a budget does, and return the file's path."""
+    path = folder / "file"
+    descriptor = open_folder(folder)
+    try:
+        os.close(open_file(descriptor, path, 4096))
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def test_the_folder_and_the_file_are_made_for_this_user_alone(folder: Path) -> None:
+    path = make(folder)
+
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == bytes(4096)
+
+
+def test_what_is_there_is_used_again_and_left_as_it_is(folder: Path) -> None:
+    path = make(folder)
+    path.write_bytes(b"something" + bytes(4087))
+
+    make(folder)
+
+    assert path.read_bytes().startswith(b"something")
+
+
+def test_no_descriptor_reaches_a_program_that_is_started(folder: Path) -> None:
+    descriptor = open_folder(folder)
+    file = open_file(descriptor, folder / "file", 4096)
+
+    assert not os.get_inheritable(descriptor)
+    assert not os.get_inheritable(file)
+
+    os.close(file)
+    os.close(descriptor)
+
+
+def test_a_planted_link_in_place_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ConfigError, match=f"{folder} is a symbolic link, which is not followed"):
+        make(folder)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_planted_link_in_place_of_the_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    folder.mkdir(mode=0o700)
+    (folder / "file").symlink_to(target)
+
+    with pytest.raises(ConfigError, match=r"file cannot be opened: .*; remove what is there"):
+        make(folder)
+    assert target.read_text() == "precious"
+
+
+def test_a_second_name_of_another_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.touch(mode=0o600)
+    folder.mkdir(mode=0o700)
+    (folder / "file").hardlink_to(target)
+
+    with pytest.raises(ConfigError, match="file has 2 names; remove it"):
+        make(folder)
+    assert target.stat().st_size == 0
+
+
+def test_something_else_in_place_of_the_file_is_refused(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    os.mkfifo(folder / "file", 0o600)
+
+    with pytest.raises(ConfigError, match="file is not what it should be, prw-------; remove it"):
+        make(folder)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder: Path) -> None:
+    folder.touch(mode=0o600)
+
+    with pytest.raises(ConfigError, match=r"cannot be made or opened by .*: Not a directory; name another folder"):
+        make(folder)
+
+
+@pytest.mark.parametrize("planted", ["folder", "file"])
+def test_what_belongs_to_another_user_is_refused(planted: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(folder)
+    me = os.geteuid()
+    descriptor = open_folder(folder)
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)  # it is the others' from now on
+
+    with pytest.raises(ConfigError, match=r"belongs to .*, and this process runs as .*; run it as that user"):
+        open_folder(folder) if planted == "folder" else open_file(descriptor, path, 4096)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("planted", ["folder", "file"])
+def test_what_is_open_to_others_is_refused(planted: str, folder: Path) -> None:
+    path = make(folder)
+    (folder if planted == "folder" else path).chmod(0o722)
+
+    with pytest.raises(ConfigError, match=r"is open to others, .*; chmod go= "):
+        make(folder)
+
+
+def test_a_folder_that_cannot_be_made_says_what_would_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory; name another folder in runtime_dir, one that"):
+        make(tmp_path / "nowhere" / "run")
+
+
+def test_a_full_disk_is_found_at_the_start_and_not_by_a_crash(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+
+    with pytest.raises(ConfigError, match="file cannot be written: No space left on device"):
+        make(folder)
+
+
+def test_the_folder_is_in_run_where_that_is_there_and_else_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_folder, "RUN", tmp_path / "run")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    name = f"wsgipool-{os.geteuid()}"
+
+    assert default_folder() == tmp_path / "temporary" / name
+
+    (tmp_path / "run" / name).mkdir(parents=True)
+    assert default_folder() == tmp_path / "run" / name
