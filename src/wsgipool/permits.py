@@ -52,6 +52,3 @@ class Permits(Protocol):
 
     def pause(self, has_connections: bool) -> float | None:
         """Return the seconds until the pool should look again, None if it need not."""
-
-    def start_anew(self) -> None:
-        """Leave everything to the parent: this is the child of a fork."""

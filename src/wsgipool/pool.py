@@ -297,8 +297,6 @@ class Pool(Lending[C]):
         inherited = [slot.connection for slot in self._slots.values()]
         self._start_empty()
         self._connector.start_anew()
-        if self.permits is not None:
-            self.permits.start_anew()
         for connection in inherited:
             self._driver.abandon(connection)
 

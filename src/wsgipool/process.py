@@ -45,6 +45,12 @@ class _Pools:
         self._pools: dict[str, Pool[Any]] = {}
         # Every URL is checked now, not at the first request that needs it.
         self._drivers = {name: drivers.for_database(database) for name, database in settings.databases.items()}
+        self._budgets: dict[str, Budget | None] = {}
+
+    def open_budgets(self) -> None:
+        """Open now what the processes of the host share. Raises ConfigError where that cannot be."""
+        for name in self.settings.databases:
+            self._budget(name)
 
     def get(self, name: str) -> Pool[Any]:
         pool = self._pools.get(name)
@@ -76,7 +82,7 @@ class _Pools:
                 threads,
                 max_size,
             )
-        budget = self._budget(database)
+        budget = self._budget(name)
         pool: Pool[Any] = Pool(
             self._drivers[name],
             name=name,
@@ -97,12 +103,15 @@ class _Pools:
         pool.before_loan = before_loan
         return pool
 
-    def _budget(self, database: config.DatabaseSettings) -> Budget | None:
-        settings, server = self.settings.budget, drivers.server_of(database.url)
-        if settings is None or server is None:
-            return None
-        limit = Limit(settings.connections, settings.hosts, settings.reserve)
-        return Budget(self.settings.runtime_dir or default_folder(), server, limit)
+    def _budget(self, name: str) -> Budget | None:
+        if name not in self._budgets:
+            settings, server = self.settings.budget, drivers.server_of(self.settings.databases[name].url)
+            if settings is None or server is None:
+                self._budgets[name] = None
+            else:
+                limit = Limit(settings.connections, settings.hosts, settings.reserve)
+                self._budgets[name] = Budget(self.settings.runtime_dir or default_folder(), server, limit)
+        return self._budgets[name]
 
 
 def _asking(budget: Budget, driver: drivers.Driver[Any]) -> Callable[[Any], None]:
@@ -133,7 +142,9 @@ def configure(source: str | os.PathLike[str] | Mapping[str, object]) -> None:
     with _lock:
         if _current is not None and _current.settings == settings:
             return
-        previous, _current = _current, _Pools(settings)
+        pools = _Pools(settings)
+        pools.open_budgets()
+        previous, _current = _current, pools
     for pool in previous.made() if previous else ():
         pool.wind_down()
 
@@ -217,7 +228,9 @@ def _configured() -> _Pools:
         settings = config.load(find_config())
         with _lock:
             if _current is None:
-                _current = _Pools(settings)
+                pools = _Pools(settings)
+                pools.open_budgets()
+                _current = pools
     return _current
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wsgipool import ConfigError, drivers
-from wsgipool.config import DEFAULT_TIMEOUT, DatabaseURL, Settings, load, parse_url
+from wsgipool.config import DEFAULT_TIMEOUT, BudgetSettings, DatabaseURL, Settings, load, parse_url
 
 URL = "mysql://shop@db.example.com/orders"
 
@@ -247,12 +247,18 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
         ("[databases.orders]\npassword = 's3cret'", "databases.orders.password", "did you mean password_"),
         ('runtime_dir = "run/shop"', "runtime_dir", "'run/shop' is not an absolute path"),
         ("runtime_dir = false", "runtime_dir", "is a boolean; write a string in quotes"),
+        ("[budget]", "budget.connections", "= None: it is a number from 1 to 16384, less than the max_connections"),
+        ("[budget]\nconnections = 0", "budget.connections", "= 0: it is a number from 1 to 16384, less than"),
+        ("[budget]\nconnections = 'all'", "budget.connections", 'or "auto"'),
+        ("[budget]\nconnections = 9\nhosts = 2", "budget.hosts", 'hosts goes with connections = "auto"'),
+        ("[budget]\nconnections = 'auto'\nhosts = 0", "budget.hosts", "= 0: it is a number from 1"),
+        ("[budget]\nconection = 9", "budget.conection", "is not a setting; did you mean connections?"),
     ],
 )
 def test_a_wrong_document_names_the_file_the_key_and_what_would_do(
     tmp_path: Path, document: str, place: str, remedy: str
 ) -> None:
-    if document.startswith("runtime_dir"):
+    if document.startswith(("runtime_dir", "[budget]")):
         document += f'\n[databases.orders]\nurl = "{URL}"'
     path = write(tmp_path, document)
 
@@ -261,6 +267,24 @@ def test_a_wrong_document_names_the_file_the_key_and_what_would_do(
     assert message.startswith(f"{path}: {place}")
     assert remedy in message
     assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    ("table", "budget"),
+    [
+        ("connections = 140", BudgetSettings(140)),
+        ('connections = "auto"', BudgetSettings("auto", hosts=1, reserve=10)),
+        ('connections = "auto"\nhosts = 3\nreserve = 0', BudgetSettings("auto", hosts=3, reserve=0)),
+    ],
+)
+def test_a_budget_is_a_number_or_asked_for(tmp_path: Path, table: str, budget: BudgetSettings) -> None:
+    path = write(tmp_path, f'[budget]\n{table}\n[databases.orders]\nurl = "{URL}"\n')
+
+    assert load(path).budget == budget
+
+
+def test_without_the_table_there_is_no_budget(tmp_path: Path) -> None:
+    assert load(write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n')).budget is None
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2.0", "true", '"thread"', '"threads/0"', '"threads/ 2"', '"4"', "[]"])

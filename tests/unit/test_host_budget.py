@@ -227,13 +227,15 @@ def test_a_forks_child_does_not_keep_its_parents_permits_and_takes_its_own(
     budget, process = make_budget(3), start(3)
     process.run("from unit.fakes import FakeDatabase; from wsgipool import Pool")
     process.run("pool = Pool(FakeDatabase(), name='orders', max_size=3, permits=budget)")
-    process.run("held = [pool.getconn(), pool.getconn()]")
+    process.run("held = [pool.getconn(), pool.getconn()]; reader, writer = os.pipe()")
     (child,) = process.run(
         "pid = os.fork(); mine = None if pid else pool.getconn();"
-        "print(pid, flush=True) if pid else (os.close(1), time.sleep(60), os._exit(0))"
+        "print(pid, os.read(reader, 1), sep='') if pid else (os.close(1), os.write(writer, b'!'), time.sleep(60))"
     )
+    child = child.partition("b")[0]
     try:
-        eventually(lambda: budget.take(1) is None)  # the child has the third
+        time.sleep(0.05)  # longer than a rest, had the child given back what is its parent's
+        assert budget.take(1) is None, "the parent has two, the child one"
         process.kill()
         take_all(budget, 2)
         assert budget.take(1) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unit.conftest import MakePool
-from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, raising, run_python
+from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, raising
 from wsgipool import ConnectFailed, Pool, PoolTimeout
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.housekeeping import housekeeping
@@ -42,7 +42,6 @@ class FakePermits:
         self.free = free
         self.others_want = 0
         self.hungers = False
-        self.children = 0
         self.events: list[str] = []
 
     def describe(self) -> str:
@@ -70,9 +69,6 @@ class FakePermits:
 
     def pause(self, has_connections: bool) -> float | None:  # noqa: ARG002
         return 0.01
-
-    def start_anew(self) -> None:
-        self.children += 1
 
 
 @pytest.fixture
@@ -287,24 +283,6 @@ def test_a_plain_callable_has_permits_too(permits: FakePermits) -> None:
         pass
 
     assert permits.free == 2
-
-
-def test_the_child_of_a_fork_starts_anew() -> None:
-    printed = run_python(
-        "import os\n"
-        "from unit.fakes import FakeDatabase\n"
-        "from unit.test_pool_budget import FakePermits\n"
-        "from wsgipool import Pool\n"
-        "permits = FakePermits(1)\n"
-        "pool = Pool(FakeDatabase(), name='orders', max_size=1, permits=permits)\n"
-        "pool.getconn()\n"
-        "pid = os.fork()\n"
-        "if pid == 0:\n"
-        "    os._exit(permits.children)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), permits.children)\n"
-    )
-
-    assert printed.split() == ["1", "0"]
 
 
 # --- with the real budget --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 import wsgipool
 from unit.fakes import FakeDatabase, Gate, Task, eventually, in_turn, run_python
-from wsgipool import ConfigError, PoolClosed, process
+from wsgipool import ConfigError, PoolClosed, PoolTimeout, process
 from wsgipool.httpd import process as httpd
 
 pytestmark = pytest.mark.usefixtures("_no_settings")
@@ -454,3 +454,60 @@ def test_a_transaction_runs_on_the_pool_of_its_name(databases: dict[str, FakeDat
 
     assert wsgipool.transaction("orders", lambda connection: connection.calls) == ["commit"]
     assert databases["orders"].opened[0].calls == ["commit"]
+
+
+# --- the budget of the host ------------------------------------------------------------------------------------------
+
+
+def with_budget(folder: Path, **budget: object) -> dict[str, object]:
+    return {
+        "runtime_dir": str(folder / "run"),
+        "budget": {"connections": 2, **budget},
+        "databases": {
+            "orders": {"url": "mysql://shop@db/orders"},
+            "archive": {"url": "mysql+mysqlclient://reader@DB:3306/archive"},
+            "elsewhere": {"url": "mysql://shop@other/orders"},
+            "file": {"url": "sqlite:////var/lib/shop.db"},
+        },
+    }
+
+
+@pytest.mark.usefixtures("databases")
+def test_databases_of_one_server_share_its_budget(tmp_path: Path) -> None:
+    wsgipool.configure(with_budget(tmp_path))
+    held = [wsgipool.pool("orders").getconn(), wsgipool.pool("archive").getconn()]
+
+    with pytest.raises(PoolTimeout, match="the budget of this host is used up: 2 of 2 connections to mysql://db:3306"):
+        wsgipool.pool("archive").getconn(timeout=0.05)
+
+    wsgipool.pool("elsewhere").getconn()
+    assert len(held) == 2
+
+
+@pytest.mark.usefixtures("databases")
+def test_what_has_no_server_has_no_budget(tmp_path: Path) -> None:
+    wsgipool.configure(with_budget(tmp_path))
+
+    assert wsgipool.pool("file").permits is None
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_budget_that_cannot_be_kept_is_an_error_of_configure(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+
+    with pytest.raises(ConfigError, match="Not a directory; name another folder in runtime_dir"):
+        wsgipool.configure(with_budget(tmp_path))
+
+
+def test_an_automatic_budget_asks_the_server_at_the_first_connect(
+    databases: dict[str, FakeDatabase], tmp_path: Path
+) -> None:
+    wsgipool.configure(with_budget(tmp_path, connections="auto", hosts=2, reserve=4))
+    databases["orders"].allowed = 10
+    pool = wsgipool.pool("orders")
+
+    held = [pool.getconn() for _ in range(3)]
+
+    with pytest.raises(PoolTimeout, match="3 of 3 connections"):
+        pool.getconn(timeout=0.05)
+    assert len(held) == 3

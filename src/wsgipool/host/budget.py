@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder
 from wsgipool.permits import IDLE_LOOK
 
-TURN = 0.1
+TURN = 0.06
 """Seconds that a permit stays where it is, however many others want it: each move costs a rest and a connect."""
 _LOOK, _LONGEST_LOOK = 0.01, 0.2
 """Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
@@ -79,6 +80,7 @@ class Budget:
         self.path = folder / f"budget-1-{_file_name(server)}"
         self._shared: _Shared | None = _Shared(self.path)
         self._begin()
+        _every_budget.add(self)
 
     def _begin(self) -> None:
         self._held: dict[int, int] = {}  # the id() of the object, which may be dropped: it is not kept alive here
@@ -228,6 +230,7 @@ class Budget:
     # --- the shared file --------------------------------------------------------------------------------------------
 
     def start_anew(self) -> None:
+        """Leave everything to the parent: this is the child of a fork."""
         if self._shared is not None:
             # The locks are the parent's, and would outlive it as long as this process has the description too.
             self._shared.locks.close()
@@ -235,9 +238,23 @@ class Budget:
         self._begin()
 
     def _opened(self) -> _Shared:
+        # A fork by another sub-interpreter, or by a C library, calls none of our functions.
+        if self._shared is not None and not self._shared.is_ours():
+            self.start_anew()
         if self._shared is None:
             self._shared = _Shared(self.path)
         return self._shared
+
+
+_every_budget: weakref.WeakSet[Budget] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for budget in list(_every_budget):
+        budget.start_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Permit:
@@ -252,7 +269,8 @@ class _Permit:
 
     def release(self) -> None:
         budget, shared = self._budget, self._budget._shared
-        if shared is not None and budget._held.get(self.index) == id(self):
+        # In a fork's child the locks are the parent's: to unlock would be for both.
+        if shared is not None and budget._held.get(self.index) == id(self) and shared.is_ours():
             shared.board.note_free(self.index, monotonic_ns() + _REST)
             budget._forget(shared, self)
 
@@ -284,6 +302,11 @@ class _Shared:
         finally:
             os.close(board)
         self.board.clear_hunger(self.place)
+        self._process = os.getpid()
+
+    def is_ours(self) -> bool:
+        """Tell whether this process opened it, and not the one that it was forked from."""
+        return self._process == os.getpid()
 
     def _take_place(self, path: Path, others: ByteLocks) -> int:
         try:
