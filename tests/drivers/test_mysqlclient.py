@@ -591,3 +591,31 @@ def test_sixteen_threads_share_four_connections_and_no_two_have_one_at_once(make
     assert len(sessions) <= 4
     with pool.connection() as connection:
         assert value(connection, "SELECT stock FROM books WHERE id = 1") == 10 + 16 * 10
+
+
+# --- for a budget ----------------------------------------------------------------------------------------------------
+
+
+def test_the_server_says_how_many_sessions_it_allows(mysql: MySQLClientDriver, connect: Connect) -> None:
+    assert mysql.sessions_allowed(connect()) == 50
+
+
+def test_an_account_may_be_allowed_fewer(
+    mariadb: MariaDB, mariadb_shop: str, mysql: MySQLClientDriver, connect: Connect
+) -> None:
+    with mariadb.admin() as admin, admin.cursor() as cursor:
+        cursor.execute(f"ALTER USER {parse_url(mariadb_shop).user} WITH MAX_USER_CONNECTIONS 7")
+
+    assert mysql.sessions_allowed(connect()) == 7
+
+
+def test_a_patient_close_returns_when_the_server_has_ended_the_session(
+    mariadb: MariaDB, mysql: MySQLClientDriver, connect: Connect
+) -> None:
+    connection = connect()
+    began = time.monotonic()
+
+    mysql.close(connection, PATIENCE)
+
+    assert time.monotonic() - began < PATIENCE / 2
+    eventually(lambda: int(admin_value(mariadb, "SHOW STATUS LIKE 'Threads_connected'")) == 1)

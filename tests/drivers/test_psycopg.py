@@ -628,3 +628,26 @@ def test_sixteen_threads_share_four_connections_and_no_two_have_one_at_once(make
     assert len(sessions) <= 4
     with pool.connection() as connection:
         assert value(connection, "SELECT stock FROM books WHERE id = 1") == 10 + 16 * 10
+
+
+# --- for a budget ----------------------------------------------------------------------------------------------------
+
+
+def test_the_server_says_how_many_sessions_it_allows(postgres: PsycopgDriver, connect: Connect) -> None:
+    connection = connect()
+
+    assert postgres.sessions_allowed(connection) == 100 - 3, "PostgreSQL's defaults: three are for administrators"
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def test_a_patient_close_returns_when_the_server_has_ended_the_session(
+    postgresql: PostgreSQL, postgres: PsycopgDriver, connect: Connect
+) -> None:
+    connection = connect()
+    session, began = session_of(connection), time.monotonic()
+
+    postgres.close(connection, PATIENCE)
+
+    assert time.monotonic() - began < PATIENCE / 2
+    with postgresql.admin() as admin:
+        await_end(admin, session)
