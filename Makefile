@@ -29,7 +29,7 @@ test:
 
 stress:
 	@scripts/setup test
-	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py $(ARGS)
+	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py tests/httpd/test_budget.py $(ARGS)
 
 lint:
 	@scripts/setup lint

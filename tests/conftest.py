@@ -1,6 +1,7 @@
 """For all tests: SIGTERM ends a run as Ctrl-C does, so that every server is stopped and every folder removed.
 
-And how long those search that could search for ever: with pytest's --stress fifty times as long.
+And how long those search that could search for ever: with pytest's --stress fifty times as long, beside the tests that
+take minutes.
 """
 
 import signal
@@ -24,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("stress" if config.getoption("--stress") else "usual")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--stress"):
+        takes_minutes = [item for item in items if item.get_closest_marker("stress")]
+        config.hook.pytest_deselected(items=takes_minutes)
+        items[:] = [item for item in items if item not in takes_minutes]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wsgipool.errors import ConfigError
-from wsgipool.sizing import THREADS
+from wsgipool.sizing import DEFAULT_RESERVE, THREADS
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds a request waits for a connection: less than the 60 s after which httpd's `Timeout` gives up on it."""
@@ -36,9 +36,6 @@ DEFAULT_MAX_LIFETIME = 3600.0
 DEFAULT_CHECK_AFTER = 30.0
 """Seconds; a socket that was closed is seen in any case, so this is for networks that forget connections silently."""
 
-
-DEFAULT_RESERVE = 10
-"""Connections that an "auto" budget leaves to others: backups, monitoring, whoever looks what is wrong."""
 
 _MOST_CONNECTIONS = 16384
 """Those that `wsgipool.host.board` has room for."""

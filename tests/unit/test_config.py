@@ -273,7 +273,7 @@ def test_a_wrong_document_names_the_file_the_key_and_what_would_do(
     ("table", "budget"),
     [
         ("connections = 140", BudgetSettings(140)),
-        ('connections = "auto"', BudgetSettings("auto", hosts=1, reserve=10)),
+        ('connections = "auto"', BudgetSettings("auto", hosts=1, reserve=5)),
         ('connections = "auto"\nhosts = 3\nreserve = 0', BudgetSettings("auto", hosts=3, reserve=0)),
     ],
 )
