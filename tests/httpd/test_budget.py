@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -94,8 +95,9 @@ def wait_for_processes(site: ExpressSite, number: int) -> None:
 
 def kill_one(load: Load) -> None:
     """Kill a process that has served requests, if that is still there."""
-    pids = [pid for pid in load.served if Path(f"/proc/{pid}").exists()]
-    os.kill(random.choice(pids), signal.SIGKILL)
+    pids = [pid for pid in list(load.served) if Path(f"/proc/{pid}").exists()]
+    with contextlib.suppress(ProcessLookupError, IndexError):  # a restart came before us
+        os.kill(random.choice(pids), signal.SIGKILL)
 
 
 def assert_no_connection_was_refused(mariadb: MariaDB, load: Load) -> None:

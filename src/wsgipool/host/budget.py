@@ -32,7 +32,10 @@ from wsgipool.host.folder import open_file, open_folder
 from wsgipool.permits import IDLE_LOOK
 
 TURN = 0.06
-"""Seconds that a permit stays where it is, however many others want it: each move costs a rest and a connect."""
+"""Seconds that a permit stays where it is, however many others want it: each move costs a rest and a connect.
+
+With 64 prefork children on 8 connections, turns of 0.1 s gave 79 to 116 requests each in 30 s, of 0.06 s 73 to 96.
+"""
 _LOOK, _LONGEST_LOOK = 0.01, 0.2
 """Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
 are before them, so that 200 hungry processes do not keep a machine busy with looking."""
