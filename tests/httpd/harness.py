@@ -111,8 +111,8 @@ def write_config(path: Path, databases: dict[str, str], settings: dict[str, str 
 
 
 def add_budget(config: Path, runtime_dir: Path, budget: dict[str, str | int]) -> None:
-    """Add a [budget] to the settings, and the folder that its processes share."""
-    runtime_dir.mkdir(mode=0o700)
+    """Add a [budget] to the settings, and the folder that its processes share if it is not there."""
+    runtime_dir.mkdir(mode=0o700, exist_ok=True)
     give_to_apache(runtime_dir)
     lines = [f"runtime_dir = {json.dumps(str(runtime_dir))}", "[budget]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
