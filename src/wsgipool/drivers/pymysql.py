@@ -119,7 +119,6 @@ class PyMySQLDriver:
                 return
         elif monotonic() - connection.sent_at < _TRAVEL_TIME:
             # Lent again at once: the answer is still on its way, and the borrower's first command does not wait for it.
-            connection.answers_expected_by = monotonic() + max(timeout, _TRAVEL_TIME)
             return
         with connection.patience(timeout):
             connection.read_answers()
@@ -184,8 +183,8 @@ class PooledConnection(Connection):
     """The thread that may use it; None before it has been lent for the first time."""
     answers_due = 0
     """Commands sent whose answers have not been read."""
-    sent_at = answers_expected_by = 0.0
-    """When the last of them was sent, and how long its borrower waits for them, by `time.monotonic()`."""
+    sent_at = 0.0
+    """When the last of them was sent, by `time.monotonic()`."""
 
     def send(self, command: int, payload: str | bytes) -> None:
         """Send a command and leave its answer, an OK packet, to `read_answers`."""
@@ -233,12 +232,8 @@ class PooledConnection(Connection):
         # It is told by the last answer, and PyMySQL's autocommit() sends nothing where this says that nothing changes.
         if self.answers_due:
             self._refuse_other_threads()
-            self._read_answers_in_time()
-        return bool(super().get_autocommit())
-
-    def _read_answers_in_time(self) -> None:
-        with self.patience(self.answers_expected_by - monotonic()):
             self.read_answers()
+        return bool(super().get_autocommit())
 
     def is_between_transactions(self) -> bool:
         """Tell whether the server said that no transaction can be open.
@@ -280,8 +275,8 @@ class PooledConnection(Connection):
             self._refuse_other_threads()
         Connection._execute_command(self, command, sql)
         if self.answers_due:
-            # They come before that of this command.
-            self._read_answers_in_time()
+            # They come before that of this command, which waits for the server as long as read_timeout says.
+            self.read_answers()
             self._next_seq_id = 1
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
