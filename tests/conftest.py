@@ -1,13 +1,18 @@
-"""For all tests: SIGTERM ends a run as Ctrl-C does, so that every server is stopped and every folder removed.
+"""For all tests: the MariaDB that they share; SIGTERM ends a run as Ctrl-C does, so that every server is stopped.
 
 And how long those search that could search for ever: with pytest's --stress fifty times as long, beside the tests that
 take minutes.
 """
 
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from wsgipool.demo.mariadb import MariaDB
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -38,3 +43,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def effort(request: pytest.FixtureRequest) -> int:
     """How many times as long as usual a test shall search."""
     return 50 if request.config.getoption("--stress") else 1
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    """A folder that the servers' users can enter: pytest's own are closed to all but the user who runs it."""
+    with tempfile.TemporaryDirectory(prefix="wsgipool-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
+    """The server of all tests that do it no harm; each has a database and a user of its own."""
+    folder = servers_folder / "mariadb"
+    folder.mkdir()
+    # Without TLS, which newer ones offer of themselves: a proxy counts the bytes of the protocol.
+    with MariaDB(folder, {"max_connections": 200, "ssl": 0}) as server:
+        server.start()
+        yield server

@@ -18,6 +18,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wsgipool.errors import ConfigError
+from wsgipool.permits import MOST_PERMITS
 from wsgipool.sizing import DEFAULT_RESERVE, THREADS
 
 DEFAULT_TIMEOUT = 30.0
@@ -35,10 +36,6 @@ DEFAULT_MAX_LIFETIME = 3600.0
 
 DEFAULT_CHECK_AFTER = 30.0
 """Seconds; a socket that was closed is seen in any case, so this is for networks that forget connections silently."""
-
-
-_MOST_CONNECTIONS = 16384
-"""Those that `wsgipool.host.board` has room for."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +211,9 @@ def _budget(table: _Table) -> BudgetSettings:
         return BudgetSettings(
             "auto", table.count("hosts", 1, least=1), table.count("reserve", DEFAULT_RESERVE, least=0)
         )
-    if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= _MOST_CONNECTIONS:
+    if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= MOST_PERMITS:
         raise ConfigError(
-            f"{table.where('connections')} = {connections!r}: it is a number from 1 to {_MOST_CONNECTIONS}, less than "
+            f"{table.where('connections')} = {connections!r}: it is a number from 1 to {MOST_PERMITS}, less than "
             'the max_connections of the server, or "auto"'
         )
     for key in ("hosts", "reserve"):

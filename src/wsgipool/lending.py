@@ -30,6 +30,9 @@ logger = logging.getLogger("wsgipool")
 
 _SHORTEST_ROUND, _LONGEST_ROUND = 0.05, 30.0
 """Seconds between two rounds of housekeeping; in between, a tenth of the shortest age that it looks for."""
+_OPENING_TIMEOUT = 30.0
+"""Seconds that a connect in the background may take, where the driver's own connect_timeout is not shorter. Not the
+pool's `timeout`, which is a borrower's, and may be 0."""
 _LOOK_BY_ITSELF = 0.1
 """Seconds after which one who waits for a place in the budget sees whether housekeeping still asks for one."""
 _FAREWELL_PATIENCE = 0.1
@@ -337,7 +340,7 @@ class Lending(Ledger[C]):
         opening.thread_id = get_ident()
         slot: Slot[C] | None = None
         try:
-            slot = self._opened_by(opening, self.timeout)
+            slot = self._opened_by(opening, _OPENING_TIMEOUT)
             self._connector.lay_down(slot)
         except ConnectFailed:
             pass  # it is in the log, and those who wait go on waiting

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+MOST_PERMITS = 16384
+"""As many connections as one budget has room for: 8 bytes of shared memory each."""
+
 IDLE_LOOK = 0.25
 """Seconds between two looks of a pool that has connections; one that nobody has used for so long is given up to others,
 within half a second in all."""

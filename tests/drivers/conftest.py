@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,25 +9,6 @@ import pytest
 from unit.fakes import eventually
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
-
-
-@pytest.fixture(scope="session")
-def servers_folder() -> Iterator[Path]:
-    """A folder that the servers' users can enter: pytest's own are closed to all but the user who runs it."""
-    with tempfile.TemporaryDirectory(prefix="wsgipool-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
-    folder = servers_folder / "mariadb"
-    folder.mkdir()
-    # Without TLS, which newer ones offer of themselves: one test needs a server that has none.
-    with MariaDB(folder, {"max_connections": 50, "ssl": 0}) as server:
-        server.start()
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +27,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def mariadb_shop(mariadb: MariaDB) -> Iterator[str]:
     """The URL of a new database on MariaDB with a table of books; at the test's end it has no session left."""
-    name = f"shop{next(_numbers)}"
+    name = f"driven_shop{next(_numbers)}"
     url = mariadb.create_database(name)
     with mariadb.admin(name) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL) ENGINE=InnoDB")
@@ -60,7 +40,7 @@ def mariadb_shop(mariadb: MariaDB) -> Iterator[str]:
 @pytest.fixture
 def postgresql_shop(postgresql: PostgreSQL) -> Iterator[str]:
     """The URL of a new database on PostgreSQL with a table of books; at the test's end it has no session left."""
-    name = f"shop{next(_numbers)}"
+    name = f"driven_shop{next(_numbers)}"
     url = postgresql.create_database(name)
     with postgresql.admin(name) as connection:
         connection.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL)")

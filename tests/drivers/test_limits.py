@@ -24,7 +24,7 @@ def test_mariadb_says_its_own_limit_and_the_accounts(driver: str, mariadb: Maria
         cursor.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 12")
     after = ask(known, timeout=10)
 
-    assert before == [ServerLimit("server", "max_connections", 50)]
+    assert before == [ServerLimit("server", "max_connections", 200)]
     assert after == [*before, ServerLimit("user", "max_user_connections", 12)]
 
 

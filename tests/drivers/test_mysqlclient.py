@@ -597,7 +597,7 @@ def test_sixteen_threads_share_four_connections_and_no_two_have_one_at_once(make
 
 
 def test_the_server_says_how_many_sessions_it_allows(mysql: MySQLClientDriver, connect: Connect) -> None:
-    assert mysql.sessions_allowed(connect()) == 50
+    assert mysql.sessions_allowed(connect()) == 200
 
 
 def test_an_account_may_be_allowed_fewer(

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,31 +17,12 @@ from wsgipool.demo.mariadb import MariaDB
 MakePool = Callable[..., Pool[Any]]
 
 
-@pytest.fixture(scope="session")
-def servers_folder() -> Iterator[Path]:
-    """A folder that the server's user can enter: pytest's own are closed to all but the user who runs it."""
-    with tempfile.TemporaryDirectory(prefix="wsgipool-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
-    folder = servers_folder / "mariadb"
-    folder.mkdir()
-    # Without TLS, which newer ones offer of themselves: the proxy counts the bytes of the protocol.
-    with MariaDB(folder, {"max_connections": 200, "ssl": 0}) as server:
-        server.start()
-        yield server
-
-
 _numbers = itertools.count(1)
 
 
 def new_shop(mariadb: MariaDB) -> str:
     """Return the URL of a new database with a table of two books; its user has the database's name."""
-    name = f"shop{next(_numbers)}"
+    name = f"faulty_shop{next(_numbers)}"
     url = mariadb.create_database(name)
     with mariadb.admin(name) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL) ENGINE=InnoDB")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,25 +8,6 @@ import pytest
 
 from httpd.harness import sessions
 from wsgipool.demo.mariadb import MariaDB
-
-
-@pytest.fixture(scope="session")
-def servers_folder() -> Iterator[Path]:
-    """A folder that the servers' users can enter: pytest's own are closed to all but the user who runs it."""
-    with tempfile.TemporaryDirectory(prefix="wsgipool-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
-    folder = servers_folder / "mariadb"
-    folder.mkdir()
-    with MariaDB(folder, {"max_connections": 200}) as server:
-        server.start()
-        yield server
-
 
 _numbers = itertools.count(1)
 
@@ -43,7 +23,7 @@ def folder(servers_folder: Path) -> Path:
 @pytest.fixture
 def shop(mariadb: MariaDB) -> Iterator[str]:
     """The URL of a new database with a table of notes; its user has the database's name."""
-    name = f"shop{next(_numbers)}"
+    name = f"served_shop{next(_numbers)}"
     url = mariadb.create_database(name)
     with mariadb.admin(name) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE notes (id INT AUTO_INCREMENT PRIMARY KEY, text VARCHAR(100)) ENGINE=InnoDB")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pymysql
 import pytest
+from pymysql.constants import COMMAND
 
 from unit.fakes import Task
 from wsgipool import ConfigError, ConnectFailed, Pool
@@ -235,6 +236,10 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
 MYSQL = "mysql://shop@db/orders"
 
 
+def packet(number: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "little") + bytes([number]) + payload
+
+
 def test_a_quiet_socket_is_alive(connected: tuple[PooledConnection, socket.socket]) -> None:
     assert driver(MYSQL).is_alive(connected[0])
 
@@ -253,8 +258,33 @@ def test_a_socket_with_something_unasked_for_is_dead(connected: tuple[PooledConn
     assert not driver(MYSQL).is_alive(connection)
 
 
+def test_a_socket_whose_owed_answer_has_just_arrived_is_alive(
+    connected: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = connected
+    connection.send(COMMAND.COM_QUERY, "ROLLBACK")
+    server.send(packet(1, b"\x00" * 7))
+
+    assert driver(MYSQL).is_alive(connection)
+
+
 def test_a_connection_without_a_socket_is_dead() -> None:
     assert not driver(MYSQL).is_alive(unconnected())
+
+
+def test_an_owed_answer_that_says_no_ends_the_connection(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+    connection.server_status = 0
+    connection.send(COMMAND.COM_QUERY, "ROLLBACK")
+    server.send(packet(1, b"\xff" + (1317).to_bytes(2, "little") + b"#70100interrupted"))
+    server.send(packet(1, b"\x00" * 7))  # the answer to the borrower's own command
+
+    with pytest.raises(pymysql.OperationalError, match="interrupted"):
+        connection._execute_command(COMMAND.COM_QUERY, "DELETE FROM books")
+
+    assert not connection.open
+    with pytest.raises(pymysql.InterfaceError):
+        driver(MYSQL).begin_reset(connection, "rollback")
 
 
 def test_close_says_goodbye(connected: tuple[PooledConnection, socket.socket]) -> None:

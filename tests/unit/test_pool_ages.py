@@ -141,6 +141,14 @@ def test_min_size_connections_are_opened_before_anybody_asks(make_pool: MakePool
     assert (pool.size, database.sessions) == (3, 3)
 
 
+def test_they_are_opened_even_where_nobody_may_wait(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(timeout=0, min_size=1)
+
+    eventually(lambda: pool.idle == 1)
+
+    assert database.timeouts == [30]
+
+
 def test_no_more_than_max_connecting_of_them_at_once(make_pool: MakePool, database: FakeDatabase) -> None:
     seen: list[int] = []
     pool: Pool[FakeConnection]

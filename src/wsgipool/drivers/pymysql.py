@@ -112,14 +112,16 @@ class PyMySQLDriver:
         return connection.answers_due > 0
 
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
-        if connection.has_something_to_read():
-            if connection.answers_due == 1:
+        # One answer is a rollback's. Those of a session reset are waited for: should it fail, the borrower's first
+        # command would be done in what the last one has left behind.
+        if connection.answers_due == 1:
+            if connection.has_something_to_read():
                 # It is here: no need for the patience, whose system calls let go of the GIL.
                 connection.read_answers()
                 return
-        elif monotonic() - connection.sent_at < _TRAVEL_TIME:
-            # Lent again at once: the answer is still on its way, and the borrower's first command does not wait for it.
-            return
+            if monotonic() - connection.sent_at < _TRAVEL_TIME:
+                # Lent again at once: it is still on its way, and the borrower's first command does not wait for it.
+                return
         with connection.patience(timeout):
             connection.read_answers()
 
@@ -221,19 +223,17 @@ class PooledConnection(Connection):
             self.send(command, payload)
 
     def read_answers(self) -> None:
-        """Read the answers that are due. Raises the server's error, or PyMySQL's where the connection is lost."""
-        while self.answers_due:
-            self._next_seq_id = 1
-            self._read_query_result()
-            self.answers_due -= 1
+        """Read the answers that are due. Raises the server's error, or PyMySQL's; then the connection is closed."""
+        try:
+            while self.answers_due:
+                self._next_seq_id = 1
+                self._read_query_result()
+                self.answers_due -= 1
+        except BaseException:
+            # It is not clean, and another answer may follow that nobody will read.
+            self._force_close()
+            raise
         self._result = None
-
-    def get_autocommit(self) -> bool:
-        # It is told by the last answer, and PyMySQL's autocommit() sends nothing where this says that nothing changes.
-        if self.answers_due:
-            self._refuse_other_threads()
-            self.read_answers()
-        return bool(super().get_autocommit())
 
     def is_between_transactions(self) -> bool:
         """Tell whether the server said that no transaction can be open.

@@ -13,8 +13,9 @@ from __future__ import annotations
 import mmap
 from typing import NamedTuple
 
+from wsgipool.permits import MOST_PERMITS
+
 MOST_POOLS = 4096
-MOST_PERMITS = 16384
 
 LEASE = 500_000_000
 """How long a notice of hunger counts: a process that was killed, or stopped by a debugger, holds nobody up for longer.

@@ -26,10 +26,10 @@ from time import monotonic_ns
 from typing import Literal
 
 from wsgipool.errors import ConfigError
-from wsgipool.host.board import MOST_PERMITS, MOST_POOLS, SIZE, Board
+from wsgipool.host.board import MOST_POOLS, SIZE, Board
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder
-from wsgipool.permits import IDLE_LOOK
+from wsgipool.permits import IDLE_LOOK, MOST_PERMITS
 
 TURN = 0.06
 """Seconds that a permit stays where it is, however many others want it: each move costs a rest and a connect.
