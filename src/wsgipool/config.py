@@ -114,13 +114,16 @@ class Settings:
     """The folder for what the processes of one host share."""
 
 
-def load(source: str | os.PathLike[str] | Mapping[str, object]) -> Settings:
+def load(
+    source: str | os.PathLike[str] | Mapping[str, object], environment: Mapping[str, str] = os.environ
+) -> Settings:
     """Return the settings of a wsgipool.toml, or of a mapping of the same shape.
 
-    Raises ConfigError where the file cannot be read, is not TOML, or says something that cannot be.
+    `environment` is where a `password_env` is looked up. Raises ConfigError where the file cannot be read, is not TOML,
+    or says something that cannot be.
     """
     if isinstance(source, Mapping):
-        return _settings(_Table(source, "the mapping given to configure()", ""), directory=Path.cwd())
+        return _settings(_Table(source, "the mapping given to configure()", ""), Path.cwd(), environment)
     path = Path(source)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +140,7 @@ def load(source: str | os.PathLike[str] | Mapping[str, object]) -> Settings:
         raise ConfigError(f"{path} is not UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return _settings(_Table(document, str(path), ""), directory=path.absolute().parent)
+    return _settings(_Table(document, str(path), ""), path.absolute().parent, environment)
 
 
 def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
@@ -186,7 +189,7 @@ def _unquoted(part: str | None) -> str | None:
     return None if part is None else unquote(part)
 
 
-def _settings(table: _Table, directory: Path) -> Settings:
+def _settings(table: _Table, directory: Path, environment: Mapping[str, str]) -> Settings:
     table.check_keys("budget", "databases", "runtime_dir")
     databases = table.table("databases")
     if not databases.content:
@@ -196,7 +199,7 @@ def _settings(table: _Table, directory: Path) -> Settings:
         raise ConfigError(f"{table.where('runtime_dir')}: {runtime_dir!r} is not an absolute path")
     return Settings(
         databases=MappingProxyType(
-            {name: _database(name, databases.table(name), directory) for name in databases.content}
+            {name: _database(name, databases.table(name), directory, environment) for name in databases.content}
         ),
         origin=table.origin,
         budget=_budget(table.table("budget")) if "budget" in table.content else None,
@@ -225,7 +228,7 @@ def _budget(table: _Table) -> BudgetSettings:
     return BudgetSettings(connections)
 
 
-def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
+def _database(name: str, table: _Table, directory: Path, environment: Mapping[str, str]) -> DatabaseSettings:
     table.check_keys(
         "url", "password_file", "password_env", "max_size", "min_size", "timeout", "max_waiting", "max_connecting",
         "check_after", "max_idle", "max_lifetime", "reset", "pipeline", "debug",
@@ -233,7 +236,7 @@ def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
     url_text = table.string("url")
     if url_text is None:
         raise ConfigError(f'{table.where()}: no url; write url = "mysql://user@host/database"')
-    url = _with_password(parse_url(url_text, table.where("url")), table, directory)
+    url = _with_password(parse_url(url_text, table.where("url")), table, directory, environment)
     max_size, min_size = table.max_size(), table.count("min_size", 0, least=0)
     if isinstance(max_size, int) and min_size > max_size:
         raise ConfigError(f"{table.where('min_size')} = {min_size}: it is more than max_size, which is {max_size}")
@@ -256,7 +259,7 @@ def _database(name: str, table: _Table, directory: Path) -> DatabaseSettings:
     )
 
 
-def _with_password(url: DatabaseURL, table: _Table, directory: Path) -> DatabaseURL:
+def _with_password(url: DatabaseURL, table: _Table, directory: Path, environment: Mapping[str, str]) -> DatabaseURL:
     file_name, variable = table.string("password_file"), table.string("password_env")
     given = [
         source
@@ -275,12 +278,12 @@ def _with_password(url: DatabaseURL, table: _Table, directory: Path) -> Database
                 f"{table.where('password_file')}: {path} cannot be read by user id {os.geteuid()}: {reason}"
             ) from None
     elif variable is not None:
-        if variable not in os.environ:
+        if variable not in environment:
             raise ConfigError(
                 f"{table.where('password_env')}: the environment has no variable {variable}; SetEnv does not reach "
                 "it, Debian's /etc/apache2/envvars and systemd's Environment= do"
             )
-        password = os.environ[variable]
+        password = environment[variable]
     else:
         return url
     return DatabaseURL(url.scheme, url.user, password, url.host, url.port, url.database, url.options)

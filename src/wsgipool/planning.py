@@ -33,6 +33,8 @@ class Limit:
     databases: Sequence[str]
     refusal: str
     """What the server says to who comes too late."""
+    budget: int | None = None
+    """The most that one host's [budget] lets its processes have, where it has one."""
 
     @property
     def usable(self) -> int:
@@ -100,10 +102,7 @@ def rows(situation: Situation) -> list[Row]:
 
 
 def sums(situation: Situation) -> list[Sum]:
-    return [
-        Sum(limit, sum(row.worst_case for row in rows(situation) if row.database in limit.databases))
-        for limit in situation.limits
-    ]
+    return [Sum(limit, _worst_case(limit, situation)) for limit in situation.limits]
 
 
 def fits(situation: Situation) -> bool:
@@ -117,11 +116,13 @@ def fit(situation: Situation) -> Fit | None:
     in the database at the same moment.
     """
     groups = situation.groups
-    for limit in situation.limits:
+    # What a budget does not hold, no sizes do: the budget is too large.
+    sized = [limit for limit in situation.limits if limit.budget is None]
+    for limit in sized:
         if not fitting_size(groups, _settings(situation, limit.databases), limit.usable, situation.hosts):
             groups = shrunk(groups, len(limit.databases), limit.usable, situation.hosts, situation.graceful_restarts)
     smaller = replace(situation, groups=groups)
-    databases = [replace(database, max_size=_max_size(database, smaller)) for database in situation.databases]
+    databases = [replace(database, max_size=_max_size(database, smaller, sized)) for database in situation.databases]
     if not fits(replace(smaller, databases=databases)):
         return None
     return Fit(groups, {database.name: database.max_size for database in databases})
@@ -136,10 +137,15 @@ def wait_in(situation: Situation, row: Row, rate: float, hold: float, size: int)
     return sizing.waiting(rate / processes / row.group.interpreters, hold, size)
 
 
-def _max_size(database: Database, situation: Situation) -> int | str:
+def _worst_case(limit: Limit, situation: Situation) -> int:
+    possible = sum(row.worst_case for row in rows(situation) if row.database in limit.databases)
+    return possible if limit.budget is None else min(possible, situation.hosts * limit.budget)
+
+
+def _max_size(database: Database, situation: Situation, limits: Iterable[Limit]) -> int | str:
     sizes = [
         fitting_size(situation.groups, _settings(situation, limit.databases), limit.usable, situation.hosts)
-        for limit in situation.limits
+        for limit in limits
         if database.name in limit.databases
     ]
     largest = max((pool_size(database.max_size, group.threads) for group in situation.groups), default=1)

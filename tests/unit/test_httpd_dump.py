@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+from pathlib import Path
+
 import pytest
 
 from wsgipool.httpd import dump
@@ -31,16 +34,24 @@ ServerRoot: "/etc/apache2"
 Define: DUMP_RUN_CFG
 Define: WSGIPOOL_DAEMON
 Define: WSGIPOOL_CONFIG=/etc/a b=c.toml
+PidFile: "/run/apache2.pid"
 User: name="www-data" id=33
 Loaded Modules:
  core_module (static)
  mpm_event_module (shared)
 """
+MESSAGES = """\
+[Sun Nov 22 04:48:39.478738 2026] [so:debug] [pid 9677:tid 9677] mod_so.c(266): AH01575: loaded module \
+mpm_event_module from /usr/lib/mod_mpm_event.so
+AH00318: WARNING: MaxRequestWorkers of 448 would require 7 servers and would exceed ServerLimit of 2, decreasing to 128.
+AH00558: apache2: Could not reliably determine the server's fully qualified domain name
+Syntax OK
+"""
 
 
 @pytest.fixture
 def read() -> dump.Dump:
-    return dump.parse(CONFIGURATION, SERVER)
+    return dump.parse(CONFIGURATION, SERVER, MESSAGES)
 
 
 def test_directives_have_their_file_and_line(read: dump.Dump) -> None:
@@ -62,9 +73,24 @@ def test_directives_have_the_sections_around_them(read: dump.Dump) -> None:
 
 
 def test_modules_and_defines_are_known(read: dump.Dump) -> None:
-    assert read.modules == {"core", "mpm_event"}
+    assert read.modules == {"core": None, "mpm_event": Path("/usr/lib/mod_mpm_event.so")}
     assert read.defines["WSGIPOOL_DAEMON"] == ""
     assert read.defines["WSGIPOOL_CONFIG"] == "/etc/a b=c.toml"
+
+
+def test_who_runs_it_and_where_its_number_is_are_known(read: dump.Dump) -> None:
+    assert (read.user, read.pid_file) == ("www-data", Path("/run/apache2.pid"))
+
+
+def test_an_httpd_that_is_not_roots_runs_as_who_started_it() -> None:
+    read = dump.parse("", SERVER.replace("id=33", "id=33 not_used"))
+
+    assert read.user == getpass.getuser()
+
+
+def test_what_httpd_warns_of_is_known(read: dump.Dump) -> None:
+    (warning,) = read.warnings
+    assert warning.startswith("AH00318: WARNING: MaxRequestWorkers of 448 would require 7 servers")
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,16 @@ def test_only_a_sites_own_drop_in_is_written_for_the_groups_that_it_sizes(
 ) -> None:
     children = ProcessGroup(group, "daemon" if group else "worker", 2, 2, 8)
     server = Configuration(
-        "httpd", Mpm("worker", 2, 2, 8), [children], {}, defines, None if drop_in is None else Path(drop_in), [], []
+        program="httpd",
+        live=None,
+        mpm=Mpm("worker", 2, 2, 8),
+        groups=[children],
+        places=[],
+        origins={},
+        defines=defines,
+        drop_in=None if drop_in is None else Path(drop_in),
+        scripts=[],
+        notes=[],
     )
 
     assert is_writable(children, server) is expected

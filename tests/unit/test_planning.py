@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from wsgipool.planning import Database, Limit, Situation, fit, fits, rows, sums, wait_in
+from wsgipool.planning import Database, Fit, Limit, Situation, fit, fits, rows, sums, wait_in
 from wsgipool.sizing import ProcessGroup
 
 CHILDREN = ProcessGroup("", "event", processes=6, alive=16, threads=25)
@@ -89,6 +91,23 @@ def test_the_tightest_limit_decides() -> None:
 
     assert found is not None
     assert found.max_sizes == {"a": 5, "b": "threads"}
+
+
+def test_a_budget_holds_the_worst_case_whatever_the_sizes() -> None:
+    plan = situation(CHILDREN, limits=[replace(limit(151), budget=70)], hosts=2)
+
+    assert [(total.worst_case, total.headroom) for total in sums(plan)] == [(140, 6)]
+    assert fit(plan) == Fit((CHILDREN,), {"orders": "threads"})
+
+
+def test_a_budget_that_is_never_used_up_adds_nothing() -> None:
+    (total,) = sums(situation(DAEMONS, limits=[replace(limit(151), budget=140)]))
+
+    assert total.worst_case == 60
+
+
+def test_no_sizes_mend_a_budget_that_is_too_large() -> None:
+    assert fit(situation(CHILDREN, limits=[replace(limit(151), budget=150)])) is None
 
 
 def test_without_a_limit_everything_fits() -> None:

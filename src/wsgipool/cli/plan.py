@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,17 @@ from rich.console import Console
 from wsgipool import config, planning
 from wsgipool.cli import plan_lines
 from wsgipool.cli.plan_report import Report, Wait, as_json, as_text, title
+from wsgipool.cli.site import limits_of, settings_file
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import limits
+from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.httpd.dump import ConfigurationError
 from wsgipool.httpd.express import DROP_IN, MODES
-from wsgipool.planning import Database, Fit, Limit, Situation
-from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+from wsgipool.planning import Database, Fit, Situation
+from wsgipool.process import CONFIG_NAME
 from wsgipool.sizing import DEFAULT_RESERVE, GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 
 _ASK_TIMEOUT = 5.0
@@ -34,7 +36,7 @@ _WIDTH = 200
 class _Known:
     """What the databases said, or why they did not."""
 
-    limits: Sequence[Limit]
+    answers: Mapping[str, Sequence[ServerLimit]]
     unlimited: frozenset[str]
     unknown: Sequence[str]
 
@@ -115,11 +117,13 @@ def plan(
     else:
         groups = [_by_hand(mode, processes, threads, graceful_restarts)]
     # By hand, without --config, it is about a site that is not here yet.
-    settings = config.load(_settings_file(config_path, server)) if server or config_path else None
+    settings = _settings(config_path, server) if server or config_path else None
     databases = list(settings.databases.values()) if settings else [_imagined()]
-    known = _limits(databases, max_connections, reserve, ask=settings is not None)
+    known = _ask(databases, max_connections, ask=settings is not None)
+    budget = settings.budget if settings else None
+    allowed = limits_of(databases, known.answers, reserve, budget, named=settings is not None)
     situation = Situation(
-        groups, [Database(each.name, each.max_size) for each in databases], known.limits, hosts, graceful_restarts
+        groups, [Database(each.name, each.max_size) for each in databases], allowed, hosts, graceful_restarts
     )
     fit = planning.fit(situation)
     report = Report(
@@ -161,62 +165,34 @@ def _by_hand(mode: str, processes: int | None, threads: int | None, graceful_res
     return ProcessGroup("wsgipool" if mode == "daemon" else EMBEDDED, mode, processes, alive, threads or 1)
 
 
+def _settings(given: Path | None, server: Configuration | None) -> config.Settings:
+    # A password may stand in the environment of httpd alone.
+    live = server.live.environment if server and server.live else {}
+    return config.load(settings_file(given, server, live), {**live, **os.environ})
+
+
 def _imagined() -> DatabaseSettings:
     return DatabaseSettings("NAME", DatabaseURL("mysql"), "", max_size=THREADS)
 
 
-def _settings_file(given: Path | None, server: Configuration | None) -> Path:
-    named = given or os.environ.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
-    if named:
-        return Path(named).absolute()
-    beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
-    places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
-    for place in places:
-        if place.exists():
-            return place
-    raise ConfigError(
-        f"no settings: name a file by --config, or write one at {' or '.join(map(str, places))} "
-        f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
-    )
-
-
-def _limits(databases: Sequence[DatabaseSettings], given: int | None, reserve: int, *, ask: bool) -> _Known:
-    """Ask each server once for each account; databases of one server share its limit."""
-    found: dict[tuple[str, str], tuple[int, str, str, list[str]]] = {}
+def _ask(databases: Sequence[DatabaseSettings], given: int | None, *, ask: bool) -> _Known:
+    """Ask each database, unless the answer is given."""
     unknown = [] if ask or given else ["no --max-connections, so there is nothing to compare with"]
     unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.url))
+    answers: dict[str, Sequence[ServerLimit]] = {}
     for database in databases:
         if database.name in unlimited:
             continue
-        place = limits.server(database.url)
-        answers = [limits.ServerLimit("server", "max_connections", given)] if given else []
-        if ask and not given:
+        if given:
+            answers[database.name] = [ServerLimit("server", "max_connections", given)]
+        elif ask:
             try:
-                answers = limits.ask(database, _ASK_TIMEOUT)
+                answers[database.name] = limits.ask(database, _ASK_TIMEOUT)
             except ConfigError:
                 raise
             except Exception as error:  # whatever the driver raises says what is wrong
                 unknown.append(f"the limit of {database.name} is not known: {database.url} does not answer: {error}")
-        for answer in answers:
-            who = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
-            name = f"{answer.setting} of {who + ' at ' if who else ''}{place if ask else 'the database'}"
-            refusal = limits.REFUSALS[limits.kind(database.url)][answer.kind]
-            entry = found.setdefault((place, f"{answer.kind} {who}"), (answer.connections, name, refusal, []))
-            entry[3].append(database.name)
-    # A database that gave no answer shares the limit that another one of its server told.
-    for database in databases:
-        entry = found.get((limits.server(database.url), "server "), (0, "", "", [database.name]))
-        if database.name not in entry[3]:
-            entry[3].append(database.name)
-    return _Known(
-        [
-            # The reserve is for others, and others have accounts of their own.
-            Limit(name, connections, reserve if key[1] == "server " else 0, tuple(names), refusal)
-            for key, (connections, name, refusal, names) in found.items()
-        ],
-        unlimited,
-        unknown,
-    )
+    return _Known(answers, unlimited, unknown)
 
 
 def _sources(server: Configuration | None, settings: str | None) -> list[str]:

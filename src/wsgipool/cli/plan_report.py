@@ -179,12 +179,15 @@ def _lifetime(group: ProcessGroup, situation: Situation) -> str:
 def _verdict(total: Sum) -> str:
     limit = total.limit
     kept = f", {limit.reserve} of them kept for others" if limit.reserve else ""
+    worst = f"{total.worst_case} connections"
+    if limit.budget is not None:
+        worst += f", with the budget of {limit.budget} a host"
     if total.refused:
         return (
-            f"TOO MANY: at worst {total.worst_case} connections, where {limit.name} is {limit.connections}{kept}: "
+            f"TOO MANY: at worst {worst}, where {limit.name} is {limit.connections}{kept}: "
             f"{total.refused} would be refused ({limit.refusal})."
         )
-    return f"It fits: at worst {total.worst_case} connections, where {limit.name} is {limit.connections}{kept}."
+    return f"It fits: at worst {worst}, where {limit.name} is {limit.connections}{kept}."
 
 
 def _wait(wait: Wait) -> str:
@@ -200,6 +203,13 @@ def _wait(wait: Wait) -> str:
 
 
 def _lines(report: Report, console: Console) -> None:
+    if report.fit is None and any(total.refused and total.limit.budget for total in sums(report.situation)):
+        _say(
+            console,
+            f"The budget is too large for its server: lower connections in [budget] of {report.settings}, or write "
+            f'connections = "auto" with hosts = {report.situation.hosts}.',
+        )
+        return
     if report.fit is None:
         needed = max(total.limit.reserve + total.worst_case for total in sums(report.situation) if total.refused)
         _say(

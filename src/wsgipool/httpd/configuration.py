@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsgipool.httpd import dump
+from wsgipool.httpd import dump, live
 from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIMIT, THREAD_LIMIT, THREADS_PER_CHILD
 from wsgipool.httpd.dump import ConfigurationError, Directive, Dump, Section
+from wsgipool.httpd.live import LiveServer
 from wsgipool.sizing import GRACEFUL_RESTARTS, ProcessGroup, processes_alive
 
 EMBEDDED = ""
@@ -34,13 +35,25 @@ class Mpm:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the requests of a script run."""
+
+    group: str
+    interpreter: str
+    """The application group as it is configured, and what tells two of that name apart."""
+
+
+@dataclass(frozen=True)
 class Configuration:
     """Where Python runs."""
 
     program: str
+    live: LiveServer | None
+    """The httpd that runs with it."""
     mpm: Mpm
     groups: Sequence[ProcessGroup]
     """The groups that scripts are sent to; those that no script names need no connection."""
+    places: Sequence[Place]
     origins: dict[str, str]
     """Where the WSGIDaemonProcess of a group stands."""
     defines: dict[str, str]
@@ -50,14 +63,6 @@ class Configuration:
     scripts: Sequence[Path]
     notes: Sequence[str]
     """What an administrator should know of it."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the requests of a script run."""
-
-    group: str
-    interpreter: str
 
 
 def read(
@@ -86,8 +91,10 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
     ]
     return Configuration(
         program=configuration.program,
+        live=live.find(configuration),
         mpm=mpm,
         groups=groups,
+        places=sorted(places, key=lambda place: (place.group, place.interpreter)),
         origins={name: directive.origin for name, directive in daemons.items()},
         defines={name: value for name, value in configuration.defines.items() if name.startswith("WSGIPOOL_")},
         drop_in=_drop_in(configuration),
@@ -134,8 +141,8 @@ def _group(
     return ProcessGroup(name, "daemon", processes, processes_alive("daemon", processes), threads, interpreters)
 
 
-def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[_Place]:
-    places: set[_Place] = set()
+def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Place]:
+    places: set[Place] = set()
     for alias in configuration.named("WSGIScriptAlias", "WSGIScriptAliasMatch"):
         places |= _places_of(alias, configuration)
     for handler in configuration.named("AddHandler", "SetHandler"):
@@ -146,7 +153,7 @@ def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]
             places |= _places_of(script, configuration)
     if configuration.named("WSGIAuthUserScript", "WSGIAuthGroupScript", "WSGIAccessScript"):
         # mod_wsgi runs these in Apache's children, whatever the process group.
-        places.add(_Place(EMBEDDED, "%{GLOBAL}"))
+        places.add(Place(EMBEDDED, "%{GLOBAL}"))
         notes.append("scripts for authentication and access always run in Apache's own children")
     if not places:
         notes.append("no WSGIScriptAlias yet: counted is where the drop-in makes its pools")
@@ -160,13 +167,13 @@ def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]
     return _known(places, configuration, daemons, notes)
 
 
-def _known(places: set[_Place], configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[_Place]:
+def _known(places: set[Place], configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Place]:
     """Return the places with groups that exist, and say what cannot be known."""
-    known: set[_Place] = set()
+    known: set[Place] = set()
     for place in sorted(places, key=lambda place: (place.group, place.interpreter)):
         if place.group.startswith("%{"):
             notes.append(f"WSGIProcessGroup {place.group} is decided at each request: every group is counted")
-            known |= {_Place(name, place.interpreter) for name in [EMBEDDED, *daemons]}
+            known |= {Place(name, place.interpreter) for name in [EMBEDDED, *daemons]}
         elif place.group != EMBEDDED and place.group not in daemons:
             notes.append(f"no WSGIDaemonProcess {place.group}: requests to it fail")
         else:
@@ -187,13 +194,13 @@ def _known(places: set[_Place], configuration: Dump, daemons: dict[str, Directiv
     return known
 
 
-def _places_of(script: Directive, configuration: Dump) -> set[_Place]:
+def _places_of(script: Directive, configuration: Dump) -> set[Place]:
     """Return where a script runs: as its own options say, or as the directives around and below it do."""
     given = dump.options(script.text)
     groups = _values(given.get("process-group"), "WSGIProcessGroup", script, configuration, "%{GLOBAL}")
     interpreters = _values(given.get("application-group"), "WSGIApplicationGroup", script, configuration, "%{RESOURCE}")
     return {
-        _Place(EMBEDDED if group == "%{GLOBAL}" else group, _interpreter(interpreter, script))
+        Place(EMBEDDED if group == "%{GLOBAL}" else group, _interpreter(interpreter, script))
         for group in groups
         for interpreter in interpreters
     }

@@ -7,6 +7,7 @@ file and line, and nothing of the server is started. mod_info need not be enable
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -69,8 +70,14 @@ class Directive:
 class Dump:
     program: str
     directives: Sequence[Directive]
-    modules: frozenset[str]
+    modules: Mapping[str, Path | None]
+    """By name, without "_module"; the file of one that was loaded from a file."""
     defines: Mapping[str, str]
+    user: str
+    """That httpd's children and, unless they name another, daemon processes run as."""
+    pid_file: Path | None
+    warnings: Sequence[str]
+    """What httpd has to say against a configuration that it accepts."""
 
     def named(self, *names: str) -> list[Directive]:
         """Return the directives with one of these names, in the order in which httpd reads them."""
@@ -85,11 +92,13 @@ def read(program: str | None = None, options: Sequence[str] = ()) -> Dump:
     Raises ConfigurationError with httpd's own words where it does not accept its configuration.
     """
     path = find_program(program)
-    server = _ask([path, *options, "-t", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"])
+    # At this level mod_so tells the file of each module.
+    server = _ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"])
     load_info = []
-    if not re.search(r"^ info_module ", server, re.M):
+    if not re.search(r"^ info_module ", server.stdout, re.M):
         load_info = ["-C", f'LoadModule info_module "{_mod_info(path)}"']
-    return parse(_ask([path, *options, *load_info, "-t", "-D", "DUMP_CONFIG"]), server, path)
+    configuration = _ask([path, *options, *load_info, "-t", "-D", "DUMP_CONFIG"])
+    return parse(configuration.stdout, server.stdout, server.stderr, path)
 
 
 def find_program(program: str | None = None) -> str:
@@ -106,12 +115,22 @@ def find_program(program: str | None = None) -> str:
     )
 
 
-def parse(configuration: str, server: str, program: str = "httpd") -> Dump:
-    """Return what httpd printed for DUMP_CONFIG, and for DUMP_MODULES with DUMP_RUN_CFG."""
+def parse(configuration: str, server: str, messages: str = "", program: str = "httpd") -> Dump:
+    """Return what httpd printed for DUMP_CONFIG, for DUMP_MODULES with DUMP_RUN_CFG, and of messages meanwhile."""
     defines = (found.partition("=") for found in re.findall(r"^Define: (.+)$", server, re.M))
     modules = re.findall(r"^ (\w+)_module \((?:static|shared)\)$", server, re.M)
+    files = dict(re.findall(r"AH01575: loaded module (\w+)_module from (.+)$", messages, re.M))
+    user = re.search(r'^User: name="(.*)" id=\d+( not_used)?$', server, re.M)
+    pid_file = re.search(r'^PidFile: "(.+)"$', server, re.M)
     return Dump(
-        program, list(_directives(configuration)), frozenset(modules), {name: value for name, _, value in defines}
+        program=program,
+        directives=list(_directives(configuration)),
+        modules={name: Path(files[name]) if name in files else None for name in modules},
+        defines={name: value for name, _, value in defines},
+        # Not root's httpd stays who it is.
+        user=user[1] if user and not user[2] else pwd.getpwuid(os.geteuid()).pw_name,
+        pid_file=Path(pid_file[1]) if pid_file else None,
+        warnings=re.findall(r"^(AH\d+: WARNING: .+)$", messages, re.M),
     )
 
 
@@ -171,11 +190,11 @@ def _mod_info(program: str) -> Path:
     )
 
 
-def _ask(command: list[str]) -> str:
+def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
     outcome = _run(command)
     if outcome.returncode != 0:
         raise ConfigurationError(f"{command[0]} does not accept its configuration:\n{_complaint(outcome)}")
-    return outcome.stdout
+    return outcome
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -194,6 +213,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _complaint(outcome: subprocess.CompletedProcess[str]) -> str:
-    # AH00558 is about the name of the host, which has nothing to do with it and which everybody sees.
-    lines = [line for line in outcome.stderr.splitlines() if line.strip() and "AH00558" not in line]
+    # AH00558 is about the name of the host, which has nothing to do with it and which everybody sees; we asked for what
+    # mod_so says.
+    lines = [line for line in outcome.stderr.splitlines() if line.strip() and not re.search("AH00558|:debug]", line)]
     return "\n".join(f"  {line}" for line in lines) or f"  exit status {outcome.returncode}"
