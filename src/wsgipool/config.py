@@ -67,6 +67,8 @@ class DatabaseSettings:
     """Where the table stands, for messages: `/etc/wsgipool.toml: databases.orders`."""
     password_file: Path | None = None
     """Where the URL's password was read from, if not from the URL or the environment."""
+    password_env: str | None = None
+    """The variable of the environment that it was read from, if so."""
     max_size: int | str = THREADS
     """Connections a process may have open at once: a number, "threads" or "threads/N"."""
     min_size: int = 0
@@ -245,6 +247,7 @@ def _database(name: str, table: _Table, directory: Path, environment: Mapping[st
         url=url,
         origin=table.where(),
         password_file=None if table.string("password_file") is None else directory / str(table.string("password_file")),
+        password_env=table.string("password_env"),
         max_size=max_size,
         min_size=min_size,
         timeout=table.seconds("timeout", DEFAULT_TIMEOUT),

@@ -1,4 +1,4 @@
-"""The command line: `wsgipool serve`, `wsgipool demo`, `wsgipool plan`, `wsgipool apache`."""
+"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `apache`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 import wsgipool
 from wsgipool.cli.apache import apache
 from wsgipool.cli.demo import demo
+from wsgipool.cli.doctor import doctor
 from wsgipool.cli.plan import plan
 from wsgipool.cli.serve import serve
 
@@ -34,4 +35,5 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(demo)
 main.add_command(plan)
+main.add_command(doctor)
 main.add_command(apache)

@@ -48,6 +48,12 @@ def kind(url: DatabaseURL) -> str:
     return url.scheme.partition("+")[0]
 
 
+def network_host(url: DatabaseURL) -> str | None:
+    """Return the host that is reached by the network, or None where it is a socket or a file."""
+    host = url.host or url.options.get("host") or url.options.get("hostaddr")
+    return None if host is None or host.startswith("/") or "unix_socket" in url.options else host
+
+
 def has_limit(url: DatabaseURL) -> bool:
     """Tell whether connections to it are counted; a file's are not."""
     return kind(url) in REFUSALS
@@ -59,9 +65,14 @@ def ask(settings: DatabaseSettings, timeout: float) -> list[ServerLimit]:
     connection = driver.connect(timeout)
     try:
         with closing(connection.cursor()) as cursor:
-            return _mysql(cursor) if kind(settings.url) == "mysql" else _postgresql(cursor)
+            return read(settings.url, cursor)
     finally:
         driver.close(connection)
+
+
+def read(url: DatabaseURL, cursor: Any) -> list[ServerLimit]:
+    """Return what the server says on a connection that is there."""
+    return _mysql(cursor) if kind(url) == "mysql" else _postgresql(cursor)
 
 
 def _mysql(cursor: Any) -> list[ServerLimit]:

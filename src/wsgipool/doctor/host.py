@@ -1,0 +1,220 @@
+"""What the host says: which files the Apache user can read and who else, which Python mod_wsgi is of, and SELinux."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from wsgipool.config import Settings
+from wsgipool.doctor.accounts import as_user, may_become, obstacle
+from wsgipool.doctor.findings import Finding
+from wsgipool.drivers import limits
+from wsgipool.errors import ConfigError
+from wsgipool.host.folder import default_folder, open_folder
+from wsgipool.httpd import dump
+from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.dump import Dump
+
+SELINUX = Path("/sys/fs/selinux")
+_SELINUX_BOOLEANS = ("httpd_can_network_connect_db", "httpd_can_network_connect")
+
+_FEATURES = {
+    "request_data": "what a request has not given back is not taken back at its end",
+    "subscribe_shutdown": "a process does not know that it ends before its interpreter does",
+}
+"""What the package uses of mod_wsgi, and what comes of it where that is too old to have it."""
+
+
+def examine(configuration: Dump, site: Configuration, settings: Settings | None) -> Iterator[Finding]:
+    """Yield what can be seen on this host; `settings` is None where there are none to look at."""
+    users = _users(configuration, site)
+    if unknown := [user for user in users if not may_become(user)]:
+        yield Finding(
+            "not-examined",
+            f"Whether {' and '.join(unknown)} can read what the processes need is not known to this user.",
+            f"Run it as root, or as {unknown[0]}.",
+        )
+    for user in users:
+        if user not in unknown:
+            yield from _python_homes(configuration, site, user)
+            if settings is not None:
+                yield from _settings(settings, user)
+    yield from _module(configuration, site)
+    if settings is not None:
+        yield from _secrets(settings)
+        yield from _selinux(settings)
+
+
+# --- what the Apache user may read -----------------------------------------------------------------------------------
+
+
+def _users(configuration: Dump, site: Configuration) -> list[str]:
+    """Return who the processes run as."""
+    daemons = {each.arguments[0]: dump.options(each.text) for each in configuration.named("WSGIDaemonProcess")}
+    # user=#1000 is a number.
+    named = (daemons.get(group.name, {}).get("user", configuration.user) for group in site.groups)
+    return sorted({configuration.user if user.startswith("#") else user for user in named})
+
+
+def _python_homes(configuration: Dump, site: Configuration, user: str) -> Iterator[Finding]:
+    for home, origin in _homes(configuration, site).items():
+        needed = [home, *_base_of(home)]
+        blocked = [path for path in needed if as_user(user, partial(obstacle, path))]
+        if blocked:
+            reason = _reason(blocked[0], user)
+            yield Finding(
+                "python-home-unreadable",
+                f"{origin} {home}: {reason}, so Python does not start in httpd.",
+                f"Make the virtual environment of a Python that {user} can read, such as /usr/bin/python3, in a folder "
+                "that it can enter; none below /root.",
+            )
+
+
+def _reason(path: Path, user: str) -> str:
+    if not os.path.lexists(path):
+        return f"{path} is not there"
+    return f"{path} cannot be read by {user}, whom {as_user(user, partial(obstacle, path))} keeps out"
+
+
+def _homes(configuration: Dump, site: Configuration) -> dict[Path, str]:
+    """Return the Python homes in use, and where each is named."""
+    homes: dict[Path, str] = {}
+    for directive in configuration.named("WSGIPythonHome"):
+        homes[Path(directive.arguments[0])] = f"{directive.origin}: WSGIPythonHome"
+    used = {group.name for group in site.groups}
+    for daemon in configuration.named("WSGIDaemonProcess"):
+        home = dump.options(daemon.text).get("python-home")
+        if home and daemon.arguments[0] in used:
+            homes[Path(home)] = f"{daemon.origin}: python-home="
+    return homes
+
+
+def _base_of(home: Path) -> list[Path]:
+    """Return the folder of the Python that a virtual environment was made of; none where it is no such thing."""
+    found = re.search(r"^home\s*=\s*(.+?)\s*$", _content(home / "pyvenv.cfg"), re.M)
+    return [home / "pyvenv.cfg", Path(found[1])] if found else []
+
+
+def _settings(settings: Settings, user: str) -> Iterator[Finding]:
+    files = [Path(settings.origin)]
+    files += [each.password_file for each in settings.databases.values() if each.password_file is not None]
+    for path in files:
+        if as_user(user, partial(obstacle, path)):
+            yield Finding(
+                "settings-unreadable",
+                f"{_reason(path, user)}, so no process has a pool.",
+                f"chgrp {user} {path} && chmod 640 {path}",
+            )
+    if settings.budget is not None and (complaint := as_user(user, partial(_folder_complaint, settings))):
+        yield Finding(
+            "budget-folder-unusable",
+            f"The processes of {user} cannot meet: {complaint}.",
+            f"Make it once, and at each boot by /etc/tmpfiles.d/wsgipool.conf: d {settings.runtime_dir or 'PATH'} 0700 "
+            f"{user} {user}",
+        )
+
+
+def _folder_complaint(settings: Settings) -> str:
+    folder = settings.runtime_dir or default_folder()
+    if not os.path.lexists(folder):
+        # The first process makes it, if it may.
+        can_be_made = os.access(folder.parent, os.W_OK | os.X_OK)
+        return "" if can_be_made else f"{folder} is not there, and they may make nothing in {folder.parent}"
+    try:
+        os.close(open_folder(folder))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+# --- who else may ----------------------------------------------------------------------------------------------------
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    for database in settings.databases.values():
+        path = database.password_file
+        if path is None and database.url.password is not None and database.password_env is None:
+            path = Path(settings.origin)
+        if path is not None and _is_open_to_others(path):
+            yield Finding(
+                "secret-readable",
+                f"{path} holds the password of {database.name}, and every user of this host can read it.",
+                f"chmod o= {path}, and let the Apache user's group read it: chgrp www-data {path}",
+            )
+
+
+def _is_open_to_others(path: Path) -> bool:
+    try:
+        if not path.stat().st_mode & stat.S_IROTH:
+            return False
+        return all(folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
+    except OSError:
+        return False
+
+
+# --- mod_wsgi and Python ---------------------------------------------------------------------------------------------
+
+
+def _module(configuration: Dump, site: Configuration) -> Iterator[Finding]:
+    path = configuration.modules.get("wsgi")
+    if path is None:
+        return
+    content = _bytes(path)
+    for name, consequence in _FEATURES.items():
+        if content and f"{name}\0".encode() not in content:
+            yield Finding(
+                "mod-wsgi-too-old",
+                f"{path} has no mod_wsgi.{name}(): {consequence}.",
+                "mod_wsgi 4.9 or newer (PyPI's is), or wrap the application in wsgipool.Middleware.",
+            )
+    built_for = re.search(rb"libpython(3\.\d+)", content)
+    if built_for is None:
+        return
+    version = built_for[1].decode()
+    for home, origin in _homes(configuration, site).items():
+        other = re.search(r"^version(?:_info)?\s*=\s*(3\.\d+)", _content(home / "pyvenv.cfg"), re.M)
+        if other and other[1] != version:
+            yield Finding(
+                "python-version-differs",
+                f"{path} was built for Python {version}, and {origin} {home} is of Python {other[1]}: its packages "
+                "cannot be imported, or Python does not start in httpd.",
+                f"A virtual environment of Python {version}, or mod_wsgi installed by pip in this one.",
+            )
+    drop_in_home = configuration.defines.get("WSGIPOOL_HOME", "")
+    other = re.search(r"/python(3\.\d+)/", drop_in_home)
+    if other and other[1] != version:
+        yield Finding(
+            "python-version-differs",
+            f"{path} was built for Python {version}, and wsgipool is installed for Python {other[1]}: {drop_in_home}.",
+            f"Install the site and wsgipool for Python {version}, and run its `wsgipool apache install`.",
+        )
+
+
+# --- SELinux ---------------------------------------------------------------------------------------------------------
+
+
+def _selinux(settings: Settings) -> Iterator[Finding]:
+    remote = [each.name for each in settings.databases.values() if limits.network_host(each.url) is not None]
+    enforcing = _content(SELINUX / "enforce").strip() == "1"
+    allowed = any(_content(SELINUX / "booleans" / name).startswith("1") for name in _SELINUX_BOOLEANS)
+    if remote and enforcing and not allowed:
+        yield Finding(
+            "selinux-denies-network",
+            f"SELinux lets httpd's processes open no connection to a database by TCP: {', '.join(remote)}.",
+            f"setsebool -P {_SELINUX_BOOLEANS[0]} 1, or reach a local server by its socket.",
+        )
+
+
+def _content(path: Path) -> str:
+    return _bytes(path).decode("utf-8", "replace")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

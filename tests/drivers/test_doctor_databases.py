@@ -1,0 +1,72 @@
+"""What the doctor learns from real servers: `tests/httpd/test_doctor.py` has what it needs a site for."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsgipool import config
+from wsgipool.config import Settings
+from wsgipool.doctor import databases
+from wsgipool.doctor.databases import Session
+
+
+def of(url: str, **settings: object) -> Settings:
+    return config.load({"databases": {"shop": {"url": url, **settings}}})
+
+
+def session(settings: Settings) -> Session:
+    answer = databases.answers(settings, timeout=10)["shop"]
+    assert isinstance(answer, Session), answer
+    return answer
+
+
+def found(settings: Settings) -> list[str]:
+    return [finding.code for finding in databases.examine(settings, {"shop": session(settings)})]
+
+
+@pytest.mark.parametrize("driver", ["mysql", "mysql+mysqlclient"])
+def test_mariadb_says_what_a_session_is_like(driver: str, mariadb_shop: str) -> None:
+    known = session(of(mariadb_shop.replace("mysql:", f"{driver}:")))
+
+    assert (known.idle_timeout, known.idle_setting) == (28800, "wait_timeout")
+    assert (known.autocommit, known.isolation, known.completion) == (False, "REPEATABLE READ", "NO_CHAIN")
+    assert known.encrypted is False
+    assert 0 < known.most_used < 200
+
+
+def test_postgresql_says_what_a_session_is_like(postgresql_shop: str) -> None:
+    known = session(of(postgresql_shop))
+
+    assert (known.idle_timeout, known.autocommit, known.isolation) == (None, False, "READ COMMITTED")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("?options=-c idle_session_timeout=5min", ["idle-timeout-below-max-idle"]),
+        ("?options=-c default_transaction_isolation=serializable", ["isolation-unusual"]),
+        ("?autocommit=true", []),
+    ],
+)
+def test_postgresql_can_surprise_too(options: str, expected: list[str], postgresql_shop: str) -> None:
+    assert found(of(f"{postgresql_shop}{options}")) == expected
+
+
+@pytest.mark.parametrize(("is_here", "expected"), [(False, ["tls-off"]), (True, [])])
+def test_a_connection_to_another_host_without_tls(
+    is_here: bool, expected: list[str], mariadb_shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "is_this_host", lambda _: is_here)
+
+    assert found(of(mariadb_shop)) == expected
+
+
+def test_a_server_that_is_down_is_a_finding() -> None:
+    answer = databases.answers(of("mysql://shop@127.0.0.1:1/shop"), timeout=1)["shop"]
+
+    assert not isinstance(answer, Session)
+    assert answer.code == "database-unreachable"
+
+
+def test_a_file_is_not_asked() -> None:
+    assert databases.answers(of("sqlite:////srv/shop.db"), timeout=1) == {}

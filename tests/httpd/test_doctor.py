@@ -1,0 +1,453 @@
+"""`wsgipool doctor` on real sites: what is wrong with each is found, by its code, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+
+import wsgipool
+from httpd.harness import add_budget, eventually, sessions, write_config
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.doctor.findings import Severity
+from wsgipool.httpd.express import MODES, apache_user, free_port
+
+MODULES = "/usr/lib/apache2/modules"
+DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
+
+Setting = str | int
+
+
+class SiteUnderExamination:
+    """A site of Debian's httpd and mod_wsgi in which a test makes one thing wrong."""
+
+    def __init__(self, folder: Path, mode: str, shop: str) -> None:
+        self.folder = folder
+        self.shop = shop
+        self.settings = folder / "wsgipool.toml"
+        self.mod_wsgi = Path(f"{MODULES}/mod_wsgi.so")
+        self._mpm = "event" if mode == "daemon" else mode
+        self._lines = [f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}"]
+        (folder / "app.wsgi").write_text("import wsgipool\n")
+        self.write_settings({})
+        self.run_script("application-group=%{GLOBAL}" if mode != "daemon" else "")
+
+    def write_settings(self, settings: dict[str, Setting], url_options: str = "") -> None:
+        write_config(self.settings, {"shop": self.shop + url_options}, settings)
+        self.settings.chmod(0o600)
+
+    def run_script(self, options: str) -> None:
+        self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}"
+
+    def write_apache(self, text: str) -> None:
+        """Add to the configuration what is read before wsgipool.conf."""
+        self._lines.append(text)
+
+    def options(self) -> list[str]:
+        """Return httpd's options for the site as it is now."""
+        account = apache_user().pw_name
+        modules = {f"mpm_{self._mpm}": f"{MODULES}/mod_mpm_{self._mpm}.so", "wsgi": self.mod_wsgi}
+        modules["authz_core"] = f"{MODULES}/mod_authz_core.so"
+        configuration = [
+            f"ServerRoot {self.folder}",
+            "ServerName localhost",
+            *(f"LoadModule {name}_module {file}" for name, file in modules.items()),
+            *([f"User {account}", f"Group {account}"] if os.geteuid() == 0 else []),
+            f"Listen 127.0.0.1:{free_port()}",
+            f"DefaultRuntimeDir {self.folder}",
+            f"PidFile {self.folder}/httpd.pid",
+            f"ErrorLog {self.folder}/error_log",
+            f"WSGISocketPrefix {self.folder}/wsgi",
+            f"Define WSGIPOOL_HOME {DROP_IN.parents[1]}",
+            f"Define WSGIPOOL_CONFIG {self.settings}",
+            "Define WSGIPOOL_PROCESSES 2",
+            "Define WSGIPOOL_THREADS 5",
+            "Define WSGIPOOL_REQUEST_WORKERS 10",
+            *self._lines,
+            f"Include {DROP_IN}",
+            self._script,
+        ]
+        file = self.folder / "httpd.conf"
+        file.write_text("\n".join(configuration) + "\n")
+        return ["-f", str(file)]
+
+    @contextmanager
+    def running(self, **environment: str) -> Iterator[int]:
+        """Run it, with more variables in its environment, and give the number of its process."""
+        process = subprocess.Popen(
+            ["/usr/sbin/apache2", *self.options(), "-DFOREGROUND"],
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        try:
+            eventually(lambda: process.poll() is not None or (self.folder / "httpd.pid").exists(), "httpd")
+            assert process.poll() is None
+            yield process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    def examine(self, *arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "WSGIPOOL_CONFIG"}
+        command = [sys.executable, "-m", "wsgipool", "doctor", "--httpd", "apache2", *arguments, "--", *self.options()]
+        return subprocess.run(command, env=environment, user=user, capture_output=True, text=True, check=False)
+
+    def findings(self, *arguments: str) -> dict[str, str]:
+        """Return what was found beside mere notes, by code; the exit status must tell whether an error was."""
+        outcome = self.examine("--json", *arguments)
+        assert outcome.stdout, outcome.stderr
+        assert str(urlsplit(self.shop).password) not in outcome.stdout + outcome.stderr
+        found = json.loads(outcome.stdout)
+        assert outcome.returncode == any(finding["severity"] == "error" for finding in found)
+        order = [Severity[finding["severity"].upper()] for finding in found]
+        assert order == sorted(order)
+        return {finding["code"]: finding["what"] for finding in found if finding["severity"] != "note"}
+
+    def notes(self) -> set[str]:
+        found = json.loads(self.examine("--json").stdout)
+        return {finding["code"] for finding in found if finding["severity"] == "note"}
+
+
+@pytest.fixture
+def daemon(folder: Path, shop: str) -> SiteUnderExamination:
+    return SiteUnderExamination(folder, "daemon", shop)
+
+
+@pytest.fixture
+def prefork(folder: Path, shop: str) -> SiteUnderExamination:
+    return SiteUnderExamination(folder, "prefork", shop)
+
+
+@pytest.fixture
+def user(shop: str) -> str:
+    return str(urlsplit(shop).username)
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask what others may read")
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_wrong_with_a_site_as_the_readme_makes_it(mode: str, folder: Path, shop: str) -> None:
+    site = SiteUnderExamination(folder, mode, shop)
+
+    assert site.findings() == {}
+
+
+def test_it_prints_the_worst_first_with_a_remedy_and_no_password(daemon: SiteUnderExamination, shop: str) -> None:
+    daemon.settings.chmod(0o644)
+    daemon.write_settings({"reset": "none"})
+    daemon.settings.chmod(0o644)
+
+    outcome = daemon.examine()
+
+    assert outcome.returncode == 1
+    lines = re.findall(r"^(error|warning|note): ([\w-]+)\n    \S.*\n    Do: \S.*$", outcome.stdout, re.M)
+    assert lines == [
+        ("error", "transactions-left-open"),
+        ("warning", "secret-readable"),
+    ]
+    assert outcome.stdout.endswith("\n1 error, 1 warning, 0 notes\n")
+    assert str(urlsplit(shop).password) not in outcome.stdout
+
+
+def test_it_sees_the_server_that_runs_and_the_environment_that_only_that_has(
+    daemon: SiteUnderExamination, shop: str
+) -> None:
+    password = str(urlsplit(shop).password)
+    write_config(daemon.settings, {"shop": shop.replace(f":{password}@", "@")}, {"password_env": "SHOP_PASSWORD"})
+    blind = daemon.findings()
+
+    with daemon.running(SHOP_PASSWORD=password) as pid:
+        seeing = daemon.examine()
+
+    assert "the environment has no variable SHOP_PASSWORD" in blind["settings-invalid"]
+    assert seeing.returncode == 0, seeing.stdout
+    assert f"/usr/sbin/apache2: event MPM, running as process {pid}\n" in seeing.stdout
+    assert "\ndatabase shop: mysql://" in seeing.stdout
+
+
+# --- httpd's configuration -------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_that_httpd_refuses(daemon: SiteUnderExamination) -> None:
+    daemon.write_apache("ThreadsPerChildren 5")
+
+    found = daemon.findings("--config", str(daemon.settings))
+
+    assert list(found) == ["configuration-refused"]
+    assert "Invalid command 'ThreadsPerChildren'" in found["configuration-refused"]
+
+
+@pytest.mark.parametrize("group", ["%{RESOURCE}", "%{SERVER}", "shop.example|/app"])
+def test_application_groups_that_multiply_pools(group: str, daemon: SiteUnderExamination) -> None:
+    daemon.run_script(f"process-group=wsgipool application-group={group}")
+
+    assert list(daemon.findings()) == ["interpreters-multiply-pools"]
+
+
+def test_sizes_that_httpd_corrects(folder: Path, shop: str) -> None:
+    site = SiteUnderExamination(folder, "worker", shop)
+    site.run_script("application-group=%{GLOBAL}\nServerLimit 2\nThreadsPerChild 5\nMaxRequestWorkers 50")
+
+    found = site.findings()
+
+    assert "AH00318: WARNING: MaxRequestWorkers of 50 would require 10 servers" in found["sizes-corrected"]
+
+
+def test_a_pool_that_is_larger_than_its_process(daemon: SiteUnderExamination) -> None:
+    daemon.write_settings({"max_size": 6})
+
+    assert "max_size = 6 is more than the 5 threads" in daemon.findings()["max-size-above-threads"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(30, "request-timeout-below-timeout"), (40, None), (60, "request-timeout-above-timeout")],
+)
+def test_a_request_timeout_beside_that_of_the_pool(
+    seconds: int, expected: str | None, daemon: SiteUnderExamination
+) -> None:
+    daemon.write_apache(f"WSGIDaemonProcess slow processes=1 threads=5 request-timeout={seconds}")
+    daemon.run_script("process-group=slow application-group=%{GLOBAL}")
+
+    found = {*daemon.findings(), *daemon.notes()}
+
+    assert found == ({expected} if expected else set())
+
+
+def test_sockets_that_change_their_name_at_a_restart(daemon: SiteUnderExamination) -> None:
+    before = daemon.notes()
+    daemon.run_script("\nWSGISocketRotation On")
+
+    assert (before, daemon.notes()) == (set(), {"socket-rotation"})
+
+
+def test_prefork_where_nothing_needs_it(prefork: SiteUnderExamination) -> None:
+    assert prefork.notes() == {"prefork-without-need"}
+
+
+# --- the host --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(folder: Path) -> Path:
+    """A folder that the Apache user cannot enter."""
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    return closed
+
+
+@as_root
+@pytest.mark.parametrize("of", ["the environment", "the Python that it was made of"])
+def test_a_python_that_the_apache_user_cannot_read(of: str, daemon: SiteUnderExamination, closed: Path) -> None:
+    home = closed / "venv" if of == "the environment" else daemon.folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    if of != "the environment":
+        (closed / "bin").mkdir()
+        content = re.sub(r"^home = .*", f"home = {closed}/bin", (home / "pyvenv.cfg").read_text(), flags=re.M)
+        (home / "pyvenv.cfg").write_text(content)
+    daemon.write_apache(f"WSGIPythonHome {home}")
+
+    found = daemon.findings()
+
+    assert list(found) == ["python-home-unreadable"]
+    assert f"whom {closed} keeps out" in found["python-home-unreadable"]
+
+
+def test_a_python_that_mod_wsgi_was_not_built_for(daemon: SiteUnderExamination) -> None:
+    home = daemon.folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    (home / "pyvenv.cfg").write_text(re.sub(r"3\.\d+\.\d+", "3.8.1", (home / "pyvenv.cfg").read_text()))
+    daemon.write_apache(f"WSGIPythonHome {home}")
+
+    found = daemon.findings()
+
+    assert list(found) == ["python-version-differs"]
+    assert f"{home} is of Python 3.8:" in found["python-version-differs"]
+
+
+def test_a_mod_wsgi_that_lacks_what_is_used(daemon: SiteUnderExamination) -> None:
+    content = daemon.mod_wsgi.read_bytes()
+    daemon.mod_wsgi = daemon.folder / "mod_wsgi.so"
+    daemon.mod_wsgi.write_bytes(content.replace(b"\0request_data\0", b"\0request_date\0"))
+
+    found = daemon.findings()
+
+    assert list(found) == ["mod-wsgi-too-old"]
+    assert "has no mod_wsgi.request_data()" in found["mod-wsgi-too-old"]
+
+
+@as_root
+def test_settings_that_the_apache_user_cannot_read(daemon: SiteUnderExamination) -> None:
+    os.chown(daemon.settings, 0, 0)
+
+    assert list(daemon.findings()) == ["settings-unreadable"]
+
+
+@pytest.mark.parametrize("where", ["settings", "password_file"])
+def test_a_password_that_others_can_read(where: str, daemon: SiteUnderExamination, shop: str) -> None:
+    if where == "settings":
+        daemon.settings.chmod(0o644)
+    else:
+        parts = urlsplit(shop)
+        secret = daemon.folder / "password"
+        secret.write_text(f"{parts.password}\n")
+        secret.chmod(0o644)
+        write_config(daemon.settings, {"shop": shop.replace(f":{parts.password}@", "@")}, {"password_file": "password"})
+
+    assert list(daemon.findings()) == ["secret-readable"]
+
+
+def test_settings_that_cannot_be(daemon: SiteUnderExamination) -> None:
+    daemon.write_settings({"max_sise": 3})
+
+    found = daemon.findings()
+
+    assert list(found) == ["settings-invalid"]
+    assert "did you mean max_size?" in found["settings-invalid"]
+
+
+@as_root
+def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExamination) -> None:
+    shutil.chown(daemon.settings, "nobody")
+    # It says who the processes will be, where those of nobody's own httpd would be nobody.
+    daemon.write_apache("WSGIDaemonProcess other processes=2 threads=5 user=daemon")
+    daemon.run_script("process-group=other application-group=%{GLOBAL}")
+
+    outcome = daemon.examine("--json", user="nobody")
+
+    found = {finding["code"]: finding["what"] for finding in json.loads(outcome.stdout)}
+    assert "Whether daemon can read what the processes need" in found["not-examined"]
+    assert outcome.returncode == 0
+
+
+# --- limits and the budget -------------------------------------------------------------------------------------------
+
+
+def test_more_connections_than_the_server_allows(daemon: SiteUnderExamination) -> None:
+    found = daemon.findings("--reserve", "195")
+
+    assert list(found) == ["connections-over-limit"]
+    assert "ask for 10 connections (shop), and max_connections" in found["connections-over-limit"]
+    assert "5 would be refused (error 1040" in found["connections-over-limit"]
+
+
+def test_more_connections_than_the_account_allows(daemon: SiteUnderExamination, mariadb: MariaDB, user: str) -> None:
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 7")
+
+    assert "max_user_connections of" in daemon.findings()["connections-over-limit"]
+
+
+def test_a_budget_keeps_to_the_limit_what_could_exceed_it(daemon: SiteUnderExamination) -> None:
+    add_budget(daemon.settings, daemon.folder / "run", {"connections": 5})
+
+    assert daemon.findings("--reserve", "195") == {}
+
+
+def test_a_budget_that_is_more_than_the_server_allows(daemon: SiteUnderExamination) -> None:
+    add_budget(daemon.settings, daemon.folder / "run", {"connections": 8})
+
+    assert list(daemon.findings("--reserve", "195")) == ["budget-over-limit"]
+
+
+def test_a_budget_whose_folder_is_open_to_others(daemon: SiteUnderExamination) -> None:
+    add_budget(daemon.settings, daemon.folder / "run", {"connections": 8})
+    (daemon.folder / "run").chmod(0o755)
+
+    found = daemon.findings()
+
+    assert list(found) == ["budget-folder-unusable"]
+    assert "is open to others" in found["budget-folder-unusable"]
+
+
+@as_root
+def test_a_budget_whose_folder_the_processes_cannot_make(daemon: SiteUnderExamination, closed: Path) -> None:
+    add_budget(daemon.settings, closed / "run", {"connections": 8})
+    shutil.rmtree(closed / "run")
+
+    found = daemon.findings()
+
+    assert list(found) == ["budget-folder-unusable"]
+    assert not (closed / "run").exists()
+
+
+# --- the databases ---------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_does_not_answer(daemon: SiteUnderExamination, shop: str) -> None:
+    parts = urlsplit(shop)
+    daemon.shop = shop.replace(f":{parts.password}@", ":wrong@")
+    daemon.write_settings({})
+
+    found = daemon.findings()
+
+    assert list(found) == ["database-unreachable"]
+    assert "Access denied" in found["database-unreachable"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SET SESSION wait_timeout = 600", "idle-timeout-below-max-idle"),
+        ("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED", "isolation-unusual"),
+        ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "isolation-unusual"),
+        ("SET SESSION completion_type = CHAIN", "completion-type"),
+    ],
+)
+def test_what_the_sessions_are_like(statement: str, expected: str, daemon: SiteUnderExamination) -> None:
+    daemon.write_settings({}, f"?init_command={statement}")
+
+    assert list(daemon.findings()) == [expected]
+
+
+def test_transactions_that_nobody_ends(daemon: SiteUnderExamination) -> None:
+    daemon.write_settings({"reset": "none"})
+    open_ended = daemon.findings()
+    daemon.write_settings({"reset": "none"}, "?autocommit=true")
+
+    assert (list(open_ended), daemon.findings()) == (["transactions-left-open"], {})
+
+
+def test_databases_that_commit_at_different_times(daemon: SiteUnderExamination) -> None:
+    write_config(daemon.settings, {"shop": daemon.shop, "stock": f"{daemon.shop}?autocommit=true"}, {})
+    daemon.settings.chmod(0o600)
+
+    assert daemon.notes() == {"autocommit-mixed"}
+
+
+def test_a_server_that_was_full(folder: Path) -> None:
+    (folder / "mariadb").mkdir(mode=0o755)
+    with MariaDB(folder / "mariadb", {"max_connections": 10, "ssl": 0}) as mariadb:
+        mariadb.start()
+        url = mariadb.create_database("shop")
+        use_up(mariadb, url)
+        site = SiteUnderExamination(folder, "daemon", url)
+
+        found = site.findings("--reserve", "0")
+
+    assert list(found) == ["limit-was-reached"]
+    assert "has had 11 connections at once" in found["limit-was-reached"]
+
+
+def use_up(mariadb: MariaDB, url: str) -> None:
+    """Ask a server for one connection more than it allows."""
+    parts = urlsplit(url)
+    account = {"user": parts.username, "password": str(parts.password)}
+    with ExitStack() as opened, suppress(pymysql.OperationalError):
+        while True:
+            opened.enter_context(pymysql.connect(host="127.0.0.1", port=mariadb.port, **account))
+    eventually(lambda: not sessions(mariadb, "shop"), "the sessions to end")

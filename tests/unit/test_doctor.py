@@ -1,0 +1,137 @@
+"""The doctor's codes, and what cannot be made wrong on a real host: SELinux. The rest is in tests/httpd."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from pathlib import Path
+
+import pytest
+
+from wsgipool import config
+from wsgipool.doctor import host
+from wsgipool.doctor.accounts import as_user, may_become, obstacle
+from wsgipool.doctor.databases import is_this_host
+from wsgipool.doctor.findings import CODES, Finding, Severity, worst_first
+from wsgipool.httpd.configuration import Configuration, Mpm
+from wsgipool.httpd.dump import Dump
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_code_has_a_paragraph_under_its_severity() -> None:
+    heading, documented = "", {}
+    for level, title in re.findall(r"^(##+) (.+)$", (ROOT / "docs" / "doctor.md").read_text(), re.M):
+        if level == "##":
+            heading = title.upper().rstrip("S")
+        else:
+            documented[title] = Severity[heading]
+
+    assert documented == CODES
+
+
+def test_each_code_is_provoked_by_a_test() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_doctor*.py"))
+
+    assert [code for code in CODES if f'"{code}"' not in tests] == []
+
+
+def test_the_worst_comes_first_and_each_once() -> None:
+    note, warning = Finding("socket-rotation", "a", "b"), Finding("tls-off", "a", "b")
+    errors = [Finding("settings-invalid", "a", "b"), Finding("settings-invalid", "c", "b")]
+
+    assert worst_first([note, errors[0], warning, errors[1], errors[0]]) == [*errors, warning, note]
+
+
+# --- SELinux ---------------------------------------------------------------------------------------------------------
+
+SITE = Configuration(
+    program="httpd",
+    live=None,
+    mpm=Mpm("event", 1, 1, 1),
+    groups=[],
+    places=[],
+    origins={},
+    defines={},
+    drop_in=None,
+    scripts=[],
+    notes=[],
+)
+DUMP = Dump("httpd", directives=[], modules={}, defines={}, user="nobody", pid_file=None, warnings=[])
+
+
+def selinux(folder: Path, enforce: str, **booleans: str) -> None:
+    (folder / "booleans").mkdir()
+    (folder / "enforce").write_text(enforce)
+    for name, value in booleans.items():
+        (folder / "booleans" / name).write_text(value)
+
+
+@pytest.mark.parametrize(
+    ("enforce", "boolean", "url", "expected"),
+    [
+        ("1", "0 0", "mysql://shop@db/shop", ["selinux-denies-network"]),
+        ("1", "0 0", "postgresql://shop@db/shop", ["selinux-denies-network"]),
+        ("1", "1 1", "mysql://shop@db/shop", []),
+        ("0", "0 0", "mysql://shop@db/shop", []),
+        ("1", "0 0", "mysql://shop@/shop?unix_socket=/run/mysqld.sock", []),
+        ("1", "0 0", "postgresql://shop@/shop?host=/run/postgresql", []),
+        ("1", "0 0", "sqlite:////srv/shop.db", []),
+    ],
+)
+def test_selinux_may_deny_connections_by_network(
+    enforce: str, boolean: str, url: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selinux(tmp_path, enforce, httpd_can_network_connect_db=boolean)
+    monkeypatch.setattr(host, "SELINUX", tmp_path)
+    settings = config.load({"databases": {"shop": {"url": url}}})
+
+    assert [finding.code for finding in host.examine(DUMP, SITE, settings)] == expected
+
+
+def test_a_host_without_selinux_denies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "SELINUX", tmp_path / "not there")
+    settings = config.load({"databases": {"shop": {"url": "mysql://shop@db/shop"}}})
+
+    assert list(host.examine(DUMP, SITE, settings)) == []
+
+
+# --- hosts and users -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.1", False), ("no.such.invalid", False)]
+)
+def test_a_host_is_this_one_if_its_address_is(name: str, expected: bool) -> None:
+    assert is_this_host(name) is expected
+
+
+def test_what_keeps_a_user_out_is_the_first_folder_that_it_may_not_enter(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "file").touch()
+    for folder in [tmp_path, *tmp_path.parents]:
+        if not folder.stat().st_mode & 0o001:
+            outermost = folder
+
+    assert obstacle(inner / "file") == ""
+    assert as_user("nobody", lambda: obstacle(inner / "file")) == str(outermost)
+
+
+def test_a_question_that_fails_is_answered_by_what_went_wrong() -> None:
+    def question() -> str:
+        raise ValueError("the reason")
+
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    assert as_user("nobody", question) == "the reason"
+
+
+def test_everybody_can_be_who_they_are() -> None:
+    me = pwd.getpwuid(os.geteuid()).pw_name
+
+    assert may_become(me)
+    assert as_user(me, lambda: "answer") == "answer"
