@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from wsgipool import config
-from wsgipool.cli.site import limits_of, settings_file
+from wsgipool.cli.site import ASK_TIMEOUT, limits_of, load_settings, site_options
 from wsgipool.config import Settings
 from wsgipool.doctor import apache, databases, host
 from wsgipool.doctor.databases import Session
@@ -21,28 +19,12 @@ from wsgipool.httpd import configuration, dump
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import ConfigurationError, Dump
 from wsgipool.planning import Database, Situation
-from wsgipool.sizing import DEFAULT_RESERVE
 
-_ASK_TIMEOUT = 5.0
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The wsgipool.toml. Default: the one that the site's processes read.",
-)
-@click.option("--httpd", "program", help="httpd or its apachectl. Default: Debian's apache2ctl, or httpd.")
-@click.option("--hosts", type=click.IntRange(min=1), default=1, show_default=True, help="Hosts that run the same site.")
-@click.option(
-    "--reserve",
-    type=click.IntRange(min=0),
-    default=DEFAULT_RESERVE,
-    show_default=True,
-    help="Connections left to others: a backup, a monitor, a cron job, a migration, a person.",
-)
+@site_options
 @click.option("--json", "machine", is_flag=True, help="Print JSON.")
 @click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")
 @click.pass_context
@@ -89,7 +71,7 @@ class _Examination:
             yield Finding("configuration-refused", f"{error}.", "Mend it first; what depends on it was not looked at.")
         settings: Settings | None = None
         try:
-            settings = self._settings(site)
+            settings = load_settings(self._config_path, site)
         except ConfigError as error:
             yield Finding("settings-invalid", f"{error}.", "Mend it first; what depends on it was not looked at.")
         if configured is not None and site is not None:
@@ -100,12 +82,8 @@ class _Examination:
             self.looked_at.append(f"settings: {settings.origin}")
             yield from self._databases(settings, site)
 
-    def _settings(self, site: Configuration | None) -> Settings:
-        environment = dict(site.live.environment) if site and site.live else {}
-        return config.load(settings_file(self._config_path, site, environment), {**environment, **os.environ})
-
     def _databases(self, settings: Settings, site: Configuration | None) -> Iterator[Finding]:
-        answers = databases.answers(settings, _ASK_TIMEOUT)
+        answers = databases.answers(settings, ASK_TIMEOUT)
         sessions: dict[str, Session] = {}
         for name, answer in answers.items():
             if isinstance(answer, Finding):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgipool import config, planning
+from wsgipool import planning
 from wsgipool.cli import plan_lines
 from wsgipool.cli.plan_report import Report, Wait, as_json, as_text, title
-from wsgipool.cli.site import limits_of, settings_file
+from wsgipool.cli.site import ASK_TIMEOUT, limits_of, load_settings, site_options
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import limits
 from wsgipool.drivers.limits import ServerLimit
@@ -26,9 +25,8 @@ from wsgipool.httpd.dump import ConfigurationError
 from wsgipool.httpd.express import DROP_IN, MODES
 from wsgipool.planning import Database, Fit, Situation
 from wsgipool.process import CONFIG_NAME
-from wsgipool.sizing import DEFAULT_RESERVE, GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
+from wsgipool.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 
-_ASK_TIMEOUT = 5.0
 _WIDTH = 200
 
 
@@ -42,14 +40,7 @@ class _Known:
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The wsgipool.toml. Default: $WSGIPOOL_CONFIG, httpd's `Define WSGIPOOL_CONFIG`, the one beside the WSGI "
-    "script, or /etc/wsgipool.toml.",
-)
-@click.option("--httpd", "program", help="httpd or its apachectl. Default: Debian's apache2ctl, or httpd.")
+@site_options
 @click.option("--mpm", "mode", type=click.Choice(MODES), help="By hand, without asking httpd: the mode.")
 @click.option("--processes", type=click.IntRange(min=1), help="With --mpm: processes at work.")
 @click.option("--threads", type=click.IntRange(min=1), help="With --mpm: threads in each.")
@@ -57,14 +48,6 @@ class _Known:
     "--max-connections",
     type=click.IntRange(min=1),
     help="What the database allows, without asking it.",
-)
-@click.option("--hosts", type=click.IntRange(min=1), default=1, show_default=True, help="Hosts that run the same site.")
-@click.option(
-    "--reserve",
-    type=click.IntRange(min=0),
-    default=DEFAULT_RESERVE,
-    show_default=True,
-    help="Connections left to others: a backup, a monitor, a cron job, a migration, a person.",
 )
 @click.option(
     "--graceful-restarts",
@@ -117,7 +100,7 @@ def plan(
     else:
         groups = [_by_hand(mode, processes, threads, graceful_restarts)]
     # By hand, without --config, it is about a site that is not here yet.
-    settings = _settings(config_path, server) if server or config_path else None
+    settings = load_settings(config_path, server) if server or config_path else None
     databases = list(settings.databases.values()) if settings else [_imagined()]
     known = _ask(databases, max_connections, ask=settings is not None)
     budget = settings.budget if settings else None
@@ -165,12 +148,6 @@ def _by_hand(mode: str, processes: int | None, threads: int | None, graceful_res
     return ProcessGroup("wsgipool" if mode == "daemon" else EMBEDDED, mode, processes, alive, threads or 1)
 
 
-def _settings(given: Path | None, server: Configuration | None) -> config.Settings:
-    # A password may stand in the environment of httpd alone.
-    live = server.live.environment if server and server.live else {}
-    return config.load(settings_file(given, server, live), {**live, **os.environ})
-
-
 def _imagined() -> DatabaseSettings:
     return DatabaseSettings("NAME", DatabaseURL("mysql"), "", max_size=THREADS)
 
@@ -187,7 +164,7 @@ def _ask(databases: Sequence[DatabaseSettings], given: int | None, *, ask: bool)
             answers[database.name] = [ServerLimit("server", "max_connections", given)]
         elif ask:
             try:
-                answers[database.name] = limits.ask(database, _ASK_TIMEOUT)
+                answers[database.name] = limits.ask(database, ASK_TIMEOUT)
             except ConfigError:
                 raise
             except Exception as error:  # whatever the driver raises says what is wrong

@@ -1,12 +1,16 @@
-"""The site that a command looks at: where its settings are, and what its databases allow."""
+"""The site that `plan` and `doctor` look at: their common options, where its settings are, what its databases allow."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from wsgipool.config import BudgetSettings, DatabaseSettings
+import click
+
+from wsgipool import config
+from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
 from wsgipool.drivers import limits
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
@@ -14,30 +18,49 @@ from wsgipool.host import budget as host_budget
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.planning import Limit
 from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+from wsgipool.sizing import DEFAULT_RESERVE
+
+ASK_TIMEOUT = 5.0
+"""Seconds that a database has to answer."""
 
 
-def settings_file(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path:
-    """Return the wsgipool.toml that the processes of a site read. Raises ConfigError where there is none.
+def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which site it is, and how many connections are its own."""
+    for option in reversed(
+        [
+            click.option(
+                "--config",
+                "config_path",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help=f"The {CONFIG_NAME}. Default: ${CONFIG_VARIABLE}, httpd's `Define {CONFIG_VARIABLE}`, the one "
+                f"beside the WSGI script, or {SYSTEM_CONFIG}.",
+            ),
+            click.option("--httpd", "program", help="httpd or its apachectl. Default: Debian's apache2ctl, or httpd."),
+            click.option(
+                "--hosts",
+                type=click.IntRange(min=1),
+                default=1,
+                show_default=True,
+                help="Hosts that run the same site.",
+            ),
+            click.option(
+                "--reserve",
+                type=click.IntRange(min=0),
+                default=DEFAULT_RESERVE,
+                show_default=True,
+                help="Connections left to others: a backup, a monitor, a cron job, a migration, a person.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
 
-    `environment` is that of httpd, where it runs.
-    """
-    named = (
-        given
-        or os.environ.get(CONFIG_VARIABLE)
-        or environment.get(CONFIG_VARIABLE)
-        or (server.defines.get(CONFIG_VARIABLE) if server else None)
-    )
-    if named:
-        return Path(named).absolute()
-    beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
-    places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
-    for place in places:
-        if place.exists():
-            return place
-    raise ConfigError(
-        f"no settings: name a file by --config, or write one at {' or '.join(map(str, places))} "
-        f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
-    )
+
+def load_settings(given: Path | None, server: Configuration | None) -> Settings:
+    """Return the settings that the processes of a site read. Raises ConfigError."""
+    # A file's name or a password may stand in the environment of the running httpd alone.
+    environment = {**(server.live.environment if server and server.live else {}), **os.environ}
+    return config.load(_settings_file(given, server, environment), environment)
 
 
 def limits_of(
@@ -85,3 +108,18 @@ def _share(budget: BudgetSettings | None, allowed: Sequence[ServerLimit]) -> int
         return None
     share = host_budget.Limit(budget.connections, budget.hosts, budget.reserve)
     return share.share(min(limit.connections for limit in allowed))
+
+
+def _settings_file(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path:
+    named = given or environment.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
+    if named:
+        return Path(named).absolute()
+    beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
+    places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
+    for place in places:
+        if place.exists():
+            return place
+    raise ConfigError(
+        f"no settings: name a file by --config, or write one at {' or '.join(map(str, places))} "
+        f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
+    )
