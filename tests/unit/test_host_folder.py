@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -124,8 +126,21 @@ def test_what_is_open_to_others_is_refused(planted: str, folder: Path) -> None:
         make(folder)
 
 
-def test_a_folder_that_cannot_be_made_says_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file or directory; name another folder in runtime_dir, one that"):
+def test_a_folder_that_cannot_be_made_says_how_to_make_that_very_one(tmp_path: Path) -> None:
+    folder = tmp_path / "nowhere" / "the run"
+
+    with pytest.raises(ConfigError, match="No such file or directory; make it once: install ") as caught:
+        make(folder)
+
+    command = str(caught.value).partition("make it once: ")[2].partition(", or name another folder in runtime_dir")[0]
+    subprocess.run(shlex.split(command), check=True)
+    make(folder)
+
+
+def test_who_has_no_account_is_told_by_number_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 987654321)
+
+    with pytest.raises(ConfigError, match="by user id 987654321: .* install -d -m 700 -o 987654321 /"):
         make(tmp_path / "nowhere" / "run")
 
 

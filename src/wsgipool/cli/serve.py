@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -63,6 +65,8 @@ def serve(
         settings = config.load(settings_file)
         for database in settings.databases.values():
             drivers.for_database(database)
+        if settings.budget is not None:
+            refuse_unusable_budget(settings_file)
         site = Site(
             script=script,
             config=settings_file,
@@ -103,6 +107,34 @@ def write_config(path: Path, urls: dict[str, str]) -> Path:
         shutil.chown(path, group=apache_user().pw_gid)
         path.chmod(0o640)
     return path
+
+
+def refuse_unusable_budget(settings_file: Path) -> None:
+    """Open what the site's processes will share, as the user that they run as. Raises ConfigError where that cannot be.
+
+    In a process of its own, since httpd's children are not root where we are, and read the settings as that user too.
+    """
+    program = (
+        "import sys, wsgipool\n"
+        "try:\n    wsgipool.configure(sys.argv[1])\n"
+        "except wsgipool.ConfigError as error:\n    print(error)\n"
+    )
+    user = apache_user() if os.geteuid() == 0 else None
+    try:
+        outcome = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, "-P", "-c", program, str(settings_file)],
+            user=user and user.pw_uid,
+            group=user and user.pw_gid,
+            extra_groups=user and [],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+    except PermissionError:
+        return  # that user cannot read even Python: httpd's start says what to do
+    if outcome.stdout:
+        raise ConfigError(outcome.stdout.strip())
 
 
 def _config_beside(script: Path) -> Path:

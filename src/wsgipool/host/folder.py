@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import shlex
 import stat
 import tempfile
 from collections.abc import Callable
@@ -102,14 +103,19 @@ def _refuse_what_is_not_ours(status: os.stat_result, path: Path, is_right_kind: 
 
 
 def _advice(path: Path) -> str:
-    return (
-        f"name another folder in runtime_dir, one that {_name_of(os.geteuid())} owns: "
-        f"install -d -m 700 -o {_name_of(os.geteuid())} {path.parent / 'wsgipool'}"
-    )
+    me = _account(os.geteuid())
+    another = f"name another folder in runtime_dir, one that {_name_of(os.geteuid())} owns"
+    if os.path.lexists(path):
+        return another
+    return f"make it once: install -d -m 700 -o {me or os.geteuid()} {shlex.quote(str(path))}, or {another}"
 
 
 def _name_of(user_id: int) -> str:
+    return _account(user_id) or f"user id {user_id}"
+
+
+def _account(user_id: int) -> str | None:
     try:
         return pwd.getpwuid(user_id).pw_name
     except KeyError:
-        return f"user id {user_id}"
+        return None
