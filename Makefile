@@ -11,7 +11,7 @@ help:
 	@echo '             MPM=prefork|worker|event|daemon  DB=mariadb|sqlite  PORT=number'
 	@echo '             STANDALONE=1 takes the Apache from PyPI even where Debian has one'
 	@echo 'make test    run all tests; pass on options with ARGS="-k pool -x"'
-	@echo 'make stress  the tests that search at random, fifty times as long: about two hours'
+	@echo 'make stress  the tests that search at random, fifty times as long, and those that take minutes: three hours'
 	@echo 'make lint    ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench   measure against other pools; ARGS="uncontended --quick" chooses and shortens'
 	@echo 'make clean   remove the environment and everything else that was made here'
@@ -29,7 +29,7 @@ test:
 
 stress:
 	@scripts/setup test
-	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py tests/httpd/test_budget.py $(ARGS)
+	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py tests/httpd/test_budget.py tests/faults/test_budget_hammered.py $(ARGS)
 
 lint:
 	@scripts/setup lint

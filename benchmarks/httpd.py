@@ -86,18 +86,30 @@ def measure(run: Run) -> list[report.Table]:
 
 def started(name: str, database: Database) -> express.Httpd:
     """Start an httpd for one way."""
+    autocommit = json.dumps(database.url(options="?autocommit=true"))
+    config = (
+        f"[databases.shop]\nurl = {json.dumps(database.url())}\n"
+        f"[databases.autocommit]\nurl = {autocommit}\n"
+        f'[databases.quarter]\nurl = {autocommit}\nmax_size = "threads/4"\n'
+    )
     folder = database.folder / WAYS[name].strip("/")
     folder.mkdir()
+    if name.startswith("wsgipool"):
+        return started_in(folder, config, database)
+    # The others do without wsgipool's part of the configuration: that loads wsgipool, which listens to the events of
+    # each request, and they would pay for it.
+    bare = folder / "bare.conf"
+    bare.write_text("WSGIApplicationGroup %{GLOBAL}\n", encoding="utf-8")
+    with patch.object(express, "DROP_IN", bare):
+        return started_in(folder, config, database)
+
+
+def started_in(folder: Path, config: str, database: Database) -> express.Httpd:
+    """Start an httpd with its files in this folder, and this wsgipool.toml."""
     script = Path(shutil.copy(Path(__file__).with_name("lookup_site.py"), folder))
     settings = {"arguments": database.arguments(), "items": ITEMS, "lookup": LOOKUP, "threads": THREADS}
     (folder / "database.json").write_text(json.dumps(settings), encoding="utf-8")
-    autocommit = json.dumps(database.url(options="?autocommit=true"))
-    (folder / "wsgipool.toml").write_text(
-        f"[databases.shop]\nurl = {json.dumps(database.url())}\n"
-        f"[databases.autocommit]\nurl = {autocommit}\n"
-        f'[databases.quarter]\nurl = {autocommit}\nmax_size = "threads/4"\n',
-        encoding="utf-8",
-    )
+    (folder / "wsgipool.toml").write_text(config, encoding="utf-8")
     site = express.Site(
         script=script,
         config=folder / "wsgipool.toml",
@@ -110,16 +122,11 @@ def started(name: str, database: Database) -> express.Httpd:
         log_folder=folder,
     )
     httpd = express.Httpd(site)
-    # The others do without wsgipool's part of the configuration: that loads wsgipool, which listens to the events of
-    # each request, and they would pay for it.
-    bare = folder / "bare.conf"
-    bare.write_text("WSGIApplicationGroup %{GLOBAL}\n", encoding="utf-8")
-    with patch.object(express, "DROP_IN", express.DROP_IN if name.startswith("wsgipool") else bare):
-        try:
-            httpd.start()
-        except BaseException:
-            httpd.stop()
-            raise
+    try:
+        httpd.start()
+    except BaseException:
+        httpd.stop()
+        raise
     return httpd
 
 

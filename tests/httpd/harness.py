@@ -166,15 +166,15 @@ def status(mariadb: MariaDB, variable: str) -> int:
         return int(cursor.fetchone()[1])
 
 
-def eventually(condition: Callable[[], T], what: str) -> T:
+def eventually(condition: Callable[[], T], what: str, seconds: float = LONG) -> T:
     """Wait until the condition holds, and return what it gave."""
-    deadline = time.monotonic() + LONG
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"still waiting after {LONG:g} s for {what}")
+    raise AssertionError(f"still waiting after {seconds:g} s for {what}")
 
 
 def connections_by_process(answers: list[Answer]) -> dict[int, set[int]]:

@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_made_says_how_to_make_that_very_one(tmp_path: P
 def test_who_has_no_account_is_told_by_number_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 987654321)
 
-    with pytest.raises(ConfigError, match="by user id 987654321: .* install -d -m 700 -o 987654321 /"):
+    with pytest.raises(ConfigError, match=r"by user id 987654321: .* install -d -m 700 -o 987654321 /"):
         make(tmp_path / "nowhere" / "run")
 
 

@@ -28,7 +28,12 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         status, answer = "200 OK", HANDLERS[path](arguments)
     except wsgipool.PoolError as error:
         status, answer = "503 Service Unavailable", {"error": type(error).__name__, "message": str(error)}
-    body = json.dumps({"pid": os.getpid(), "thread": threading.get_native_id(), **answer}).encode()
+    where = {
+        "pid": os.getpid(),
+        "interpreter": environ["mod_wsgi.application_group"],
+        "thread": threading.get_native_id(),
+    }
+    body = json.dumps({**where, **answer}).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 

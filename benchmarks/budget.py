@@ -1,0 +1,88 @@
+"""Real httpd, real MariaDB, wrk: what a budget costs a site that has enough of it, and one that has not.
+
+Each site has an httpd of its own, all up for the whole run and one under load at a time. Two of them are the same, so
+that what their ratio differs from 1 tells how exact the others are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import ExitStack
+
+import click
+
+from benchmarks import report
+from benchmarks.database import Database, running_database
+from benchmarks.httpd import PROCESSES, THREADS, load, started_in, warm_up
+from benchmarks.measuring import Run, Samples, Spread, ratios, shuffled
+from wsgipool.httpd import express
+
+PATH = "/wsgipool"
+BASE = "no budget"
+CLIENTS = PROCESSES * THREADS
+BUDGETS = {
+    BASE: None,
+    "no budget, once more": None,
+    f"a budget of {4 * CLIENTS}": 4 * CLIENTS,
+    f"a budget of {CLIENTS}: as many as threads": CLIENTS,
+    f"a budget of {CLIENTS // 2}: half of them": CLIENTS // 2,
+    f"a budget of {CLIENTS // 8}: one a process": CLIENTS // 8,
+    "a budget of 1: turns": 1,
+}
+
+
+def measure(run: Run) -> list[report.Table]:
+    if shutil.which("wrk") is None:
+        raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
+    with running_database() as database, ExitStack() as close:
+        sites = {name: close.enter_context(started(name, database)) for name in BUDGETS}
+        for name in run.each("warming up", list(BUDGETS)):
+            warm_up(sites[name].url + PATH)
+        rate: Samples = {name: [] for name in BUDGETS}
+        cpu: Samples = {name: [] for name in BUDGETS}
+        for _ in run.rounds(f"{CLIENTS} clients", 20):
+            for name in shuffled(BUDGETS):
+                requests, used = load(sites[name], PATH)
+                rate[name].append(requests)
+                cpu[name].append(used)
+    rate_ratios, cpu_ratios = ratios(rate, BASE), ratios(cpu, BASE)
+    return [
+        report.Table(
+            name="budget",
+            title=f"httpd, worker MPM, {PROCESSES} processes x {THREADS} threads: a lookup by key a request",
+            columns=["requests/s", "rate x no budget", "CPU µs/request", "CPU x no budget"],
+            rows={
+                name: [
+                    Spread.of(rate[name]).median,
+                    Spread.of(rate_ratios[name]),
+                    Spread.of(cpu[name]).median,
+                    Spread.of(cpu_ratios[name]),
+                ]
+                for name in BUDGETS
+            },
+            plotted=["rate x no budget"],
+            reference=1.0,
+            notes=["CPU: of httpd's processes and the Python in them, not of MariaDB and wrk beside them"],
+        )
+    ]
+
+
+def started(name: str, database: Database) -> express.Httpd:
+    """Start an httpd with one of the budgets, counted in a folder of its own."""
+    folder = database.folder / f"site{list(BUDGETS).index(name)}"
+    folder.mkdir()
+    config = f"[databases.shop]\nurl = {json.dumps(database.url())}\n"
+    budget = BUDGETS[name]
+    if budget is not None:
+        shared = folder / "run"
+        shared.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(shared, express.apache_user().pw_name)
+        config = f"runtime_dir = {json.dumps(str(shared))}\n[budget]\nconnections = {budget}\n{config}"
+    return started_in(folder, config, database)
+
+
+if __name__ == "__main__":
+    report.main(measure)

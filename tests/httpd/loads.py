@@ -1,0 +1,201 @@
+"""Many clients for a site with a budget, a server without room for one connection more, and eyes on both."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from httpd.harness import LONG, ExpressSite, eventually, running_site, status
+from wsgipool.demo.mariadb import ADMIN, MariaDB
+
+CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
+"""What tests/httpd/app/auth.wsgi lets pass."""
+
+
+ADMINISTRATORS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
+
+
+@contextmanager
+def full_mariadb(folder: Path, budget: int) -> Iterator[MariaDB]:
+    """A server that has room for the budget and for the one session of the administrator who watches."""
+    folder = folder / "full-mariadb"
+    folder.mkdir()
+    with MariaDB(folder, {"max_connections": budget + 1}) as server:
+        server.start()
+        yield server
+
+
+class ServerWatch:
+    """Counts the connections of a whole server, but its own, as that counts them itself."""
+
+    def __init__(self, mariadb: MariaDB) -> None:
+        self.most = 0
+        """Of Threads_connected, every few milliseconds."""
+        self.most_ever = 0
+        """Max_used_connections at the end, which misses nothing."""
+        self._mariadb = mariadb
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> ServerWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        with self._mariadb.admin() as connection, connection.cursor() as cursor:
+
+            def status_but_me(variable: str) -> int:
+                cursor.execute("SHOW GLOBAL STATUS LIKE %s", (variable,))
+                return int(cursor.fetchone()[1]) - 1
+
+            # The session of an earlier one may still be counted.
+            cursor.execute(ADMINISTRATORS, (ADMIN,))
+            while cursor.fetchone()[0] > 1:
+                cursor.execute(ADMINISTRATORS, (ADMIN,))
+            while not self._stop.wait(0.003):
+                self.most = max(self.most, status_but_me("Threads_connected"))
+            self.most_ever = status_but_me("Max_used_connections")
+
+
+class Load:
+    """Clients that send one request after the other, each on an HTTP connection of its own, to one of the paths."""
+
+    def __init__(self, site: ExpressSite, *paths: str, clients: int) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.served: Counter[tuple[int, str]] = Counter()
+        """Requests by process and interpreter."""
+        self.seconds: list[float] = []
+        self.troubles: list[str] = []
+        self._address = urlsplit(site.url)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=[paths[client % len(paths)]]) for client in range(clients)
+        ]
+
+    def _run(self, path: str) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            connection = http.client.HTTPConnection(str(self._address.hostname), self._address.port, timeout=LONG)
+            try:
+                connection.request("GET", path, headers={"Connection": "close", "Authorization": CREDENTIALS})
+                response = connection.getresponse()
+                body = response.read()
+            except (OSError, http.client.HTTPException):
+                self.outcomes["no answer"] += 1  # its process was killed
+            else:
+                is_ours = response.headers["Content-Type"] == "application/json"
+                self.outcomes[f"{'application' if is_ours else 'httpd'} {response.status}"] += 1
+                if response.status == 200:
+                    answer = json.loads(body)
+                    self.served[answer["pid"], answer["interpreter"]] += 1
+                    self.seconds.append(time.monotonic() - began)
+                elif is_ours:
+                    self.troubles.append(body.decode())
+            finally:
+                connection.close()
+
+    def wait_for_more(self, requests: int) -> None:
+        before = self.outcomes["application 200"]
+        eventually(lambda: self.outcomes["application 200"] >= before + requests, "more requests to be served")
+
+    @contextmanager
+    def running(self) -> Iterator[Load]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A site's processes, and what of them has a pool."""
+
+    mode: str
+    processes: int
+    threads: int
+    asks_for_password: bool = False
+    """Whether Apache's own children borrow too, before each request."""
+    further_interpreters: tuple[str, ...] = ()
+    """Application groups beside %{GLOBAL}; each serves the site once more, below its name."""
+
+    @property
+    def clients(self) -> int:
+        return self.processes * self.threads
+
+    @property
+    def paths(self) -> list[str]:
+        return ["/sleep?seconds=0.01", *(f"/{name}/sleep?seconds=0.01" for name in self.further_interpreters)]
+
+    @property
+    def interpreters(self) -> set[str]:
+        return {"", *self.further_interpreters}
+
+    @contextmanager
+    def running(self, folder: Path, url: str, budget: dict[str, str | int]) -> Iterator[ExpressSite]:
+        extra, app = folder / "shape.conf", folder / "app"
+        aliases = [
+            f"WSGIScriptAlias /{name} {app / 'app.wsgi'} application-group={name}\n"
+            for name in self.further_interpreters
+        ]
+        extra.write_text(f"{''.join(aliases)}<Directory {app}>\n    Require all granted\n</Directory>\n")
+        options = ["--include-file", str(extra)]
+        if self.asks_for_password:
+            options += ["--auth-user-script", str(app / "auth.wsgi")]
+        with running_site(
+            folder,
+            self.mode,
+            {"shop": url},
+            processes=self.processes,
+            threads=self.threads,
+            budget=budget,
+            express_options=tuple(options),
+        ) as site:
+            eventually(
+                lambda: site.log().count("within a budget of") >= self.processes, "the processes to start", 4 * LONG
+            )
+            if self.asks_for_password:
+                assert site.request("/sleep?seconds=0").status_code == 401
+            yield site
+
+
+def kill_one(site: ExpressSite) -> None:
+    """Kill a process below httpd's parent: one that serves, has just started or is about to end."""
+    pid = site.httpd.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    with contextlib.suppress(ProcessLookupError, IndexError):  # it has ended, or all have
+        os.kill(int(random.choice(children)), signal.SIGKILL)
+
+
+def assert_no_connection_was_refused(mariadb: MariaDB, site: ExpressSite, load: Load) -> None:
+    assert not load.troubles
+    # A WSGIAuthUserScript's troubles are told there.
+    assert "wsgipool.errors" not in site.log()
+    assert status(mariadb, "Connection_errors_max_connections") == 0
+
+
+def assert_no_permit_is_lost(mariadb: MariaDB, site: ExpressSite, budget: int, shape: Shape) -> None:
+    paths = [path.replace("0.01", "0.1") for path in shape.paths]
+    with ServerWatch(mariadb) as watch, Load(site, *paths, clients=shape.clients).running():
+        eventually(lambda: watch.most >= budget, "all permits to be in use at once")
+    assert watch.most == budget
