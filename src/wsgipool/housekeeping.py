@@ -8,9 +8,9 @@ that is still there at the end crashes the process.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
-import queue
 import signal
 import threading
 import time
@@ -40,8 +40,9 @@ class Housekeeping:
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
         self._tended: weakref.WeakSet[Any] = weakref.WeakSet()
-        # Its put() may be called from a signal handler or a destructor, on top of anything.
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Free when somebody has called, who may be a signal handler or a destructor, on top of anything. Not a
+        # queue.SimpleQueue: its get() waits for ever where the thread gets the processor only after the timeout.
+        self._called = threading.Lock()
         self._thread: threading.Thread | None = None
         self._helpers: set[threading.Thread] = set()
         self._stopped = False
@@ -63,7 +64,8 @@ class Housekeeping:
 
     def call(self) -> None:
         """Let the thread look at once."""
-        self._calls.put(None)
+        with contextlib.suppress(RuntimeError):  # somebody has called already
+            self._called.release()
 
     def run(self, function: Callable[[], object]) -> bool:
         """Call a function on a thread of its own; False where none can be had."""
@@ -112,12 +114,7 @@ class Housekeeping:
                 return  # an exception from outside has struck watch() just then, so the next will start another
         while not self._stopped:
             pauses = [pause for tended in list(self._tended) if (pause := self._tend(tended)) is not None]
-            try:
-                self._calls.get(timeout=min(pauses) if pauses else None)
-            except queue.Empty:
-                continue
-            while not self._calls.empty():
-                self._calls.get()
+            self._called.acquire(timeout=min(pauses) if pauses else -1)
 
     @staticmethod
     def _tend(tended: Tended) -> float | None:

@@ -684,6 +684,23 @@ def test_a_full_server_leaves_the_connections_that_the_pool_has_in_service(
         assert value(connection, BOOK) == 20
 
 
+def test_who_meets_a_full_server_waits_for_what_the_pool_has(small_shop: tuple[str, Pool[Any]]) -> None:
+    url, pool = small_shop
+
+    def use() -> int:
+        with pool.connection() as connection:
+            return session_of(connection)
+
+    lent = pool.getconn()
+    with all_connections_taken(url):
+        waiter = Task(use)
+        eventually(lambda: pool.stats().connect_failures > 2, "its own connects to be refused")
+        assert pool.waiting == 1
+        pool.putconn(lent)
+
+        assert waiter.result() == session_of(lent)
+
+
 def test_a_restarted_server_costs_no_request_of_those_that_come_after(
     small_mariadb: MariaDB, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:

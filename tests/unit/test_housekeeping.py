@@ -37,6 +37,24 @@ def test_what_is_watched_is_looked_after_again_when_it_has_had_nothing_to_do(hou
         eventually(lambda times=times: len(plant.tended_by) >= times)  # type: ignore[misc]
 
 
+def test_a_call_in_the_middle_of_a_round_puts_nobody_to_sleep(housekeeping: Housekeeping) -> None:
+    """The pause is over before its wait has begun: what a busy machine does now and then, often enough."""
+    rounds = 0
+
+    class Restless:
+        def tend(self) -> float:
+            nonlocal rounds
+            rounds += 1
+            if rounds % 2 == 0:
+                housekeeping.call()
+            return 1e-9
+
+    restless = Restless()
+    housekeeping.watch(restless)
+
+    eventually(lambda: rounds > 15_000)
+
+
 def test_a_watch_that_is_interrupted_as_its_thread_starts_leaves_no_second_one(
     housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
