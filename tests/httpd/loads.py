@@ -172,7 +172,7 @@ class Shape:
             express_options=tuple(options),
         ) as site:
             eventually(
-                lambda: site.log().count("within a budget of") >= self.processes, "the processes to start", 4 * LONG
+                lambda: site.log().count("within a budget of") >= self.processes, "the processes to start", 10 * LONG
             )
             if self.asks_for_password:
                 assert site.request("/sleep?seconds=0").status_code == 401
