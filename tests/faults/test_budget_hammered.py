@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from faults.harness import SOON
-from httpd.harness import eventually, status
+from httpd.harness import eventually
 from httpd.loads import ServerWatch, full_mariadb
 from wsgipool import config, drivers
 from wsgipool.host.budget import Budget, Limit
@@ -110,7 +110,6 @@ def test_two_programs_hammer_one_budget(tmp_path: Path, servers_folder: Path, ef
         print(f"{rounds} rounds, served {dict(served)}, {watch.most_ever} connections")
         assert not troubles, troubles[0]
         assert watch.most <= watch.most_ever == BUDGET
-        assert status(mariadb, "Connection_errors_max_connections") == 0
         assert max(served.values()) <= 1.5 * min(served.values())
 
     assert_no_permit_is_lost(tmp_path / "run", url)

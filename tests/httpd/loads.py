@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from httpd.harness import LONG, ExpressSite, eventually, running_site, status
+from httpd.harness import LONG, ExpressSite, eventually, running_site
 from wsgipool.demo.mariadb import ADMIN, MariaDB
 
 CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
@@ -187,11 +187,11 @@ def kill_one(site: ExpressSite) -> None:
         os.kill(int(random.choice(children)), signal.SIGKILL)
 
 
-def assert_no_connection_was_refused(mariadb: MariaDB, site: ExpressSite, load: Load) -> None:
+def assert_no_connection_was_refused(site: ExpressSite, load: Load) -> None:
+    # The server would know best, but MariaDB's Connection_errors_max_connections stays 0 whatever it refuses.
     assert not load.troubles
     # A WSGIAuthUserScript's troubles are told there.
     assert "wsgipool.errors" not in site.log()
-    assert status(mariadb, "Connection_errors_max_connections") == 0
 
 
 def assert_no_permit_is_lost(mariadb: MariaDB, site: ExpressSite, budget: int, shape: Shape) -> None:

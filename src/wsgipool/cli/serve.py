@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
 import tomli_w
 
-from wsgipool import config, drivers
+from wsgipool import config, drivers, process
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
+from wsgipool.doctor.accounts import as_user
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import Site, apache_user, refuse_taken_port
 from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
@@ -110,31 +111,19 @@ def write_config(path: Path, urls: dict[str, str]) -> Path:
 
 
 def refuse_unusable_budget(settings_file: Path) -> None:
-    """Open what the site's processes will share, as the user that they run as. Raises ConfigError where that cannot be.
+    """Open what the processes will share, as the user that they run as. Raises ConfigError where that cannot be."""
+    user = apache_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    complaint = as_user(user.pw_name, partial(_complaint, settings_file))
+    if complaint:
+        raise ConfigError(complaint)
 
-    In a process of its own, since httpd's children are not root where we are, and read the settings as that user too.
-    """
-    program = (
-        "import sys, wsgipool\n"
-        "try:\n    wsgipool.configure(sys.argv[1])\n"
-        "except wsgipool.ConfigError as error:\n    print(error)\n"
-    )
-    user = apache_user() if os.geteuid() == 0 else None
+
+def _complaint(settings_file: Path) -> str:
     try:
-        outcome = subprocess.run(  # noqa: S603 - our own interpreter
-            [sys.executable, "-P", "-c", program, str(settings_file)],
-            user=user and user.pw_uid,
-            group=user and user.pw_gid,
-            extra_groups=user and [],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=False,
-        )
-    except PermissionError:
-        return  # that user cannot read even Python: httpd's start says what to do
-    if outcome.stdout:
-        raise ConfigError(outcome.stdout.strip())
+        process.configure(settings_file)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _config_beside(script: Path) -> Path:

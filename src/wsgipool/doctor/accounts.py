@@ -16,16 +16,15 @@ def may_become(user: str) -> bool:
 def as_user(user: str, question: Callable[[], str]) -> str:
     """Return the answer to a question, asked by a process of `user`; should it fail, what went wrong is the answer."""
     account = pwd.getpwnam(user)
-    if os.geteuid() == account.pw_uid:
-        return question()
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         # Only what cannot touch the parent's state, and out by the shortest way.
         try:
-            os.initgroups(user, account.pw_gid)
-            os.setgid(account.pw_gid)
-            os.setuid(account.pw_uid)
+            if os.geteuid() != account.pw_uid:
+                os.initgroups(user, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
             os.write(writer, question().encode())
         except BaseException as error:
             os.write(writer, str(error).encode())
