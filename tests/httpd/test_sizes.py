@@ -5,7 +5,6 @@ Each request here keeps a connection until it is let go, and with it the process
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -70,10 +69,18 @@ def holder(site: ExpressSite, until: Path) -> Iterator[int]:
 
 
 def restart_and_wait_for_a_new_process(site: ExpressSite) -> None:
-    before = site.get("/server")["pid"]
+    before = eventually(lambda: process_that_answers(site), "a request to be served")
     site.httpd.graceful_restart()
-    answers = (site.request("/server") for _ in itertools.count())
-    eventually(lambda: (answer := next(answers)).ok and answer.json()["pid"] != before, "a new process")
+    eventually(lambda: process_that_answers(site) not in (None, before), "a new process")
+
+
+def process_that_answers(site: ExpressSite) -> int | None:
+    """Return a process's id, or None where httpd itself has answered: in daemon mode now and then after a restart.
+
+    Even after the first answer of a new process: a child in front may still know the old ones only.
+    """
+    response = site.request("/server")
+    return response.json()["pid"] if response.ok else None
 
 
 @contextmanager
@@ -101,23 +108,42 @@ def user(shop: str) -> str:
 def test_a_graceful_restart_of_worker_leaves_its_processes_behind_whatever_its_server_limit_is(
     shop: str, user: str, mariadb: MariaDB, folder: Path
 ) -> None:
-    until = folder / "end"
+    pids, alive = set[int](), 0
     with (
         site_of(folder, "worker", shop, processes=1, threads=4, lines="ServerLimit 1\n") as site,
-        ExitStack() as held,
         Census(site, "worker") as census,
         Watch(mariadb, user) as watch,
     ):
-        pids = {held.enter_context(holder(site, until))}
-        restart_and_wait_for_a_new_process(site)
-        pids.add(held.enter_context(holder(site, until)))
-        alive = census.now()
-        eventually(lambda: watch.most >= len(pids), "the sessions of both")
-        until.touch()
+        for attempt in range(10):
+            until = folder / f"end{attempt}"
+            with holder(site, until) as old:
+                if restart_finds_a_place(site):
+                    with holder(site, until) as new:
+                        pids, alive = {old, new}, census.now()
+                        eventually(lambda: watch.most >= 2, "the sessions of both")
+                        until.touch()
+                    break
+                until.touch()
 
     expected = processes_alive("worker", 1, server_limit=1, graceful_restarts=1)
     assert len(pids) == alive == census.most == expected == 2
     assert watch.most <= worst_case([ProcessGroup("", "worker", 1, expected, threads=4)], "threads")
+
+
+def restart_finds_a_place(site: ExpressSite) -> bool:
+    """Restart gracefully, and tell whether a new process came to stand beside the old one.
+
+    Now and then worker says that its scoreboard is full, and the new process, with all requests, waits for the old one.
+    """
+
+    def told(line: str) -> int:
+        return site.log().count(line)
+
+    started, full = "embedded in an Apache child", "AH00288: scoreboard is full"
+    before = told(started), told(full)
+    site.httpd.graceful_restart()
+    eventually(lambda: told(started) > before[0] or told(full) > before[1], "a new process, or that there is no place")
+    return told(full) == before[1]
 
 
 def test_event_never_has_more_processes_than_its_server_limit(
