@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from httpd.place import IN_CONTAINERS
 from wsgipool.demo.mariadb import MariaDB
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -33,10 +34,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--stress"):
-        takes_minutes = [item for item in items if item.get_closest_marker("stress")]
-        config.hook.pytest_deselected(items=takes_minutes)
-        items[:] = [item for item in items if item not in takes_minutes]
+    left_out = [item for item in items if not _runs(item, config)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _runs(item: pytest.Item, config: pytest.Config) -> bool:
+    """Tell whether a test is wanted, and has what it needs here: this machine, containers, or either."""
+    if item.get_closest_marker("stress") and not config.getoption("--stress"):
+        return False
+    fixtures = getattr(item, "fixturenames", ())
+    if IN_CONTAINERS:
+        return "place" in fixtures or "compose" in fixtures
+    return "compose" not in fixtures
 
 
 @pytest.fixture(scope="session")

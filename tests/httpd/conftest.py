@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from httpd.containers import Compose, Containers
 from httpd.harness import sessions
-from wsgipool.demo.mariadb import MariaDB
+from httpd.place import IN_CONTAINERS, Place, ThisMachine
+from wsgipool.demo.mariadb import Server
 
 _numbers = itertools.count(1)
 
@@ -21,7 +23,22 @@ def folder(servers_folder: Path) -> Path:
 
 
 @pytest.fixture
-def shop(mariadb: MariaDB) -> Iterator[str]:
+def place(folder: Path) -> Place:
+    """Where the test's httpd runs. A test that asks for it runs on a plain machine and in containers."""
+    return Containers(Compose(), folder) if IN_CONTAINERS else ThisMachine(folder)
+
+
+if IN_CONTAINERS:
+
+    @pytest.fixture(scope="session")
+    def mariadb(servers_folder: Path) -> Iterator[Server]:
+        """In place of this machine's server, one that the sites in other containers can reach."""
+        with Containers(Compose(), servers_folder).running_mariadb({"max_connections": 200}) as server:
+            yield server
+
+
+@pytest.fixture
+def shop(mariadb: Server) -> Iterator[str]:
     """The URL of a new database with a table of notes; its user has the database's name."""
     name = f"served_shop{next(_numbers)}"
     url = mariadb.create_database(name)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
+import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import requests
+from pymysql.connections import Connection
 
-from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd.express import Httpd, Site, apache_user, free_port
 
 APP = Path(__file__).parent / "app"
@@ -25,15 +28,21 @@ LONG = 30.0
 """Seconds after which a test gives up on an event that should have come long ago."""
 
 Answer = dict[str, Any]
+Settings = dict[str, str | int]
 T = TypeVar("T")
 
 
-class RunningSite:
-    """The application of tests/httpd/app, or another one, on an httpd whose error_log is in `folder`."""
+class Administered(Protocol):
+    """A MariaDB server, wherever it runs."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def admin(self, database: str | None = None) -> Connection: ...
+
+
+class VisitedSite:
+    """A site as its visitors see it."""
+
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.folder = folder
 
     def request(self, path: str, method: str = "GET", **arguments: Any) -> requests.Response:
         """Send a request on an HTTP connection of its own."""
@@ -52,16 +61,68 @@ class RunningSite:
         with ThreadPoolExecutor(clients) as executor:
             return list(executor.map(lambda number: self.get(paths(number)), range(requests)))
 
+
+class RunningSite(VisitedSite, ABC):
+    """The application of tests/httpd/app, or another one, on an httpd of the test's own.
+
+    `folder` is one on the host of that httpd, which its user may write to.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        super().__init__(url)
+        self.folder = folder
+
+    @abstractmethod
     def log(self) -> str:
-        return (self.folder / "error_log").read_text(errors="replace")
+        """Return httpd's error log."""
+
+    @abstractmethod
+    def touch(self, path: Path) -> None:
+        """Make an empty file where httpd runs."""
+
+    @abstractmethod
+    def kill(self, pid: int) -> bool:
+        """Kill one of httpd's processes; tell whether it was still there."""
+
+    @abstractmethod
+    def graceful_restart(self) -> None:
+        """Ask httpd to replace each process when its requests are done."""
+
+    @abstractmethod
+    def stop_gracefully(self) -> None:
+        """Stop httpd after the requests in flight, and wait until it is gone."""
+
+    @abstractmethod
+    def has_ended(self) -> bool: ...
 
 
 class ExpressSite(RunningSite):
-    """A site whose httpd the package itself started."""
+    """A site whose httpd the package itself started, on this machine."""
 
     def __init__(self, httpd: Httpd, folder: Path) -> None:
         super().__init__(httpd.url, folder)
         self.httpd = httpd
+
+    def log(self) -> str:
+        return (self.folder / "error_log").read_text(errors="replace")
+
+    def touch(self, path: Path) -> None:
+        path.touch()
+
+    def kill(self, pid: int) -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+        return False
+
+    def graceful_restart(self) -> None:
+        self.httpd.graceful_restart()
+
+    def stop_gracefully(self) -> None:
+        self.httpd.stop(graceful=True)
+
+    def has_ended(self) -> bool:
+        return self.httpd.ended() is not None
 
 
 @contextmanager
@@ -72,8 +133,8 @@ def running_site(
     *,
     processes: int,
     threads: int = 1,
-    settings: dict[str, str | int] | None = None,
-    budget: dict[str, str | int] | None = None,
+    settings: Settings | None = None,
+    budget: Settings | None = None,
     script: Path | None = None,
     express_options: tuple[str, ...] = (),
 ) -> Iterator[ExpressSite]:
@@ -83,7 +144,10 @@ def running_site(
     config = folder / "wsgipool.toml"
     write_config(config, databases, settings or {})
     if budget is not None:
-        add_budget(config, folder / "run", budget)
+        runtime_dir = folder / "run"
+        runtime_dir.mkdir(mode=0o700, exist_ok=True)
+        give_to_apache(runtime_dir)
+        add_budget(config, runtime_dir, budget)
     site = Site(
         script=script or app / "app.wsgi",
         config=config,
@@ -101,7 +165,7 @@ def running_site(
         yield ExpressSite(httpd, folder)
 
 
-def write_config(path: Path, databases: dict[str, str], settings: dict[str, str | int]) -> None:
+def write_config(path: Path, databases: dict[str, str], settings: Settings) -> None:
     lines = []
     for name, url in databases.items():
         lines += [f"[databases.{name}]", f"url = {json.dumps(url)}"]
@@ -110,10 +174,8 @@ def write_config(path: Path, databases: dict[str, str], settings: dict[str, str 
     give_to_apache(path)
 
 
-def add_budget(config: Path, runtime_dir: Path, budget: dict[str, str | int]) -> None:
-    """Add a [budget] to the settings, and the folder that its processes share if it is not there."""
-    runtime_dir.mkdir(mode=0o700, exist_ok=True)
-    give_to_apache(runtime_dir)
+def add_budget(config: Path, runtime_dir: Path, budget: Settings) -> None:
+    """Add a [budget] to the settings, and the folder that its processes share."""
     lines = [f"runtime_dir = {json.dumps(str(runtime_dir))}", "[budget]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
     config.write_text("\n".join([*lines, config.read_text()]))
@@ -127,7 +189,7 @@ def give_to_apache(path: Path) -> None:
 class Watch:
     """Watches a database's sessions from the server's side, every few milliseconds."""
 
-    def __init__(self, mariadb: MariaDB, user: str) -> None:
+    def __init__(self, mariadb: Administered, user: str) -> None:
         self.most = 0
         self.ids: set[int] = set()
         self._mariadb = mariadb
@@ -152,14 +214,14 @@ class Watch:
                 self.most = max(self.most, len(ids))
 
 
-def sessions(mariadb: MariaDB, user: str) -> set[int]:
+def sessions(mariadb: Administered, user: str) -> set[int]:
     """Return the ids of the sessions that a user has open."""
     with mariadb.admin() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (user,))
         return {row[0] for row in cursor.fetchall()}
 
 
-def status(mariadb: MariaDB, variable: str) -> int:
+def status(mariadb: Administered, variable: str) -> int:
     """Return a number of SHOW GLOBAL STATUS."""
     with mariadb.admin() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE %s", (variable,))

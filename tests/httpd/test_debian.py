@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from httpd.harness import APP, RunningSite, Watch, connections_by_process, eventually, overlaps, sessions, status
+from httpd.harness import APP, VisitedSite, Watch, connections_by_process, eventually, overlaps, sessions, status
 from httpd.harness import write_config as write_settings
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd.express import MODES, apache_user, free_port
@@ -29,8 +29,8 @@ class DebianApache:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.confdir = folder / "apache2"
-        self._log = folder / "error_log"
-        self._log.touch()
+        self.log = folder / "error_log"
+        self.log.touch()
         shutil.copytree("/etc/apache2", self.confdir, symlinks=True)
         shutil.rmtree(self.confdir / "sites-enabled")
         (self.confdir / "sites-enabled").mkdir()
@@ -60,24 +60,35 @@ class DebianApache:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self._log)]
+        command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self.log)]
         self.run(*command, "-t")
         process = subprocess.Popen([*command, "-DFOREGROUND"], env=self._environment, start_new_session=True)
         try:
-            eventually(lambda: process.poll() is not None or "resuming normal" in self._log.read_text(), "apache2")
-            assert process.poll() is None, self._log.read_text()
+            eventually(lambda: process.poll() is not None or "resuming normal" in self.log.read_text(), "apache2")
+            assert process.poll() is None, self.log.read_text()
             yield
         finally:
             process.terminate()
             process.wait(30)
 
 
+class DebianSite(VisitedSite):
+    """A site of this Apache."""
+
+    def __init__(self, apache: DebianApache) -> None:
+        super().__init__(apache.url)
+        self._apache = apache
+
+    def log(self) -> str:
+        return self._apache.log.read_text(errors="replace")
+
+
 @contextmanager
-def debian_site(folder: Path, mode: str, shop: str) -> Iterator[RunningSite]:
+def debian_site(folder: Path, mode: str, shop: str) -> Iterator[DebianSite]:
     """Follow the README's steps for Debian in a copy of its configuration, with the sizes of the drop-in."""
     apache = debian_apache(folder, mode, shop)
     with apache.running():
-        yield RunningSite(apache.url, folder)
+        yield DebianSite(apache)
 
 
 def debian_apache(folder: Path, mode: str, shop: str) -> DebianApache:

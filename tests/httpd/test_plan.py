@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner, Result
 
-from httpd.harness import RunningSite, Watch, write_config
+from httpd.harness import VisitedSite, Watch, write_config
 from httpd.test_debian import DebianApache, debian_apache
 from wsgipool.cli import main
 from wsgipool.demo.mariadb import MariaDB
@@ -111,7 +111,7 @@ def test_what_is_written_is_what_runs(
     assert (apache.confdir / "conf-enabled" / "wsgipool.conf").is_symlink()
     assert planned("--reserve", MAX_CONNECTIONS - limit)["fits"]
     with apache.running(), Watch(mariadb, user) as watch:
-        site = RunningSite(apache.url, folder)
+        site = VisitedSite(apache.url)
         known = site.get("/server")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=30, clients=4)
     assert known["max_processes"] == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,21 +13,18 @@ from httpd.harness import (
     connections_by_process,
     eventually,
     overlaps,
-    running_site,
     sessions,
 )
-from wsgipool.demo.mariadb import MariaDB
-from wsgipool.httpd.express import MODES
-
-THREADED = ("worker", "event", "daemon")
+from httpd.place import MODES, THREADED, Place
+from wsgipool.demo.mariadb import Server
 
 
 def user_of(url: str) -> str:
     return str(urlsplit(url).username)
 
 
-def test_prefork_has_one_connection_a_child_and_keeps_it(mariadb: MariaDB, shop: str, folder: Path) -> None:
-    with running_site(folder, "prefork", {"shop": shop}, processes=4) as site, Watch(mariadb, user_of(shop)) as watch:
+def test_prefork_has_one_connection_a_child_and_keeps_it(mariadb: Server, shop: str, place: Place) -> None:
+    with place.running_site("prefork", {"shop": shop}, processes=4) as site, Watch(mariadb, user_of(shop)) as watch:
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=8)
 
     used = connections_by_process(answers)
@@ -41,10 +37,10 @@ def test_prefork_has_one_connection_a_child_and_keeps_it(mariadb: MariaDB, shop:
 
 @pytest.mark.parametrize("mode", THREADED)
 def test_a_process_never_has_more_than_max_size_connections(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
     with (
-        running_site(folder, mode, {"shop": shop}, processes=2, threads=8, settings={"max_size": 3}) as site,
+        place.running_site(mode, {"shop": shop}, processes=2, threads=8, settings={"max_size": 3}) as site,
         Watch(mariadb, user_of(shop)) as watch,
     ):
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=300, clients=24)
@@ -58,8 +54,8 @@ def test_a_process_never_has_more_than_max_size_connections(
 
 
 @pytest.mark.parametrize("mode", THREADED)
-def test_max_size_follows_the_threads_of_the_process(mode: str, shop: str, folder: Path) -> None:
-    with running_site(folder, mode, {"shop": shop}, processes=1, threads=6) as site:
+def test_max_size_follows_the_threads_of_the_process(mode: str, shop: str, place: Place) -> None:
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=6) as site:
         answers = site.load(lambda _: "/hold?seconds=0.05", requests=60, clients=12)
 
     assert {answer["max_size"] for answer in answers} == {6}
@@ -67,8 +63,8 @@ def test_max_size_follows_the_threads_of_the_process(mode: str, shop: str, folde
     assert not overlaps(answers)
 
 
-def test_prefork_gets_a_pool_of_one_whatever_the_settings_say(shop: str, folder: Path) -> None:
-    with running_site(folder, "prefork", {"shop": shop}, processes=2, settings={"max_size": 5}) as site:
+def test_prefork_gets_a_pool_of_one_whatever_the_settings_say(shop: str, place: Place) -> None:
+    with place.running_site("prefork", {"shop": shop}, processes=2, settings={"max_size": 5}) as site:
         answer = site.get("/hold")
         log = site.log()
 
@@ -78,9 +74,9 @@ def test_prefork_gets_a_pool_of_one_whatever_the_settings_say(shop: str, folder:
 
 @pytest.mark.parametrize("mode", THREADED)
 def test_serial_traffic_on_25_threads_opens_one_connection_a_process(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
-    with running_site(folder, mode, {"shop": shop}, processes=2, threads=25) as site:
+    with place.running_site(mode, {"shop": shop}, processes=2, threads=25) as site:
         answers = [site.get("/hold") for _ in range(80)]
         open_sessions = sessions(mariadb, user_of(shop))
 
@@ -91,11 +87,11 @@ def test_serial_traffic_on_25_threads_opens_one_connection_a_process(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_four_databases_in_one_site_have_a_pool_each(mode: str, mariadb: MariaDB, folder: Path) -> None:
+def test_four_databases_in_one_site_have_a_pool_each(mode: str, mariadb: Server, place: Place) -> None:
     names = [f"four_{mode}_{number}" for number in range(4)]
     databases = {name: mariadb.create_database(name) for name in names}
     threads = 1 if mode == "prefork" else 4
-    with running_site(folder, mode, databases, processes=2, threads=threads) as site:
+    with place.running_site(mode, databases, processes=2, threads=threads) as site:
         answers = site.load(lambda n: f"/hold?db={names[n % 4]}&seconds=0.01", requests=120, clients=8)
 
     for number, answer in enumerate(answers):
@@ -109,9 +105,9 @@ def test_four_databases_in_one_site_have_a_pool_each(mode: str, mariadb: MariaDB
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_handler_that_raises_leaves_no_row_no_transaction_and_no_lost_connection(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
-    with running_site(folder, mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 4) as site:
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 4) as site:
         before = site.get("/write?text=kept")
         for _ in range(10):
             assert site.request("/write-and-fail?text=lost").status_code == 500
@@ -130,15 +126,15 @@ def test_a_handler_that_raises_leaves_no_row_no_transaction_and_no_lost_connecti
 
 
 @pytest.mark.parametrize("mode", THREADED)
-def test_a_streamed_response_keeps_its_connection_until_it_is_closed(mode: str, shop: str, folder: Path) -> None:
-    go_on = folder / "go-on"
-    with running_site(folder, mode, {"shop": shop}, processes=1, threads=4) as site:
+def test_a_streamed_response_keeps_its_connection_until_it_is_closed(mode: str, shop: str, place: Place) -> None:
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=4) as site:
+        go_on = site.folder / "go-on"
         with requests.get(f"{site.url}/stream?until={go_on}", stream=True, timeout=LONG) as response:
             lines = response.iter_lines()
             first = next(lines)
             during = site.get("/counts")
             other = site.get("/hold")
-            go_on.touch()
+            site.touch(go_on)
             last = next(lines)
         eventually(lambda: site.get("/counts")["in_use"] == 0, "the streamed response's connection to come back")
         after = site.get("/counts")
@@ -150,12 +146,12 @@ def test_a_streamed_response_keeps_its_connection_until_it_is_closed(mode: str, 
 
 
 @pytest.mark.parametrize("mode", THREADED)
-def test_a_visitor_who_leaves_in_the_middle_of_a_stream_keeps_no_connection(mode: str, shop: str, folder: Path) -> None:
-    go_on = folder / "go-on"
-    with running_site(folder, mode, {"shop": shop}, processes=1, threads=4) as site:
+def test_a_visitor_who_leaves_in_the_middle_of_a_stream_keeps_no_connection(mode: str, shop: str, place: Place) -> None:
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=4) as site:
+        go_on = site.folder / "go-on"
         with requests.get(f"{site.url}/stream?until={go_on}", stream=True, timeout=LONG) as response:
             next(response.iter_lines())
-        go_on.touch()
+        site.touch(go_on)
         eventually(lambda: site.get("/counts")["in_use"] == 0, "the connection to come back")
 
         assert "was not given back" not in site.log()
@@ -163,9 +159,9 @@ def test_a_visitor_who_leaves_in_the_middle_of_a_stream_keeps_no_connection(mode
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_handler_that_never_gives_back_is_repaired_and_reported(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
-    with running_site(folder, mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 2) as site:
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 2) as site:
         leaked = [site.get("/leak")["connection"] for _ in range(5)]
         # The request ends, for mod_wsgi, a moment after its answer has arrived.
         eventually(lambda: site.get("/counts")["size"] == 0, "the leaked connections to be taken back")
@@ -181,8 +177,8 @@ def test_a_handler_that_never_gives_back_is_repaired_and_reported(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_fork_leaves_the_connections_to_the_parent(mode: str, shop: str, folder: Path) -> None:
-    with running_site(folder, mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 2) as site:
+def test_a_fork_leaves_the_connections_to_the_parent(mode: str, shop: str, place: Place) -> None:
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 2) as site:
         answer = site.get("/fork")
         again = site.get("/hold")
 
@@ -194,9 +190,9 @@ def test_a_fork_leaves_the_connections_to_the_parent(mode: str, shop: str, folde
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_pools_are_made_before_the_first_request_and_open_nothing(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
-    with running_site(folder, mode, {"shop": shop}, processes=2, threads=1 if mode == "prefork" else 3) as site:
+    with place.running_site(mode, {"shop": shop}, processes=2, threads=1 if mode == "prefork" else 3) as site:
         size = 1 if mode == "prefork" else 3
         eventually(
             lambda: site.log().count(f"up to {size} connections a process to mysql://") >= 2, "the preload's line"

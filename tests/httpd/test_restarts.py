@@ -6,15 +6,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
-from httpd.harness import ExpressSite, eventually, running_site, sessions, status
-from wsgipool.demo.mariadb import MariaDB
-from wsgipool.httpd.express import MODES
+from httpd.harness import RunningSite, eventually, sessions, status
+from httpd.place import MODES, Place
+from wsgipool.demo.mariadb import Server
 
 HTTPD_IN_DAEMON_MODE = {"httpd 502", "httpd 503"}
 """Daemon processes end at once in a graceful restart, and httpd itself answers what was on its way to them, with or
@@ -24,7 +23,7 @@ without a database (https://github.com/GrahamDumpleton/mod_wsgi/issues/383)."""
 class Load:
     """Clients that send one request after the other; counts the outcomes by who answered: the application or httpd."""
 
-    def __init__(self, site: ExpressSite, clients: int) -> None:
+    def __init__(self, site: RunningSite, clients: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.processes: set[int] = set()
         self._site = site
@@ -41,7 +40,7 @@ class Load:
                 response = self._site.request("/hold?seconds=0.01")
             except requests.ConnectionError:
                 self.outcomes["no connection"] += 1
-                if self._site.httpd.ended() is not None:
+                if self._site.has_ended():
                     return
             else:
                 from_application = response.headers["Content-Type"] == "application/json"
@@ -76,17 +75,17 @@ def processes_and_threads(mode: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_graceful_restarts_under_load_fail_no_request_and_abort_no_session(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
     user = str(urlsplit(shop).username)
     processes, threads = processes_and_threads(mode)
     aborted = status(mariadb, "Aborted_clients")
-    with running_site(folder, mode, {"shop": shop}, processes=processes, threads=threads) as site:
+    with place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site:
         with Load(site, clients=4).running() as load:
             for _ in range(3):
                 load.wait_for_more_requests()
-                load.wait_for_a_new_process_after(site.httpd.graceful_restart)
-        site.httpd.stop(graceful=True)
+                load.wait_for_a_new_process_after(site.graceful_restart)
+        site.stop_gracefully()
 
     allowed = {"application 200"} | (HTTPD_IN_DAEMON_MODE if mode == "daemon" else set())
     assert set(load.outcomes) <= allowed, load.outcomes
@@ -97,17 +96,17 @@ def test_graceful_restarts_under_load_fail_no_request_and_abort_no_session(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_graceful_stop_under_load_answers_what_it_accepted_and_aborts_no_session(
-    mode: str, mariadb: MariaDB, shop: str, folder: Path
+    mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
     user = str(urlsplit(shop).username)
     processes, threads = processes_and_threads(mode)
     aborted = status(mariadb, "Aborted_clients")
     with (
-        running_site(folder, mode, {"shop": shop}, processes=processes, threads=threads) as site,
+        place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site,
         Load(site, clients=4).running() as load,
     ):
         load.wait_for_more_requests()
-        site.httpd.stop(graceful=True)
+        site.stop_gracefully()
 
     # Once it listens no more, httpd itself refuses.
     allowed = {"application 200", "no connection"} | (HTTPD_IN_DAEMON_MODE if mode == "daemon" else set())
@@ -118,11 +117,11 @@ def test_a_graceful_stop_under_load_answers_what_it_accepted_and_aborts_no_sessi
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_plain_stop_quits_the_idle_sessions(mode: str, mariadb: MariaDB, shop: str, folder: Path) -> None:
+def test_a_plain_stop_quits_the_idle_sessions(mode: str, mariadb: Server, shop: str, place: Place) -> None:
     user = str(urlsplit(shop).username)
     processes, threads = processes_and_threads(mode)
     aborted = status(mariadb, "Aborted_clients")
-    with running_site(folder, mode, {"shop": shop}, processes=processes, threads=threads) as site:
+    with place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site:
         site.load(lambda _: "/hold?seconds=0.05", requests=40, clients=8)
         assert len(sessions(mariadb, user)) > 1
 

@@ -34,24 +34,18 @@ def is_installed() -> bool:
     return _program("mariadbd") is not None and _program("mariadb-install-db") is not None
 
 
-class MariaDB:
-    """A server with its data in `folder`; a context manager that stops it.
+class Server:
+    """A MariaDB server somewhere, which knows the administrator wsgipool_admin by the password."""
 
-    `settings` are options of mariadbd, such as {"max_connections": 50}.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, str | int] | None = None) -> None:
-        self.port = free_port()
-        self.password = secrets.token_hex(16)
-        self._folder = folder
-        self._settings = dict(settings or {})
-        self._log = folder / "mariadb.log"
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, host: str, port: int, password: str) -> None:
+        self.host = host
+        self.port = port
+        self.password = password
 
     def admin(self, database: str | None = None) -> Connection:
         """Return a new connection as an administrator, in autocommit mode."""
         return Connection(
-            host="127.0.0.1",
+            host=self.host,
             port=self.port,
             user=ADMIN,
             password=self.password,
@@ -66,7 +60,21 @@ class MariaDB:
             cursor.execute(f"CREATE DATABASE {name}")
             cursor.execute(f"CREATE USER {name} IDENTIFIED BY %s", (self.password,))
             cursor.execute(f"GRANT ALL ON {name}.* TO {name}")
-        return f"mysql://{name}:{self.password}@127.0.0.1:{self.port}/{name}"
+        return f"mysql://{name}:{self.password}@{self.host}:{self.port}/{name}"
+
+
+class MariaDB(Server):
+    """A server with its data in `folder`; a context manager that stops it.
+
+    `settings` are options of mariadbd, such as {"max_connections": 50}.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, str | int] | None = None) -> None:
+        super().__init__("127.0.0.1", free_port(), secrets.token_hex(16))
+        self._folder = folder
+        self._settings = dict(settings or {})
+        self._log = folder / "mariadb.log"
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the server and return when it answers; a second start finds the data of the first."""

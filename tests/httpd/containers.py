@@ -1,0 +1,241 @@
+"""The engine that the container `tests` runs on, and containers of the images of docker/compose.yaml beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pymysql
+
+from httpd.harness import APP, RunningSite, Settings, add_budget, eventually, write_config
+from wsgipool.demo.mariadb import Server
+from wsgipool.httpd.express import PACKAGE
+
+RESULTS = Path("/results")
+"""What is left of a run: see docker/compose-test."""
+
+_STOP_TIMEOUT = 40
+
+
+def docker(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command of the docker client; return what it printed."""
+    outcome = subprocess.run(
+        ["docker", *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    assert outcome.returncode == 0, f"docker {' '.join(map(str, arguments))}: {outcome.stdout}{outcome.stderr}"
+    return outcome.stdout
+
+
+class Container:
+    """A container of the engine, by name or id."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def inspect(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(docker("inspect", self.name))[0]
+        return found
+
+    def address_on(self, network: str) -> str | None:
+        """Return its IP address, or None where it is not on the network."""
+        on = self.inspect()["NetworkSettings"]["Networks"].get(network)
+        return str(on["IPAddress"]) if on and on["IPAddress"] else None
+
+    def is_running(self) -> bool:
+        return bool(self.inspect()["State"]["Running"])
+
+    def is_healthy(self) -> bool:
+        return bool(self.inspect()["State"]["Health"]["Status"] == "healthy")
+
+    def start(self) -> None:
+        docker("start", self.name)
+
+    def signal(self, name: str) -> None:
+        docker("kill", f"--signal={name}", self.name)
+
+    def stop(self, signal: str) -> None:
+        """Send the signal and wait for the end."""
+        if self.is_running():
+            self.signal(signal)
+            docker("wait", self.name)
+
+    def stderr(self) -> str:
+        outcome = subprocess.run(["docker", "logs", self.name], capture_output=True, check=True)
+        return outcome.stderr.decode(errors="replace")
+
+    def remove(self) -> None:
+        """Remove it, but for its log."""
+        logs = RESULTS / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        (logs / f"{self.name}.log").write_text(self.stderr())
+        docker("rm", "--force", "--volumes", self.name)
+
+
+class Compose:
+    """The compose project that this container belongs to."""
+
+    @cached_property
+    def project(self) -> str:
+        labels = Container(socket.gethostname()).inspect()["Config"]["Labels"]
+        return str(labels["com.docker.compose.project"])
+
+    def network(self, name: str) -> str:
+        return f"{self.project}_{name}"
+
+    def containers(self, service: str) -> list[Container]:
+        """Return the containers of a service, without those of `compose run`."""
+        labels = {"project": self.project, "service": service, "oneoff": "False"}
+        filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        names = docker("ps", "--all", "--format={{.Names}}", *filters).split()
+        return [Container(name) for name in sorted(names)]
+
+    def container(self, service: str) -> Container:
+        (only,) = self.containers(service)
+        return only
+
+    @contextmanager
+    def created(
+        self, service: str, environment: Mapping[str, str], *arguments: str, networks: tuple[str, ...]
+    ) -> Iterator[Container]:
+        """A new container like the service's, but for this environment, that is not started yet."""
+        config = self.container(service).inspect()["Config"]
+        name = f"{self.project}-test-{service}-{secrets.token_hex(4)}"
+        with tempfile.NamedTemporaryFile("w") as file:
+            # The later of two of one name counts.
+            file.writelines(f"{line}\n" for line in config["Env"])
+            file.writelines(f"{name}={value}\n" for name, value in environment.items())
+            file.flush()
+            docker(
+                "create", f"--name={name}", f"--network={self.network(networks[0])}", f"--env-file={file.name}",
+                "--no-healthcheck", f"--stop-signal={config.get('StopSignal', 'SIGTERM')}", config["Image"], *arguments,
+            )  # fmt: skip
+        container = Container(name)
+        try:
+            for network in networks[1:]:
+                docker("network", "connect", self.network(network), name)
+            yield container
+        finally:
+            container.remove()
+
+
+class MariaDBContainer(Server):
+    """A MariaDB in a container of its own."""
+
+    def __init__(self, container: Container, password: str) -> None:
+        super().__init__(container.name, 3306, password)
+        self._container = container
+
+    def start(self) -> None:
+        self._container.start()
+        eventually(self._answers, "MariaDB to answer")
+
+    def stop(self) -> None:
+        self._container.stop("TERM")
+
+    def _answers(self) -> bool:
+        assert self._container.is_running(), self._container.stderr()
+        try:
+            with self.admin():
+                return True
+        except pymysql.OperationalError:
+            return False
+
+
+class ContainerSite(RunningSite):
+    """A site in a container of its own."""
+
+    def __init__(self, container: Container) -> None:
+        super().__init__(f"http://{container.name}:8080", Path("/run/wsgipool"))
+        self._container = container
+
+    def log(self) -> str:
+        return self._container.stderr()
+
+    def touch(self, path: Path) -> None:
+        docker("exec", self._container.name, "touch", path)
+
+    def kill(self, pid: int) -> bool:
+        command = ["docker", "exec", self._container.name, "sh", "-c", f"kill -KILL {pid}"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def graceful_restart(self) -> None:
+        self._container.signal("USR1")
+
+    def stop_gracefully(self) -> None:
+        self._container.stop("WINCH")
+
+    def has_ended(self) -> bool:
+        return not self._container.is_running()
+
+
+class Containers:
+    """A Place: containers of the compose services' images."""
+
+    def __init__(self, compose: Compose, folder: Path) -> None:
+        self._compose = compose
+        self._folder = folder
+
+    @contextmanager
+    def running_site(
+        self,
+        mode: str,
+        databases: dict[str, str],
+        *,
+        processes: int,
+        threads: int = 1,
+        settings: Settings | None = None,
+        budget: Settings | None = None,
+        script: Path | None = None,
+    ) -> Iterator[ContainerSite]:
+        config = self._folder / "wsgipool.toml"
+        write_config(config, databases, settings or {})
+        if budget is not None:
+            add_budget(config, Path("/run/wsgipool/budget"), budget)
+        environment = {"WSGIPOOL_PROCESSES": str(processes), "WSGIPOOL_THREADS": str(threads)}
+        # The demo site is in the image, wherever its Python has it.
+        if script is None or not script.is_relative_to(PACKAGE):
+            environment["WSGIPOOL_SCRIPT"] = "/srv/app.wsgi"
+        with self._compose.created(mode, environment, networks=("front", "back")) as container:
+            app = Path(shutil.copytree(APP, self._folder / "srv"))
+            docker("cp", "--archive", f"{app}/.", f"{container.name}:/srv")
+            docker("cp", "--archive", config, f"{container.name}:/etc/wsgipool.toml")
+            container.start()
+            eventually(lambda: _accepts(container), "httpd to accept connections")
+            site = ContainerSite(container)
+            yield site
+            container.stop("TERM")
+
+    @contextmanager
+    def running_mariadb(self, settings: Settings) -> Iterator[MariaDBContainer]:
+        password = secrets.token_hex(16)
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        environment = {"MARIADB_ADMIN_PASSWORD": password}
+        with self._compose.created("db", environment, *options, networks=("back",)) as container:
+            server = MariaDBContainer(container, password)
+            server.start()
+            yield server
+            server.stop()
+
+
+def _accepts(container: Container) -> bool:
+    assert container.is_running(), container.stderr()
+    try:
+        socket.create_connection((container.name, 8080), timeout=1).close()
+    except OSError:
+        return False
+    return True

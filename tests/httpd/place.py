@@ -1,0 +1,91 @@
+"""Where the sites and databases of a test run.
+
+On a plain machine they are processes of it. In the container `tests` of docker/compose.yaml they are containers beside
+it, and Debian 12 with its own mod_wsgi is one mode more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pymysql.connections import Connection
+
+from httpd.harness import RunningSite, Settings, running_site
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.httpd import express
+
+IN_CONTAINERS = os.environ.get("WSGIPOOL_TESTS_IN") == "containers"
+
+MODES = (*express.MODES, "bookworm") if IN_CONTAINERS else express.MODES
+THREADED = tuple(mode for mode in MODES if mode != "prefork")
+
+
+class OwnServer(Protocol):
+    """A MariaDB of a test's own, which it may stop and start again."""
+
+    host: str
+    password: str
+
+    def admin(self, database: str | None = None) -> Connection: ...
+    def create_database(self, name: str) -> str: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Place(Protocol):
+    def running_site(
+        self,
+        mode: str,
+        databases: dict[str, str],
+        *,
+        processes: int,
+        threads: int = 1,
+        settings: Settings | None = None,
+        budget: Settings | None = None,
+        script: Path | None = None,
+    ) -> AbstractContextManager[RunningSite]:
+        """Start httpd with the databases (URLs by name) and the pool settings given, and stop it afterwards."""
+
+    def running_mariadb(self, settings: Settings) -> AbstractContextManager[OwnServer]:
+        """Start a MariaDB with these options of mariadbd, and stop it afterwards."""
+
+
+class ThisMachine:
+    """A Place: processes of this machine, whose files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def running_site(
+        self,
+        mode: str,
+        databases: dict[str, str],
+        *,
+        processes: int,
+        threads: int = 1,
+        settings: Settings | None = None,
+        budget: Settings | None = None,
+        script: Path | None = None,
+    ) -> AbstractContextManager[RunningSite]:
+        return running_site(
+            self._folder,
+            mode,
+            databases,
+            processes=processes,
+            threads=threads,
+            settings=settings,
+            budget=budget,
+            script=script,
+        )
+
+    @contextmanager
+    def running_mariadb(self, settings: Settings) -> Iterator[MariaDB]:
+        data = self._folder / "mariadb"
+        data.mkdir()
+        with MariaDB(data, settings) as server:
+            server.start()
+            yield server
