@@ -4,7 +4,7 @@
 # program themselves, and no shell in between is left to die alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test stress lint bench clean
+.PHONY: help demo test stress compose-test lint bench clean
 
 help:
 	@echo 'make demo    run the demo site on http://127.0.0.1:8080 until Ctrl-C'
@@ -12,6 +12,7 @@ help:
 	@echo '             STANDALONE=1 takes the Apache from PyPI even where Debian has one'
 	@echo 'make test    run all tests; pass on options with ARGS="-k pool -x"'
 	@echo 'make stress  the tests that search at random, fifty times as long, and those that take minutes: three hours'
+	@echo 'make compose-test  the tests of the containers in docker/: it takes Docker; results in docker/results'
 	@echo 'make lint    ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench   measure against other pools; ARGS="uncontended --quick" chooses and shortens'
 	@echo 'make clean   remove the environment and everything else that was made here'
@@ -30,6 +31,9 @@ test:
 stress:
 	@scripts/setup test
 	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py tests/httpd/test_budget.py tests/faults/test_budget_hammered.py $(ARGS)
+
+compose-test:
+	@exec docker/compose-test $(ARGS)
 
 lint:
 	@scripts/setup lint

@@ -21,6 +21,8 @@ from httpd.harness import APP, RunningSite, Settings, add_budget, eventually, wr
 from wsgipool.demo.mariadb import Server
 from wsgipool.httpd.express import PACKAGE
 
+COMPOSE_FILE = Path("docker/compose.yaml")
+"""As the image has it."""
 RESULTS = Path("/results")
 """What is left of a run: see docker/compose-test."""
 
@@ -51,10 +53,13 @@ class Container:
         found: dict[str, Any] = json.loads(docker("inspect", self.name))[0]
         return found
 
-    def address_on(self, network: str) -> str | None:
-        """Return its IP address, or None where it is not on the network."""
-        on = self.inspect()["NetworkSettings"]["Networks"].get(network)
-        return str(on["IPAddress"]) if on and on["IPAddress"] else None
+    def address_on(self, network: str) -> str:
+        """Return its IP address."""
+        return str(self.inspect()["NetworkSettings"]["Networks"][network]["IPAddress"])
+
+    def published_port(self) -> str:
+        """Return the port of the engine's host for httpd's, as it was asked for."""
+        return str(self.inspect()["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostPort"])
 
     def is_running(self) -> bool:
         return bool(self.inspect()["State"]["Running"])
@@ -107,6 +112,18 @@ class Compose:
     def container(self, service: str) -> Container:
         (only,) = self.containers(service)
         return only
+
+    def scale(self, service: str, number: int, *, hosts: int, port: str) -> None:
+        """Have so many containers of a service, with a budget for so many hosts; return when they are healthy.
+
+        `port` is published; 0 is one that the engine chooses, for each its own.
+        """
+        docker(
+            "compose", f"--project-name={self.project}", f"--file={COMPOSE_FILE}",
+            "up", "--detach", "--no-build", "--no-deps", f"--scale={service}={number}", service,
+            environment={"WSGIPOOL_HOSTS": str(hosts), f"{service.upper()}_PORT": port},
+        )  # fmt: skip
+        eventually(lambda: all(container.is_healthy() for container in self.containers(service)), "the new containers")
 
     @contextmanager
     def created(
@@ -162,9 +179,15 @@ class ContainerSite(RunningSite):
     def __init__(self, container: Container) -> None:
         super().__init__(f"http://{container.name}:8080", Path("/run/wsgipool"))
         self._container = container
+        self._last_log: str | None = None
 
     def log(self) -> str:
-        return self._container.stderr()
+        return self._container.stderr() if self._last_log is None else self._last_log
+
+    def end(self) -> None:
+        """Stop httpd, and keep its log, which tests read when its container is gone."""
+        self._container.stop("TERM")
+        self._last_log = self._container.stderr()
 
     def touch(self, path: Path) -> None:
         docker("exec", self._container.name, "touch", path)
@@ -218,13 +241,13 @@ class Containers:
             eventually(lambda: _accepts(container), "httpd to accept connections")
             site = ContainerSite(container)
             yield site
-            container.stop("TERM")
+            site.end()
 
     @contextmanager
     def running_mariadb(self, settings: Settings) -> Iterator[MariaDBContainer]:
         password = secrets.token_hex(16)
         options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        environment = {"MARIADB_ADMIN_PASSWORD": password}
+        environment = {"MARIADB_ADMIN_PASSWORD": password, "MARIADB_DATABASE": "unused", "MARIADB_USER": "unused"}
         with self._compose.created("db", environment, *options, networks=("back",)) as container:
             server = MariaDBContainer(container, password)
             server.start()

@@ -1,0 +1,70 @@
+"""Several hosts on one database server: each keeps to its share of what the server allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from docker.visitors import SITES, Census, Database, Load, url_of
+from httpd.containers import Compose, docker
+from httpd.harness import eventually
+
+RESERVE = 5
+"""What `connections = "auto"` leaves to others."""
+
+
+def share(database: Database, hosts: int) -> int:
+    return (database.max_connections() - RESERVE) // hosts
+
+
+def test_each_service_has_its_share_of_the_server_and_none_more(compose: Compose, database: Database) -> None:
+    most_each = share(database, len(SITES))
+    addresses = {compose.container(site).address_on(compose.network("back")): site for site in SITES}
+    refused = database.refused()
+    with Census(database) as census, Load([url_of(site) for site in SITES], visitors=80).running() as load:
+        eventually(lambda: all(census.most[host, "wsgipool:bookshop"] == most_each for host in addresses), "full use")
+        load.wait_for("200", 20)
+
+    assert {addresses[host] for host, _ in census.most} == set(SITES), census.most
+    assert set(census.most.values()) == {most_each}
+    assert database.refused() == refused
+    assert all(set(outcomes) == {"200"} for outcomes in load.outcomes.values()), load.outcomes
+
+
+@pytest.fixture
+def replicas(compose: Compose) -> Iterator[list[str]]:
+    """The URLs of three containers of the service worker, which have the database to themselves."""
+    others = [container for site in SITES if site != "worker" for container in compose.containers(site)]
+    docker("stop", *(container.name for container in others))
+    port = compose.container("worker").published_port()
+    compose.scale("worker", 3, hosts=3, port="0")
+    try:
+        addresses = [container.address_on(compose.network("front")) for container in compose.containers("worker")]
+        yield [f"http://{address}:8080" for address in addresses]
+    finally:
+        compose.scale("worker", 1, hosts=len(SITES), port=port)
+        docker("start", *(container.name for container in others))
+        eventually(lambda: all(container.is_healthy() for container in others), "the others to be healthy again")
+
+
+def test_three_replicas_share_one_budget_and_restart_one_by_one_without_a_failed_request(
+    replicas: list[str], compose: Compose, database: Database
+) -> None:
+    assert len(replicas) == 3
+    most_each = share(database, 3)
+    refused = database.refused()
+    with Census(database) as census, Load(replicas, visitors=48).running() as load:
+        eventually(lambda: sorted(census.most.values()) == [most_each] * 3, f"full use: {census.most}")
+        for container in compose.containers("worker"):
+            # By its stop signal, httpd's graceful stop.
+            docker("restart", "--time=30", container.name)
+            eventually(container.is_healthy, "the replica to be back")
+            load.wait_for("200")
+
+    # A container may come back with another address: the three of before and those after, none above its share.
+    assert max(census.most.values()) == most_each
+    assert database.refused() == refused
+    # While a replica is away its visitors go to the next one.
+    for outcomes in load.outcomes.values():
+        assert set(outcomes) <= {"200", "no connection"}, load.outcomes

@@ -1,0 +1,141 @@
+"""Visitors of the demo site in containers, and what its database says of them meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pymysql
+import requests
+
+from httpd.containers import Compose
+from httpd.harness import LONG, eventually
+from wsgipool.demo.mariadb import Server
+
+SITES = ("prefork", "worker", "event", "daemon", "bookworm")
+
+DEADLINE = 15.0
+"""Seconds within which a visitor has an answer, whatever has become of the database.
+
+A site waits 5 s for a connection (WSGIPOOL_TIMEOUT) and 3 s for an answer (read_timeout); the rest is a busy machine's.
+"""
+
+
+def url_of(service: str) -> str:
+    return f"http://{service}:8080"
+
+
+class Database(Server):
+    """The service db."""
+
+    def __init__(self, compose: Compose) -> None:
+        self.container = compose.container("db")
+        environment = dict(line.split("=", 1) for line in self.container.inspect()["Config"]["Env"])
+        super().__init__("db", 3306, environment["MARIADB_ADMIN_PASSWORD"])
+
+    def wait_until_it_answers(self) -> None:
+        def answers() -> bool:
+            try:
+                with self.admin():
+                    return True
+            except pymysql.OperationalError:
+                return False
+
+        eventually(answers, "the database to answer")
+
+    def refused(self) -> int:
+        """Return how many connections were one too many for the server."""
+        with self.admin() as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'")
+            return int(cursor.fetchone()[1])
+
+    def max_connections(self) -> int:
+        with self.admin() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT @@global.max_connections")
+            return int(cursor.fetchone()[0])
+
+
+class Census:
+    """Counts the sessions of each host and program name, every few milliseconds."""
+
+    def __init__(self, database: Database) -> None:
+        self.most: Counter[tuple[str, str]] = Counter()
+        """By the host's address and the program's name, the most at once."""
+        self._database = database
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> Census:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        with self._database.admin() as connection, connection.cursor() as cursor:
+            while not self._stop.wait(0.01):
+                cursor.execute(
+                    "SELECT SUBSTRING_INDEX(host, ':', 1), attr_value, COUNT(*) FROM information_schema.processlist"
+                    " JOIN performance_schema.session_connect_attrs ON processlist_id = id"
+                    " WHERE attr_name = 'program_name' AND attr_value LIKE 'wsgipool:%' GROUP BY 1, 2"
+                )
+                for host, program, sessions in cursor.fetchall():
+                    self.most[host, program] = max(self.most[host, program], sessions)
+
+
+class Load:
+    """Visitors of some sites; each sends one request after the other, and takes another site if one refuses."""
+
+    def __init__(self, urls: list[str], path: str = "/slow?seconds=0.02", visitors: int = 8) -> None:
+        self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+        """By site: status codes, and `no connection`."""
+        self.longest = 0.0
+        """Seconds that a visitor waited for an answer."""
+        self._urls = urls
+        self._path = path
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(visitors)]
+
+    def _visit(self, number: int) -> None:
+        for turn in range(number, 10**9):
+            if self._stop.is_set():
+                return
+            url = self._urls[turn % len(self._urls)]
+            began = time.monotonic()
+            try:
+                response = requests.get(
+                    f"{url}{self._path}",
+                    headers={"Accept": "application/json", "Connection": "close"},
+                    timeout=2 * LONG,
+                )
+                # httpd answers by itself in HTML.
+                by = "" if response.headers["Content-Type"] == "application/json" else "httpd "
+                outcome = f"{by}{response.status_code}"
+            except requests.ConnectionError:
+                outcome = "no connection"
+            self.outcomes[url][outcome] += 1
+            self.longest = max(self.longest, time.monotonic() - began)
+
+    def wait_for(self, outcome: str, number: int = 5) -> None:
+        """Wait until each site has answered so, as often as this from now on."""
+        before = {url: self.outcomes[url][outcome] for url in self._urls}
+        eventually(
+            lambda: all(self.outcomes[url][outcome] >= before[url] + number for url in self._urls),
+            f"{outcome} from each of {self._urls}",
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[Load]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
