@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from docker.visitors import SITES, Census, Database, Load, url_of
-from httpd.containers import Compose, docker
+from docker.visitors import SITES, Census, Database, Load, urls_of
+from httpd.containers import Compose, docker, wait_until_healthy
 from httpd.harness import eventually
 
 RESERVE = 5
@@ -22,12 +22,12 @@ def test_each_service_has_its_share_of_the_server_and_none_more(compose: Compose
     most_each = share(database, len(SITES))
     addresses = {compose.container(site).address_on(compose.network("back")): site for site in SITES}
     refused = database.refused()
-    with Census(database) as census, Load([url_of(site) for site in SITES], visitors=80).running() as load:
-        eventually(lambda: all(census.most[host, "wsgipool:bookshop"] == most_each for host in addresses), "full use")
+    with Census(database) as census, Load(urls_of(compose, *SITES), visitors=80).running() as load:
+        eventually(lambda: all(census.most[host, "wsgipool:bookshop"] >= most_each for host in addresses), "full use")
         load.wait_for("200", 20)
 
     assert {addresses[host] for host, _ in census.most} == set(SITES), census.most
-    assert set(census.most.values()) == {most_each}
+    assert max(census.most_lasting.values()) <= most_each, census.most_lasting
     assert database.refused() == refused
     assert all(set(outcomes) == {"200"} for outcomes in load.outcomes.values()), load.outcomes
 
@@ -40,12 +40,13 @@ def replicas(compose: Compose) -> Iterator[list[str]]:
     port = compose.container("worker").published_port()
     compose.scale("worker", 3, hosts=3, port="0")
     try:
-        addresses = [container.address_on(compose.network("front")) for container in compose.containers("worker")]
-        yield [f"http://{address}:8080" for address in addresses]
+        yield urls_of(compose, "worker")
     finally:
         compose.scale("worker", 1, hosts=len(SITES), port=port)
         docker("start", *(container.name for container in others))
-        eventually(lambda: all(container.is_healthy() for container in others), "the others to be healthy again")
+        eventually(
+            lambda: all(container.is_healthy() for container in others), "the others to be healthy", WHILE_STARTING
+        )
 
 
 def test_three_replicas_share_one_budget_and_restart_one_by_one_without_a_failed_request(
@@ -55,15 +56,14 @@ def test_three_replicas_share_one_budget_and_restart_one_by_one_without_a_failed
     most_each = share(database, 3)
     refused = database.refused()
     with Census(database) as census, Load(replicas, visitors=48).running() as load:
-        eventually(lambda: sorted(census.most.values()) == [most_each] * 3, f"full use: {census.most}")
+        eventually(lambda: len(census.most) == 3 and min(census.most.values()) >= most_each, "full use by three hosts")
         for container in compose.containers("worker"):
             # By its stop signal, httpd's graceful stop.
             docker("restart", "--time=30", container.name)
-            eventually(container.is_healthy, "the replica to be back")
+            wait_until_healthy([container])
             load.wait_for("200")
 
-    # A container may come back with another address: the three of before and those after, none above its share.
-    assert max(census.most.values()) == most_each
+    assert max(census.most_lasting.values()) <= most_each, census.most_lasting
     assert database.refused() == refused
     # While a replica is away its visitors go to the next one.
     for outcomes in load.outcomes.values():

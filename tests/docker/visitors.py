@@ -24,8 +24,10 @@ A site waits 5 s for a connection (WSGIPOOL_TIMEOUT) and 3 s for an answer (read
 """
 
 
-def url_of(service: str) -> str:
-    return f"http://{service}:8080"
+def urls_of(compose: Compose, *services: str) -> list[str]:
+    """Return the URLs of all containers of the services, by their addresses on the visitors' network."""
+    containers = [container for service in services for container in compose.containers(service)]
+    return [f"http://{container.address_on(compose.network('front'))}:8080" for container in containers]
 
 
 class Database(Server):
@@ -58,12 +60,21 @@ class Database(Server):
             return int(cursor.fetchone()[0])
 
 
+Sessions = dict[tuple[str, str], set[int]]
+"""The ids of the sessions of each host, by its address, and program name."""
+
+
 class Census:
-    """Counts the sessions of each host and program name, every few milliseconds."""
+    """Counts the sessions of each host and program name, ten times a second."""
 
     def __init__(self, database: Database) -> None:
         self.most: Counter[tuple[str, str]] = Counter()
-        """By the host's address and the program's name, the most at once."""
+        """The most at once."""
+        self.most_lasting: Counter[tuple[str, str]] = Counter()
+        """The most that were there at one moment and at the next.
+
+        The server shows a session until it has noticed its end, which on a busy machine takes it a while.
+        """
         self._database = database
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample)
@@ -77,21 +88,28 @@ class Census:
         self._thread.join()
 
     def _sample(self) -> None:
+        before: Sessions = {}
         with self._database.admin() as connection, connection.cursor() as cursor:
-            while not self._stop.wait(0.01):
+            while not self._stop.wait(0.1):
                 cursor.execute(
-                    "SELECT SUBSTRING_INDEX(host, ':', 1), attr_value, COUNT(*) FROM information_schema.processlist"
+                    "SELECT id, SUBSTRING_INDEX(host, ':', 1), attr_value FROM information_schema.processlist"
                     " JOIN performance_schema.session_connect_attrs ON processlist_id = id"
-                    " WHERE attr_name = 'program_name' AND attr_value LIKE 'wsgipool:%' GROUP BY 1, 2"
+                    " WHERE attr_name = 'program_name' AND attr_value LIKE 'wsgipool:%'"
                 )
-                for host, program, sessions in cursor.fetchall():
-                    self.most[host, program] = max(self.most[host, program], sessions)
+                now: Sessions = defaultdict(set)
+                for session, host, program in cursor.fetchall():
+                    now[host, program].add(session)
+                for who, sessions in now.items():
+                    self.most[who] = max(self.most[who], len(sessions))
+                    lasting = sessions & before.get(who, set())
+                    self.most_lasting[who] = max(self.most_lasting[who], len(lasting))
+                before = now
 
 
 class Load:
     """Visitors of some sites; each sends one request after the other, and takes another site if one refuses."""
 
-    def __init__(self, urls: list[str], path: str = "/slow?seconds=0.02", visitors: int = 8) -> None:
+    def __init__(self, urls: list[str], path: str = "/slow?seconds=0.1", visitors: int = 8) -> None:
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         """By site: status codes, and `no connection`."""
         self.longest = 0.0

@@ -26,7 +26,8 @@ COMPOSE_FILE = Path("docker/compose.yaml")
 RESULTS = Path("/results")
 """What is left of a run: see docker/compose-test."""
 
-_STOP_TIMEOUT = 40
+_WHILE_STARTING = 120.0
+"""Seconds that a container may take until it is healthy, on a busy machine and beside others that start."""
 
 
 def docker(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
@@ -91,6 +92,10 @@ class Container:
         docker("rm", "--force", "--volumes", self.name)
 
 
+def wait_until_healthy(containers: list[Container]) -> None:
+    eventually(lambda: all(container.is_healthy() for container in containers), "them to be healthy", _WHILE_STARTING)
+
+
 class Compose:
     """The compose project that this container belongs to."""
 
@@ -123,7 +128,9 @@ class Compose:
             "up", "--detach", "--no-build", "--no-deps", f"--scale={service}={number}", service,
             environment={"WSGIPOOL_HOSTS": str(hosts), f"{service.upper()}_PORT": port},
         )  # fmt: skip
-        eventually(lambda: all(container.is_healthy() for container in self.containers(service)), "the new containers")
+        eventually(
+            lambda: all(container.is_healthy() for container in self.containers(service)), "them", WHILE_STARTING
+        )
 
     @contextmanager
     def created(

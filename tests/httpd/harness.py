@@ -228,15 +228,15 @@ def status(mariadb: Administered, variable: str) -> int:
         return int(cursor.fetchone()[1])
 
 
-def eventually(condition: Callable[[], T], what: str, seconds: float = LONG) -> T:
+def eventually(condition: Callable[[], T], what: str, within: float = LONG) -> T:
     """Wait until the condition holds, and return what it gave."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"still waiting after {seconds:g} s for {what}")
+    raise AssertionError(f"still waiting after {within:g} s for {what}")
 
 
 def connections_by_process(answers: list[Answer]) -> dict[int, set[int]]:
