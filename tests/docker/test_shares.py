@@ -44,9 +44,7 @@ def replicas(compose: Compose) -> Iterator[list[str]]:
     finally:
         compose.scale("worker", 1, hosts=len(SITES), port=port)
         docker("start", *(container.name for container in others))
-        eventually(
-            lambda: all(container.is_healthy() for container in others), "the others to be healthy", WHILE_STARTING
-        )
+        wait_until_healthy(others)
 
 
 def test_three_replicas_share_one_budget_and_restart_one_by_one_without_a_failed_request(

@@ -128,9 +128,7 @@ class Compose:
             "up", "--detach", "--no-build", "--no-deps", f"--scale={service}={number}", service,
             environment={"WSGIPOOL_HOSTS": str(hosts), f"{service.upper()}_PORT": port},
         )  # fmt: skip
-        eventually(
-            lambda: all(container.is_healthy() for container in self.containers(service)), "them", WHILE_STARTING
-        )
+        wait_until_healthy(self.containers(service))
 
     @contextmanager
     def created(
@@ -146,7 +144,7 @@ class Compose:
             file.flush()
             docker(
                 "create", f"--name={name}", f"--network={self.network(networks[0])}", f"--env-file={file.name}",
-                "--no-healthcheck", f"--stop-signal={config.get('StopSignal', 'SIGTERM')}", config["Image"], *arguments,
+                "--no-healthcheck", config["Image"], *arguments,
             )  # fmt: skip
         container = Container(name)
         try:
