@@ -17,6 +17,7 @@ from pathlib import Path
 from faults.harness import SOON
 from httpd.harness import eventually
 from httpd.loads import ServerWatch, full_mariadb
+from httpd.place import ThisMachine
 from wsgipool import config, drivers
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.permits import Permit
@@ -76,7 +77,7 @@ def test_two_programs_hammer_one_budget(tmp_path: Path, servers_folder: Path, ef
         for hammer in hammers:
             hammer.kill()
 
-    with full_mariadb(folder, BUDGET) as mariadb, ExitStack() as close:
+    with full_mariadb(ThisMachine(folder), BUDGET) as mariadb, ExitStack() as close:
         close.callback(kill_all)
         url = mariadb.create_database("shop")
         settings = tmp_path / "wsgipool.toml"

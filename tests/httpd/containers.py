@@ -197,6 +197,9 @@ class ContainerSite(RunningSite):
     def touch(self, path: Path) -> None:
         docker("exec", self._container.name, "touch", path)
 
+    def children(self) -> list[int]:
+        return [int(child) for child in docker("exec", self._container.name, "cat", "/proc/1/task/1/children").split()]
+
     def kill(self, pid: int) -> bool:
         command = ["docker", "exec", self._container.name, "sh", "-c", f"kill -KILL {pid}"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

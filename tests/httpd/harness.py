@@ -81,6 +81,10 @@ class RunningSite(VisitedSite, ABC):
         """Make an empty file where httpd runs."""
 
     @abstractmethod
+    def children(self) -> list[int]:
+        """Return the numbers of httpd's processes below its parent."""
+
+    @abstractmethod
     def kill(self, pid: int) -> bool:
         """Kill one of httpd's processes; tell whether it was still there."""
 
@@ -108,6 +112,10 @@ class ExpressSite(RunningSite):
 
     def touch(self, path: Path) -> None:
         path.touch()
+
+    def children(self) -> list[int]:
+        pid = self.httpd.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def kill(self, pid: int) -> bool:
         with contextlib.suppress(ProcessLookupError):
@@ -175,7 +183,7 @@ def write_config(path: Path, databases: dict[str, str], settings: Settings) -> N
 
 
 def add_budget(config: Path, runtime_dir: Path, budget: Settings) -> None:
-    """Add a [budget] to the settings, and the folder that its processes share."""
+    """Add a [budget] to the settings, and name the folder that its processes share."""
     lines = [f"runtime_dir = {json.dumps(str(runtime_dir))}", "[budget]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
     config.write_text("\n".join([*lines, config.read_text()]))

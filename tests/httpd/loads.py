@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import json
-import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from httpd.harness import LONG, ExpressSite, eventually, running_site
-from wsgipool.demo.mariadb import ADMIN, MariaDB
+from httpd.harness import LONG, RunningSite, Settings, eventually, running_site
+from httpd.place import OwnServer, Place, ThisMachine
+from wsgipool.demo.mariadb import ADMIN
 
 CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
 """What tests/httpd/app/auth.wsgi lets pass."""
@@ -28,20 +25,15 @@ CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
 ADMINISTRATORS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
 
 
-@contextmanager
-def full_mariadb(folder: Path, budget: int) -> Iterator[MariaDB]:
+def full_mariadb(place: Place, budget: int) -> AbstractContextManager[OwnServer]:
     """A server that has room for the budget and for the one session of the administrator who watches."""
-    folder = folder / "full-mariadb"
-    folder.mkdir()
-    with MariaDB(folder, {"max_connections": budget + 1}) as server:
-        server.start()
-        yield server
+    return place.running_mariadb({"max_connections": budget + 1})
 
 
 class ServerWatch:
     """Counts the connections of a whole server, but its own, as that counts them itself."""
 
-    def __init__(self, mariadb: MariaDB) -> None:
+    def __init__(self, mariadb: OwnServer) -> None:
         self.most = 0
         """Of Threads_connected, every few milliseconds."""
         self.most_ever = 0
@@ -77,7 +69,7 @@ class ServerWatch:
 class Load:
     """Clients that send one request after the other, each on an HTTP connection of its own, to one of the paths."""
 
-    def __init__(self, site: ExpressSite, *paths: str, clients: int) -> None:
+    def __init__(self, site: RunningSite, *paths: str, clients: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.served: Counter[tuple[int, str]] = Counter()
         """Requests by process and interpreter."""
@@ -152,8 +144,22 @@ class Shape:
         return {"", *self.further_interpreters}
 
     @contextmanager
-    def running(self, folder: Path, url: str, budget: dict[str, str | int]) -> Iterator[ExpressSite]:
-        extra, app = folder / "shape.conf", folder / "app"
+    def running(self, place: Place, url: str, budget: Settings) -> Iterator[RunningSite]:
+        with self._site(place, url, budget) as site:
+            eventually(
+                lambda: site.log().count("within a budget of") >= self.processes, "the processes to start", 10 * LONG
+            )
+            if self.asks_for_password:
+                assert site.request("/sleep?seconds=0").status_code == 401
+            yield site
+
+    def _site(self, place: Place, url: str, budget: Settings) -> AbstractContextManager[RunningSite]:
+        if not self.asks_for_password and not self.further_interpreters:
+            return place.running_site(
+                self.mode, {"shop": url}, processes=self.processes, threads=self.threads, budget=budget
+            )
+        assert isinstance(place, ThisMachine), "the httpd of a container is told no more than a place can say"
+        extra, app = place.folder / "shape.conf", place.folder / "app"
         aliases = [
             f"WSGIScriptAlias /{name} {app / 'app.wsgi'} application-group={name}\n"
             for name in self.further_interpreters
@@ -162,39 +168,32 @@ class Shape:
         options = ["--include-file", str(extra)]
         if self.asks_for_password:
             options += ["--auth-user-script", str(app / "auth.wsgi")]
-        with running_site(
-            folder,
+        return running_site(
+            place.folder,
             self.mode,
             {"shop": url},
             processes=self.processes,
             threads=self.threads,
             budget=budget,
             express_options=tuple(options),
-        ) as site:
-            eventually(
-                lambda: site.log().count("within a budget of") >= self.processes, "the processes to start", 10 * LONG
-            )
-            if self.asks_for_password:
-                assert site.request("/sleep?seconds=0").status_code == 401
-            yield site
+        )
 
 
-def kill_one(site: ExpressSite) -> None:
+def kill_one(site: RunningSite) -> None:
     """Kill a process below httpd's parent: one that serves, has just started or is about to end."""
-    pid = site.httpd.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    with contextlib.suppress(ProcessLookupError, IndexError):  # it has ended, or all have
-        os.kill(int(random.choice(children)), signal.SIGKILL)
+    children = site.children()
+    if children:
+        site.kill(random.choice(children))
 
 
-def assert_no_connection_was_refused(site: ExpressSite, load: Load) -> None:
+def assert_no_connection_was_refused(site: RunningSite, load: Load) -> None:
     # The server would know best, but MariaDB's Connection_errors_max_connections stays 0 whatever it refuses.
     assert not load.troubles
     # A WSGIAuthUserScript's troubles are told there.
     assert "wsgipool.errors" not in site.log()
 
 
-def assert_no_permit_is_lost(mariadb: MariaDB, site: ExpressSite, budget: int, shape: Shape) -> None:
+def assert_no_permit_is_lost(mariadb: OwnServer, site: RunningSite, budget: int, shape: Shape) -> None:
     paths = [path.replace("0.01", "0.1") for path in shape.paths]
     with ServerWatch(mariadb) as watch, Load(site, *paths, clients=shape.clients).running():
         eventually(lambda: watch.most >= budget, "all permits to be in use at once")

@@ -58,7 +58,7 @@ class ThisMachine:
     """A Place: processes of this machine, whose files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def running_site(
         self,
@@ -72,7 +72,7 @@ class ThisMachine:
         script: Path | None = None,
     ) -> AbstractContextManager[RunningSite]:
         return running_site(
-            self._folder,
+            self.folder,
             mode,
             databases,
             processes=processes,
@@ -84,7 +84,7 @@ class ThisMachine:
 
     @contextmanager
     def running_mariadb(self, settings: Settings) -> Iterator[MariaDB]:
-        data = self._folder / "mariadb"
+        data = self.folder / "mariadb"
         data.mkdir()
         with MariaDB(data, settings) as server:
             server.start()

@@ -20,23 +20,24 @@ from httpd.loads import (
     full_mariadb,
     kill_one,
 )
-from wsgipool.demo.mariadb import MariaDB
+from httpd.place import IN_CONTAINERS, Place, ThisMachine
+from wsgipool.demo.mariadb import Server
 
 BUDGET = 6
 
 
-def do_restarts_and_kills(shape: Shape, folder: Path, budget: int, *, restarts: int, kills: int) -> None:
+def do_restarts_and_kills(shape: Shape, place: Place, budget: int, *, restarts: int, kills: int) -> None:
     """Under full load, with as many kills after each restart; see that the budget was kept and nothing is lost."""
-    with full_mariadb(folder, budget) as mariadb:
+    with full_mariadb(place, budget) as mariadb:
         url = mariadb.create_database("shop")
-        with shape.running(folder, url, {"connections": budget}) as site:
+        with shape.running(place, url, {"connections": budget}) as site:
             with (
                 ServerWatch(mariadb) as watch,
                 Load(site, *shape.paths, clients=shape.clients).running() as load,
             ):
                 for _ in range(restarts):
                     load.wait_for_more(2 * shape.clients)
-                    site.httpd.graceful_restart()
+                    site.graceful_restart()
                     for _ in range(kills):
                         load.wait_for_more(2 * shape.clients)
                         kill_one(site)
@@ -50,12 +51,12 @@ def do_restarts_and_kills(shape: Shape, folder: Path, budget: int, *, restarts: 
         assert_no_connection_was_refused(site, load)
 
 
-def test_more_prefork_children_than_connections_all_have_their_turn(folder: Path) -> None:
+def test_more_prefork_children_than_connections_all_have_their_turn(place: Place) -> None:
     shape = Shape("prefork", 16, 1)
-    with full_mariadb(folder, BUDGET) as mariadb:
+    with full_mariadb(place, BUDGET) as mariadb:
         url = mariadb.create_database("shop")
         with (
-            shape.running(folder, url, {"connections": BUDGET}) as site,
+            shape.running(place, url, {"connections": BUDGET}) as site,
             ServerWatch(mariadb) as watch,
             Load(site, *shape.paths, clients=shape.clients).running() as load,
         ):
@@ -66,27 +67,27 @@ def test_more_prefork_children_than_connections_all_have_their_turn(folder: Path
         assert_no_connection_was_refused(site, load)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param(Shape("worker", 2, 8, further_interpreters=("another",)), id="two sub-interpreters"),
-        pytest.param(Shape("daemon", 2, 8, asks_for_password=True), id="daemon and embedded auth"),
-    ],
-)
-def test_restarts_and_kills_lose_no_permit_and_exceed_no_limit(shape: Shape, folder: Path) -> None:
-    do_restarts_and_kills(shape, folder, BUDGET, restarts=2, kills=1)
+SMALL_SHAPES = [
+    pytest.param(Shape("worker", 2, 8, further_interpreters=("another",)), id="two sub-interpreters"),
+    pytest.param(Shape("daemon", 2, 8, asks_for_password=True), id="daemon and embedded auth"),
+]
 
 
-def test_the_limit_of_the_server_is_asked_for(folder: Path) -> None:
+@pytest.mark.parametrize("shape", [Shape("worker", 2, 8)] if IN_CONTAINERS else SMALL_SHAPES)
+def test_restarts_and_kills_lose_no_permit_and_exceed_no_limit(shape: Shape, place: Place) -> None:
+    do_restarts_and_kills(shape, place, BUDGET, restarts=2, kills=1)
+
+
+def test_the_limit_of_the_server_is_asked_for(place: Place) -> None:
     shape = Shape("worker", 2, 8)
-    with full_mariadb(folder, 11) as mariadb:  # it says that it allows 12
+    with full_mariadb(place, 11) as mariadb:  # it says that it allows 12
         url = mariadb.create_database("shop")
-        with shape.running(folder, url, {"connections": "auto", "hosts": 2, "reserve": 4}) as site:
+        with shape.running(place, url, {"connections": "auto", "hosts": 2, "reserve": 4}) as site:
             assert_no_permit_is_lost(mariadb, site, 4, shape)
 
 
 def test_a_folder_open_to_others_is_an_error_in_the_log_and_not_a_missing_limit(
-    folder: Path, mariadb: MariaDB, shop: str
+    folder: Path, mariadb: Server, shop: str
 ) -> None:
     (folder / "run").mkdir(mode=0o755)
     with running_site(folder, "worker", {"shop": shop}, processes=1, threads=2, budget={"connections": 2}) as site:
@@ -111,7 +112,7 @@ SHAPES = [
 @pytest.mark.stress
 @pytest.mark.parametrize("shape", SHAPES)
 def test_full_load_five_restarts_and_kills_at_random(shape: Shape, folder: Path) -> None:
-    do_restarts_and_kills(shape, folder, shape.clients // 4, restarts=5, kills=3)
+    do_restarts_and_kills(shape, ThisMachine(folder), shape.clients // 4, restarts=5, kills=3)
 
 
 @pytest.mark.stress
@@ -119,11 +120,11 @@ def test_full_load_five_restarts_and_kills_at_random(shape: Shape, folder: Path)
 def test_every_process_has_its_turns(
     shape: Shape, folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    budget = shape.clients // 8
-    with full_mariadb(folder, budget) as mariadb:
+    place, budget = ThisMachine(folder), shape.clients // 8
+    with full_mariadb(place, budget) as mariadb:
         url = mariadb.create_database("shop")
         with (
-            shape.running(folder, url, {"connections": budget}) as site,
+            shape.running(place, url, {"connections": budget}) as site,
             ServerWatch(mariadb) as watch,
             Load(site, *shape.paths, clients=shape.clients).running() as load,
         ):
@@ -154,13 +155,11 @@ def test_every_process_has_its_turns(
 
 @pytest.mark.stress
 def test_256_prefork_children_on_a_server_that_allows_100_connections_work(folder: Path) -> None:
-    shape, budget = Shape("prefork", 256, 1), 95
-    (folder / "mariadb").mkdir()
-    with MariaDB(folder / "mariadb", {"max_connections": 100}) as mariadb:
-        mariadb.start()
+    place, shape, budget = ThisMachine(folder), Shape("prefork", 256, 1), 95
+    with place.running_mariadb({"max_connections": 100}) as mariadb:
         url = mariadb.create_database("shop")
         with (
-            shape.running(folder, url, {"connections": budget}) as site,
+            shape.running(place, url, {"connections": budget}) as site,
             ServerWatch(mariadb) as watch,
             Load(site, *shape.paths, clients=shape.clients).running() as load,
         ):

@@ -17,7 +17,7 @@ import pymysql
 import pytest
 
 import wsgipool
-from httpd.harness import add_budget, eventually, sessions, write_config
+from httpd.harness import add_budget, eventually, give_to_apache, sessions, write_config
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.doctor.findings import Severity
 from wsgipool.httpd.express import MODES, apache_user, free_port
@@ -45,6 +45,14 @@ class SiteUnderExamination:
     def write_settings(self, settings: dict[str, Setting], url_options: str = "") -> None:
         write_config(self.settings, {"shop": self.shop + url_options}, settings)
         self.settings.chmod(0o600)
+
+    def write_budget(self, connections: int, runtime_dir: Path | None = None) -> None:
+        """Add a [budget] whose processes meet in a folder of their own, or in another one."""
+        if runtime_dir is None:
+            runtime_dir = self.folder / "run"
+            runtime_dir.mkdir(mode=0o700)
+            give_to_apache(runtime_dir)
+        add_budget(self.settings, runtime_dir, {"connections": connections})
 
     def run_script(self, options: str) -> None:
         self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}"
@@ -353,19 +361,19 @@ def test_more_connections_than_the_account_allows(daemon: SiteUnderExamination, 
 
 
 def test_a_budget_keeps_to_the_limit_what_could_exceed_it(daemon: SiteUnderExamination) -> None:
-    add_budget(daemon.settings, daemon.folder / "run", {"connections": 5})
+    daemon.write_budget(5)
 
     assert daemon.findings("--reserve", "195") == {}
 
 
 def test_a_budget_that_is_more_than_the_server_allows(daemon: SiteUnderExamination) -> None:
-    add_budget(daemon.settings, daemon.folder / "run", {"connections": 8})
+    daemon.write_budget(8)
 
     assert list(daemon.findings("--reserve", "195")) == ["budget-over-limit"]
 
 
 def test_a_budget_whose_folder_is_open_to_others(daemon: SiteUnderExamination) -> None:
-    add_budget(daemon.settings, daemon.folder / "run", {"connections": 8})
+    daemon.write_budget(8)
     (daemon.folder / "run").chmod(0o755)
 
     found = daemon.findings()
@@ -376,8 +384,7 @@ def test_a_budget_whose_folder_is_open_to_others(daemon: SiteUnderExamination) -
 
 @as_root
 def test_a_budget_whose_folder_the_processes_cannot_make(daemon: SiteUnderExamination, closed: Path) -> None:
-    add_budget(daemon.settings, closed / "run", {"connections": 8})
-    shutil.rmtree(closed / "run")
+    daemon.write_budget(8, closed / "run")
 
     found = daemon.findings()
 

@@ -42,8 +42,9 @@ are before them, so that 200 hungry processes do not keep a machine busy with lo
 _REST = 20_000_000
 """Nanoseconds that a permit rests after the connection has been closed. The server closes its side first and then ends
 its count of it, and on a busy machine another process may run in between."""
-_REST_AFTER_DEATH = 250_000_000
-"""Nanoseconds that a permit rests whose process died: the server has yet to see that the socket is gone."""
+_REST_AFTER_DEATH = 750_000_000
+"""Nanoseconds that a permit rests whose process died: the server has yet to see that the socket is gone, which on a
+machine with a hundred processes at work took it more than a quarter of a second."""
 _SEARCH = 50_000_000
 """Nanoseconds between two searches for permits whose process died."""
 
