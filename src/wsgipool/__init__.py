@@ -5,7 +5,10 @@ with wsgipool.connection("orders") as conn:      # committed at the end, rolled 
         cursor.execute("SELECT ...")
 """
 
+from wsgipool.cache import CacheStats, SharedCache
 from wsgipool.errors import (
+    CacheDeadlock,
+    CacheTimeout,
     ConfigError,
     ConnectFailed,
     Error,
@@ -24,6 +27,9 @@ from wsgipool.stats import Stats
 __version__ = "0.1.0"
 
 __all__ = [
+    "CacheDeadlock",
+    "CacheStats",
+    "CacheTimeout",
     "ConfigError",
     "ConnectFailed",
     "Error",
@@ -33,6 +39,7 @@ __all__ = [
     "PoolDeadlock",
     "PoolError",
     "PoolTimeout",
+    "SharedCache",
     "Stats",
     "TooManyRequests",
     "WrongThread",

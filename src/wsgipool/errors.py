@@ -2,6 +2,8 @@
 
     Error
     ├── ConfigError         a setting is missing, unknown or wrong; says where and what would do
+    ├── CacheDeadlock       creating a cached value waits, in the end, for itself
+    ├── CacheTimeout        another thread or process kept a cache waiting for longer than was allowed
     ├── WrongThread         a connection was used by a thread that has not borrowed it
     └── PoolError           the database cannot be had now: what a site answers with 503
         ├── ConnectFailed   a new connection could not be opened; the driver's error is __cause__
@@ -20,6 +22,14 @@ class Error(Exception):
 
 class ConfigError(Error):
     """A setting is missing, unknown or out of range."""
+
+
+class CacheDeadlock(Error):
+    """A thread that creates a cached value waits for a value that is made from it: the wait could never end."""
+
+
+class CacheTimeout(Error):
+    """A cached value was not created within the timeout, by the thread that is at it."""
 
 
 class WrongThread(Error):

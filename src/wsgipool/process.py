@@ -203,19 +203,38 @@ def reclaim(thread_id: int) -> int:
     return sum(pool.reclaim(thread_id) for pool in pools.made()) if pools else 0
 
 
+def runtime_dir() -> Path:
+    """Return the folder for what the processes of this host share, by the settings if there are any.
+
+    Raises ConfigError where there are some and something is wrong with them.
+    """
+    pools = _current
+    if pools is not None:
+        settings: config.Settings | None = pools.settings
+    else:
+        file = _found_config()
+        settings = None if file is None else config.load(file)
+    return (settings.runtime_dir if settings else None) or default_folder()
+
+
 def find_config() -> Path:
     """Return the settings file of this process. Raises ConfigError that names the places where none was found."""
-    named = _named_config()
-    if named:
-        return Path(named)
-    places = list(dict.fromkeys([*(script.parent / CONFIG_NAME for script in httpd.wsgi_scripts()), SYSTEM_CONFIG]))
-    for place in places:
-        if place.exists():
-            return place
+    found = _found_config()
+    if found is not None:
+        return found
     raise ConfigError(
         f"no settings: name a file by the environment's {CONFIG_VARIABLE} or by `Define {CONFIG_VARIABLE}` in "
-        f"httpd's configuration, put one at {' or '.join(map(str, places))}, or call wsgipool.configure()"
+        f"httpd's configuration, put one at {' or '.join(map(str, _config_places()))}, or call wsgipool.configure()"
     )
+
+
+def _found_config() -> Path | None:
+    named = _named_config()
+    return Path(named) if named else next((place for place in _config_places() if place.exists()), None)
+
+
+def _config_places() -> list[Path]:
+    return list(dict.fromkeys([*(script.parent / CONFIG_NAME for script in httpd.wsgi_scripts()), SYSTEM_CONFIG]))
 
 
 def _named_config() -> str | None:

@@ -19,6 +19,9 @@ PACKAGE = Path(wsgipool.__file__).parent
 
 def test_the_public_names() -> None:
     assert wsgipool.__all__ == [
+        "CacheDeadlock",
+        "CacheStats",
+        "CacheTimeout",
         "ConfigError",
         "ConnectFailed",
         "Error",
@@ -28,6 +31,7 @@ def test_the_public_names() -> None:
         "PoolDeadlock",
         "PoolError",
         "PoolTimeout",
+        "SharedCache",
         "Stats",
         "TooManyRequests",
         "WrongThread",
