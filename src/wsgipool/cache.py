@@ -249,6 +249,8 @@ class SharedCache(Generic[K, V]):
                 self._forget(key, creation)
             if isinstance(error, Exception):
                 creation.fail(error)
+            else:
+                creation.end()
             raise
         finally:
             del ending

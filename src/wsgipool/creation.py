@@ -28,12 +28,18 @@ class Creation(Generic[V]):
         self.token = told
         self.thread_id = get_ident()
         self.is_over = False
-        self._title = f"{_name_of(create)}, which creates a value of cache {cache_name!r}"
+        self._cache_name = cache_name
+        self._create = create
         self._begun = monotonic()
         self._values: list[V] = []
         self._error: Exception | None = None
         self._traceback: TracebackType | None = None
         self._sleepers: list[_Sleeper] = []
+
+    def __str__(self) -> str:
+        function = self._create if hasattr(self._create, "__qualname__") else type(self._create)
+        names = filter(None, (getattr(function, "__module__", None), function.__qualname__))
+        return f"{'.'.join(names)}, which creates a value of cache {self._cache_name!r}"
 
     def succeed(self, value: V) -> None:
         self._values.append(value)
@@ -65,7 +71,7 @@ class Creation(Generic[V]):
             # Looked at once more now that the end would wake us.
             if not self.is_over and not sleeper.sleep(deadline):
                 raise CacheTimeout(
-                    f"{self._title}, has not come to its end in time: thread {self.thread_id} began it "
+                    f"{self}, has not come to its end in time: thread {self.thread_id} began it "
                     f"{monotonic() - self._begun:.1f} s ago"
                 )
         finally:
@@ -81,7 +87,7 @@ class Creation(Generic[V]):
         while creation is not None and not creation.is_over and creation not in seen:
             seen.append(creation)
             if creation.thread_id == me:
-                through = "; that one waits for ".join(each._title for each in seen)
+                through = "; that one waits for ".join(map(str, seen))
                 raise CacheDeadlock(
                     f"thread {me} is in the middle of a value that it would have to wait for: it waits for {through}. "
                     "Let no value be made from itself, and values from each other in one direction only"
@@ -92,11 +98,13 @@ class Creation(Generic[V]):
 class Ending:
     """Ends a creation when the last reference to it is dropped, whatever else was interrupted."""
 
+    _creation: Creation[Any] | None = None
+
     def __init__(self, creation: Creation[Any]) -> None:
         self._creation = creation
 
     def __del__(self) -> None:
-        if not self._creation.is_over:
+        if self._creation is not None and not self._creation.is_over:
             self._creation.end()
 
 
@@ -116,11 +124,6 @@ class _Sleeper:
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # it was woken before
             self._asleep.release()
-
-
-def _name_of(function: Callable[..., object]) -> str:
-    name: str = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{name}"
 
 
 _lock = threading.Lock()

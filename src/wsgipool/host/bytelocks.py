@@ -21,6 +21,8 @@ _TAKEN = (errno.EAGAIN, errno.EACCES)
 class ByteLocks:
     """The locks that one open file description holds."""
 
+    _descriptor = -1  # for an object whose making was interrupted
+
     def __init__(self, descriptor: int) -> None:
         """Own the descriptor from now on."""
         self._descriptor = descriptor

@@ -1,0 +1,169 @@
+"""Whatever an exception from outside interrupts in a cache, nobody waits for ever and no value is closed twice or kept.
+
+Each operation is interrupted at each place, once, here or in cachetools. Then every key has to be there for everybody.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import cachetools
+import pytest
+
+from unit.conftest import Clock
+from unit.fakes import PATIENCE, Gate, Task, eventually
+from unit.interrupts import Strikes, debris_ignored, interrupt
+from wsgipool import SharedCache, process
+
+KEYS = "abcd"
+
+
+class Value:
+    """A value that remembers how often it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Site:
+    """A cache with room for three values, two of them there and one of these too old, and what was made for it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.made: list[Value] = []
+        self.cache: SharedCache[str, Value] = SharedCache(
+            3, 60, self.create, name="books", close=Value.close, timer=self.clock
+        )
+        self.cache.get_or_create("a")
+        self.clock.advance(30)
+        self.cache.get_or_create("b")
+        self.clock.advance(30)
+
+    def create(self, _: str) -> Value:
+        value = Value()
+        self.made.append(value)
+        return value
+
+    def check(self) -> None:
+        """Everybody gets every value; what is cached is not closed, what has gone is, but for one that was struck."""
+        for key in KEYS:
+            value = Task(lambda key=key: self.cache.get_or_create(key, timeout=PATIENCE)).result()  # type: ignore[misc]
+            assert value.closed == 0
+        assert self.cache.stats().size == 3
+        assert self.cache.stats().creating == 0
+        assert [self.cache.get("a") is None, *(self.cache.get(key) is None for key in "bcd")].count(True) == 1
+        self.cache.clear()
+        assert max(value.closed for value in self.made) == 1
+        # One may have been created and not cached, or just taken to be closed.
+        assert sum(not value.closed for value in self.made) <= 1
+        self.clock.advance(60)
+        assert self.cache.stats().size == 0
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "runtime_dir", lambda: tmp_path / "run")
+
+
+OPERATIONS: dict[str, Callable[[Site], object]] = {
+    "get": lambda site: site.cache.get("b"),
+    "get what is too old": lambda site: site.cache.get("a"),
+    "get_or_create what is there": lambda site: site.cache.get_or_create("b"),
+    "get_or_create": lambda site: site.cache.get_or_create("c"),
+    "get_or_create, one makes room": lambda site: [site.cache.get_or_create(key) for key in "cda"],
+    "set": lambda site: site.cache.set("c", site.create("c")),
+    "set again": lambda site: site.cache.set("b", site.create("b")),
+    "invalidate": lambda site: site.cache.invalidate("b"),
+    "invalidate all": lambda site: site.cache.invalidate(),
+    "clear": lambda site: site.cache.clear(),
+    "stats": lambda site: site.cache.stats(),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_may_be_interrupted_anywhere(operation: str) -> None:
+    operate = OPERATIONS[operation]
+    place = 1
+    with debris_ignored():
+        while True:
+            site = Site()
+            struck = Strikes(str(cachetools.__file__), lambda: None).at(place, lambda site=site: operate(site))  # type: ignore[misc]
+            site.check()
+            if not struck:
+                break
+            place += 1
+    assert place > 10, "it has been interrupted here and there"
+
+
+@pytest.mark.parametrize("operation", ["invalidate", "invalidate all"])
+def test_an_invalidation_that_was_interrupted_is_told_to_all_or_none(operation: str) -> None:
+    """The interrupted process may have written it; then it drops the value too. And it leaves no lock behind."""
+    place = 1
+    struck = True
+    with debris_ignored():
+        while struck:
+            site, other = Site(), Site()
+            strikes = Strikes(str(cachetools.__file__), lambda: None)
+            struck = strikes.at(place, lambda site=site: OPERATIONS[operation](site))  # type: ignore[misc]
+            assert (site.cache.get("b") is None) == (other.cache.get("b") is None)
+            other.cache.set("a", Value())
+            site.cache.invalidate("a")
+            assert other.cache.get("a") is None
+            place += 1
+
+
+def test_those_who_wait_may_be_interrupted() -> None:
+    site, gate = Site(), Gate()
+
+    def create(key: str) -> Value:
+        gate()
+        return site.create(key)
+
+    creating = Task(lambda: site.cache.get_or_create("c", create))
+    gate.wait_until_reached()
+    waiting = [Task(lambda: site.cache.get_or_create("c", create)) for _ in range(4)]
+    eventually(lambda: site.cache.stats().waits == 4)
+
+    for task in waiting[:2]:
+        interrupt(task.thread_id)
+    gate.open()
+
+    assert waiting[2].result() is waiting[3].result() is creating.result()
+    site.check()
+
+
+def test_threads_that_are_interrupted_at_any_moment_leave_nobody_waiting(effort: int) -> None:
+    site, over = Site(), threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            try:
+                key = random.choice(KEYS)
+                site.cache.get_or_create(key)
+                if random.random() < 0.2:
+                    site.cache.invalidate(key)
+            except BaseException as error:
+                if type(error).__name__ != "Interrupt":
+                    raise
+
+    with debris_ignored():
+        tasks = [Task(work) for _ in range(4)]
+        for _ in range(200 * effort):
+            interrupt(random.choice(tasks).thread_id)
+            site.cache.get_or_create(random.choice(KEYS), timeout=PATIENCE)
+        over.set()
+        for task in tasks:
+            try:
+                task.result()
+            except BaseException as error:
+                assert type(error).__name__ == "Interrupt"  # noqa: PT017 - outside its own `try`
+
+    for key in KEYS:
+        Task(lambda key=key: site.cache.get_or_create(key, timeout=PATIENCE)).result()  # type: ignore[misc]
+    assert max(value.closed for value in site.made) == 1

@@ -1,0 +1,412 @@
+"""What one process says of a cached value the others have heard by their next look: real processes, a real file."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.fakes import Gate, Task
+from wsgipool import CacheTimeout, SharedCache, process
+from wsgipool.errors import ConfigError
+from wsgipool.host import invalidations
+from wsgipool.host.invalidations import EVERYTHING, LENGTH, Invalidations, token
+
+PREAMBLE = """
+import os, sys, threading
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from wsgipool import SharedCache, process
+from wsgipool.host import invalidations
+process.runtime_dir = lambda: Path({folder!r})
+cache = SharedCache({maxsize}, 600, name="books")
+"""
+
+
+class Process:
+    """A Python of its own that has `cache`, and does one statement after the other; each prints one line or more."""
+
+    def __init__(self, folder: Path, *, maxsize: int = 10) -> None:
+        preamble = PREAMBLE.format(tests=str(Path(__file__).parents[1]), folder=str(folder), maxsize=maxsize)
+        program = f"{preamble}\nfor line in sys.stdin:\n    exec(line)\n    print('done', flush=True)\n"
+        # Each with hashes of texts of its own, as processes have.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def begin(self, statement: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{statement}\n")
+        self.process.stdin.flush()
+
+    def lines(self) -> list[str]:
+        """Return what the statement printed."""
+        assert self.process.stdout is not None
+        lines: list[str] = []
+        while (line := self.process.stdout.readline().strip()) != "done":
+            assert line, "the process has ended"
+            lines.append(line)
+        return lines
+
+    def run(self, statement: str) -> list[str]:
+        self.begin(statement)
+        return self.lines()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(process, "runtime_dir", lambda: tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def cache(folder: Path) -> SharedCache[Any, Any]:
+    assert not folder.exists()
+    return SharedCache(10, 600, name="books")
+
+
+@pytest.fixture
+def other(cache: SharedCache[Any, Any], folder: Path) -> Iterator[Process]:  # noqa: ARG001 - ours is made first
+    other = Process(folder)
+    yield other
+    other.kill()
+
+
+Cache = SharedCache[Any, Any]
+
+
+def test_a_key_is_gone_from_every_process_by_its_next_look(cache: Cache, other: Process) -> None:
+    for key in ("a", "b"):
+        cache.set(key, "old")
+        other.run(f"cache.set({key!r}, 'old')")
+
+    other.run("cache.invalidate('a')")
+    assert (cache.get("a"), cache.get("b")) == (None, "old")
+    assert other.run("print(cache.get('a'), cache.get('b'))") == ["None old"]
+
+    cache.invalidate("b")
+    assert other.run("print(cache.get('b'))") == ["None"]
+
+
+def test_all_values_are_gone_from_every_process(cache: Cache, other: Process) -> None:
+    other.run("cache.set('a', 'old'); cache.set(frozenset('b'), 'old')")
+
+    cache.invalidate()
+
+    assert other.run("print(cache.stats().size)") == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("1", "1.0"),
+        ("0", "False"),
+        ("('a', 1, None)", "('a', True, None)"),
+        ("'ü\\udc80'", "'ü\\udc80'"),
+        ("b'a'", "b'a'"),
+        ("2.5", "__import__('fractions').Fraction(5, 2)"),
+        ("'a'", "type('Text', (str,), {})('a')"),
+        ("frozenset('ab')", "frozenset('ba')"),
+        ("__import__('datetime').date(2000, 1, 1)", "__import__('datetime').date(2000, 1, 1)"),
+    ],
+)
+def test_equal_keys_are_the_same_everywhere(cache: Cache, other: Process, ours: str, theirs: str) -> None:
+    other.run(f"cache.set({theirs}, 'old')")
+    cache.invalidate(eval(ours))  # noqa: S307 - those above
+    assert other.run(f"print(cache.get({theirs}))") == ["None"]
+
+    cache.set(eval(ours), "old")  # noqa: S307
+    other.run(f"cache.invalidate({theirs})")
+    assert cache.get(eval(ours)) is None  # noqa: S307
+
+
+def test_different_keys_are_told_apart() -> None:
+    keys = [
+        "",
+        b"",
+        None,
+        (),
+        ("",),
+        ((), ()),
+        0,
+        1,
+        0.5,
+        "0",
+        "i0;",
+        ("a", "b"),
+        ("ab",),
+        (("a",), "b"),
+        ("a", ("b",)),
+    ]
+
+    assert len({token(key) for key in keys}) == len(keys)
+
+
+def test_what_another_process_created_too_late_is_not_cached_there(cache: Cache, other: Process) -> None:
+    other.run("begun, go_on = threading.Event(), threading.Event()")
+    other.run("create = lambda _: (begun.set(), go_on.wait(), 'old')[2]")
+    other.run("thread = threading.Thread(target=lambda: print(cache.get_or_create('a', create))); thread.start()")
+    other.run("begun.wait()")
+
+    cache.invalidate("a")
+
+    assert other.run("go_on.set(); thread.join()") == ["old"]
+    assert other.run("print(cache.get('a'))") == ["None"]
+
+
+@pytest.mark.parametrize(("missed", "kept"), [(LENGTH, True), (LENGTH + 1, False)])
+def test_who_has_missed_too_much_drops_everything(cache: Cache, other: Process, missed: int, kept: bool) -> None:
+    cache.set("a", 1)
+
+    other.run(f"for number in range({missed}): cache.invalidate(number)")
+
+    assert (cache.get("a") == 1) is kept
+
+
+def test_an_entry_that_is_not_what_it_should_be_drops_everything(folder: Path, cache: Cache) -> None:
+    writer = Invalidations(folder, "books")
+    cache.set("a", 1)
+    writer.post(5)
+    with writer.path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        memoryview(memory).cast("Q")[8 + 2] = 7  # the token of the first one
+
+    assert cache.get("a") is None
+
+
+@pytest.mark.parametrize("at", ["the lock", "one word", "two words"])
+def test_a_writer_that_dies_on_the_way_harms_nobody(cache: Cache, other: Process, folder: Path, at: str) -> None:
+    cache.invalidate("before")
+    cache.set("a", 1)
+    other.run(
+        "class Words(list):\n".replace("\n", "")
+        + " __setitem__ = lambda self, place, value: os.kill(os.getpid(), 9) if len(done) == most"
+        " else (done.append(1), words.__setitem__(place, value))"
+    )
+    most = ["the lock", "one word", "two words"].index(at)
+    other.run(f"done = []; most = {most}; words = cache._invalidations._words")
+    other.run("Words.__getitem__ = lambda self, place: words[place]; cache._invalidations._words = Words()")
+    other.begin("cache.invalidate('a')")
+    assert other.process.wait() == -signal.SIGKILL
+
+    third = Process(folder)
+    assert cache.get("a") == 1, "it was not told"
+    third.run("cache.invalidate('b')")
+    assert cache.get("a") == 1
+    third.run("cache.invalidate('a')")
+    assert cache.get("a") is None
+    third.kill()
+
+
+def test_a_writer_that_is_stopped_is_waited_for_and_then_complained_of(
+    cache: Cache, other: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invalidations, "_PATIENCE", 0.05)
+    other.run("descriptor = cache._invalidations._open(); locks = invalidations.ByteLocks(descriptor); locks.lock(0)")
+
+    with pytest.raises(CacheTimeout, match=r"has been writing .* so nothing was invalidated"):
+        cache.invalidate("a")
+
+    other.kill()
+    cache.invalidate("a")
+
+
+def test_writers_lose_nothing_of_each_other(folder: Path, cache: Cache) -> None:
+    writers = [Process(folder) for _ in range(3)]
+    seen = cache._invalidations.number
+    cache.set("kept", 1)
+
+    for number, writer in enumerate(writers):
+        writer.begin(f"for number in range(200): cache.invalidate(({number}, number))")
+    for writer in writers:
+        writer.lines()
+
+    last, tokens = cache._invalidations.since(seen)
+    assert last == seen + 600
+    assert tokens == {token((number, each)) for number in range(3) for each in range(200)}
+    assert cache.get("kept") == 1
+    for writer in writers:
+        writer.kill()
+
+
+def test_nobody_gets_what_was_true_before_an_invalidation(folder: Path, cache: Cache, effort: int) -> None:
+    """The data is a number that grows; its writer says up to where all have been told, before each one more."""
+    data_file = folder / "data"
+    data_file.write_bytes(bytes(16))
+    readers = [Process(folder) for _ in range(2)]
+    for reader in readers:
+        reader.run("import mmap; file = open(process.runtime_dir() / 'data', 'r+b')")
+        reader.run("data = memoryview(mmap.mmap(file.fileno(), 16)).cast('Q'); stale = []; seen = set()")
+        reader.run("create = lambda key: (data[0], os.sched_yield())[0]")
+        reader.run(
+            "read = lambda: [(told, value) for _ in iter(lambda: data[0] < 2**63, False)"
+            " for told, value in [(data[1], cache.get_or_create('a', create))]"
+            " if seen.add(value) or value < told]"
+        )
+        reader.run("threads = [threading.Thread(target=lambda: stale.extend(read())) for _ in range(3)]")
+        reader.begin("[thread.start() for thread in threads]; [thread.join() for thread in threads]")
+    with data_file.open("r+b") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 16)).cast("Q")
+
+    for number in range(1, 2000 * effort):
+        data[0] = number
+        cache.invalidate("a")
+        data[1] = number
+    data[0] = 2**63
+
+    for reader in readers:
+        reader.lines()
+        assert reader.run("print(stale)") == ["[]"]
+        assert int(reader.run("print(len(seen))")[0]) > 10, "it has seen some changes"
+        reader.kill()
+
+
+# --- fork -------------------------------------------------------------------------------------------------------------
+
+
+def in_child(work: Any) -> object:
+    """Fork, do it in the child, and return what it returned there as a text."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(work()).encode())
+        except BaseException as error:
+            os.write(writer, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return answer
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forks_child_starts_empty_and_waits_for_no_thread_of_its_parent(folder: Path) -> None:
+    closed: list[object] = []
+    cache: Cache = SharedCache(10, 600, name="books", close=closed.append)
+    assert folder.exists()
+    cache.set("a", "parent's")
+    gate = Gate()
+    task = Task(lambda: cache.get_or_create("b", lambda _: gate()))
+    gate.wait_until_reached()
+
+    with cache._lock:  # as another thread may have it
+        answer = in_child(
+            lambda: [
+                cache.get("a"),
+                cache.get_or_create("b", lambda _: "child's", timeout=5),
+                closed,
+                cache.stats().size,
+            ]
+        )
+
+    assert answer == '[None, "child\'s", [], 1]'
+    gate.open()
+    task.result()
+    assert cache.get("a") == "parent's"
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forks_child_hears_and_is_heard(cache: Cache) -> None:
+    cache.set("a", "old")
+
+    in_child(lambda: cache.invalidate("a"))
+
+    assert cache.get("a") is None
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_child_that_is_forked_while_its_parent_writes_holds_nobody_up(
+    cache: Cache, other: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    children: list[int] = []
+    place_of = invalidations._place
+
+    def fork(number: int) -> int:
+        if not children:
+            child = os.fork()
+            if child == 0:
+                os.close(writer)
+                os.read(reader, 1)  # until its parent ends it
+                os._exit(0)
+            children.append(child)
+        return place_of(number)
+
+    monkeypatch.setattr(invalidations, "_place", fork)
+    cache.invalidate("a")
+
+    other.run("invalidations._PATIENCE = 0.5")
+    assert other.run("cache.invalidate('b')") == []
+
+    os.close(writer)
+    os.waitpid(children[0], 0)
+    os.close(reader)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_removed_is_noticed_at_the_next_creation_and_invalidation(
+    cache: Cache, other: Process, folder: Path
+) -> None:
+    cache.set("a", "old")
+    other.run("cache.set('a', 'old')")
+    for file in folder.iterdir():
+        file.unlink()
+
+    other.run("cache.invalidate('a')")
+    cache.get_or_create("b", str.upper)
+
+    assert cache.get("a") is None
+    cache.set("a", "old")
+    other.run("cache.invalidate('a')")
+    assert cache.get("a") is None
+
+
+def test_a_folder_that_has_become_unusable_is_an_error_and_no_silence(cache: Cache, folder: Path) -> None:
+    cache.set("a", "old")
+    folder.chmod(0o755)
+
+    with pytest.raises(ConfigError, match="is open to others"):
+        cache.invalidate("a")
+
+
+def test_a_file_system_without_locks_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(*_: object) -> bool:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(invalidations.ByteLocks, "lock", lock)
+
+    with pytest.raises(ConfigError, match="without open-file-description locks"):
+        Invalidations(folder, "books")
+
+
+def test_names_of_all_kinds_have_files_of_their_own(folder: Path) -> None:
+    names = ["", "a", "a/b", "a-b", "ä" * 500, "..", "\0"]
+
+    files = {Invalidations(folder, name).path for name in names}
+
+    assert len(files) == len(names)
+    assert {path.parent for path in files} == {folder}
+
+
+def test_nothing_is_heard_from_before_ones_own_time(folder: Path) -> None:
+    writer = Invalidations(folder, "books")
+    writer.post(EVERYTHING)
+
+    reader = Invalidations(folder, "books")
+
+    assert reader.since(reader.number) == (1, set())
