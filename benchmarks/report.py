@@ -17,6 +17,7 @@ from typing import Any
 import click
 import matplotlib as mpl
 import rich.table
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,6 +44,8 @@ class Table:
     rows: dict[str, Sequence[Value]]
     plotted: Sequence[str]
     logarithmic: bool = False
+    panels: bool = False
+    """Whether each plotted column has a scale of its own."""
     reference: float | None = None
     """Where the plot has a line to compare with."""
     notes: Sequence[str] = ()
@@ -59,9 +62,12 @@ def main(*measures: Measure) -> None:
     @click.argument("names", nargs=-1, metavar="[NAME]...", type=click.Choice(list(by_name)))
     @click.option("--rounds", type=click.IntRange(1), help="Rounds of each measurement, in place of the usual number.")
     @click.option("--quick", is_flag=True, help="A tenth of the rounds: enough to see that it works.")
+    @click.option("--markdown", is_flag=True, help="Print the tables as Markdown too, as the README has them.")
     @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
-    def command(names: tuple[str, ...], rounds: int | None, quick: bool, json_file: Path | None) -> None:
-        _run({name: by_name[name] for name in names or by_name}, rounds, quick, json_file)
+    def command(
+        names: tuple[str, ...], rounds: int | None, quick: bool, markdown: bool, json_file: Path | None
+    ) -> None:
+        _run({name: by_name[name] for name in names or by_name}, rounds, quick, markdown, json_file)
 
     # The end by SIGTERM is that by Ctrl-C, which stops the servers; a shell's background job ignores Ctrl-C by itself.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +75,7 @@ def main(*measures: Measure) -> None:
     command()
 
 
-def _run(measures: dict[str, Measure], rounds: int | None, quick: bool, json_file: Path | None) -> None:
+def _run(measures: dict[str, Measure], rounds: int | None, quick: bool, markdown: bool, json_file: Path | None) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
@@ -88,6 +94,8 @@ def _run(measures: dict[str, Measure], rounds: int | None, quick: bool, json_fil
             continue
         for table in tables:
             _print(console, table)
+            if markdown:
+                click.echo(_markdown(table))
             _plot(table, _in_words(facts))
         document["benchmarks"][name] = [asdict(table) for table in tables]
         if json_file:
@@ -154,6 +162,12 @@ def _print(console: Console, table: Table) -> None:
     console.print(view)
 
 
+def _markdown(table: Table) -> str:
+    lines = [f"| {table.title} | {' | '.join(table.columns)} |", f"|---{'|--:' * len(table.columns)}|"]
+    lines += [f"| {name} | {' | '.join(map(_text, values))} |" for name, values in table.rows.items()]
+    return "\n" + "\n".join(lines) + "\n"
+
+
 def _text(value: Value) -> str:
     if value is None:
         return ""
@@ -163,6 +177,8 @@ def _text(value: Value) -> str:
 
 
 def _number(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
     if 0 < value < 0.095:
         return f"{value:.2g}"
     return f"{value:,.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
@@ -171,14 +187,32 @@ def _number(value: float) -> str:
 def _plot(table: Table, caption: str) -> None:
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     names = list(table.rows)
-    figure = Figure(figsize=(9, 1.6 + 0.3 * len(names) * max(1, len(table.plotted) * 0.6)), layout="constrained")
-    axes = figure.subplots()
-    thickness = 0.8 / len(table.plotted)
-    for index, column in enumerate(table.plotted):
+    groups = [[column] for column in table.plotted] if table.panels else [table.plotted]
+    bars = len(groups[0])
+    figure = Figure(
+        figsize=(9 if len(groups) == 1 else 3 + 2 * len(groups), 1.6 + 0.3 * len(names) * max(1, bars * 0.6)),
+        layout="constrained",
+    )
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, columns in zip(panels, groups, strict=True):
+        _bars(axes, table, columns)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    figure.suptitle("\n".join(textwrap.wrap(table.title, 90)), fontsize=10)
+    figure.text(0.99, -0.02, caption, ha="right", va="top", fontsize=6)
+    RESULTS.mkdir(exist_ok=True)
+    for kind in ("png", "svg"):
+        figure.savefig(RESULTS / f"{table.name}.{kind}", dpi=150, bbox_inches="tight")
+
+
+def _bars(axes: Axes, table: Table, columns: Sequence[str]) -> None:
+    names = list(table.rows)
+    thickness = 0.8 / len(columns)
+    for index, column in enumerate(columns):
         values = [table.rows[name][table.columns.index(column)] for name in names]
         spreads = [value if isinstance(value, Spread) else Spread(*[value or 0.0] * 3) for value in values]
         axes.barh(
-            [row + (index - (len(table.plotted) - 1) / 2) * thickness for row in range(len(names))],
+            [row + (index - (len(columns) - 1) / 2) * thickness for row in range(len(names))],
             [spread.median for spread in spreads],
             thickness,
             xerr=[
@@ -188,18 +222,11 @@ def _plot(table: Table, caption: str) -> None:
             error_kw={"elinewidth": 1, "alpha": 0.6},
             label=column,
         )
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
     if table.logarithmic:
         axes.set_xscale("log")
     if table.reference is not None:
         axes.axvline(table.reference, color="black", linewidth=0.8, linestyle=":")
-    if len(table.plotted) > 1:
+    if len(columns) > 1:
         axes.legend()
     else:
-        axes.set_xlabel(table.plotted[0])
-    axes.set_title("\n".join(textwrap.wrap(table.title, 90)), fontsize=10)
-    figure.text(0.99, -0.02, caption, ha="right", va="top", fontsize=6)
-    RESULTS.mkdir(exist_ok=True)
-    for kind in ("png", "svg"):
-        figure.savefig(RESULTS / f"{table.name}.{kind}", dpi=150, bbox_inches="tight")
+        axes.set_xlabel(columns[0])

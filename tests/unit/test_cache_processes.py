@@ -17,6 +17,7 @@ from unit.fakes import Gate, Task
 from wsgipool import CacheTimeout, SharedCache, process
 from wsgipool.errors import ConfigError
 from wsgipool.host import invalidations
+from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.invalidations import EVERYTHING, LENGTH, Invalidations, token
 
 PREAMBLE = """
@@ -388,7 +389,7 @@ def test_a_file_system_without_locks_is_refused(folder: Path, monkeypatch: pytes
     def lock(*_: object) -> bool:
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(invalidations.ByteLocks, "lock", lock)
+    monkeypatch.setattr(ByteLocks, "lock", lock)
 
     with pytest.raises(ConfigError, match="without open-file-description locks"):
         Invalidations(folder, "books")
