@@ -83,7 +83,7 @@ def measure(run: Run) -> list[report.Table]:
     return [
         report.Table(
             name="strategies",
-            title=f"worker MPM, {PROCESSES} x {THREADS} threads, {CLIENTS} clients, a query of 3 ms in each of 2 databases",
+            title=f"worker MPM, {PROCESSES} x {THREADS} threads, {CLIENTS} clients, a query of 3 ms in either database",
             columns=[
                 "opened",
                 "open at once",

@@ -5,9 +5,10 @@ Each operation is interrupted at each place, once, here or in cachetools. Then e
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cachetools
@@ -71,12 +72,22 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "runtime_dir", lambda: tmp_path / "run")
 
 
+def failing(site: Site, error: type[BaseException]) -> None:
+    def create(_: str) -> Value:
+        raise error
+
+    with contextlib.suppress(error):
+        site.cache.get_or_create("c", create)
+
+
 OPERATIONS: dict[str, Callable[[Site], object]] = {
     "get": lambda site: site.cache.get("b"),
     "get what is too old": lambda site: site.cache.get("a"),
     "get_or_create what is there": lambda site: site.cache.get_or_create("b"),
     "get_or_create": lambda site: site.cache.get_or_create("c"),
     "get_or_create, one makes room": lambda site: [site.cache.get_or_create(key) for key in "cda"],
+    "get_or_create, which fails": lambda site: failing(site, LookupError),
+    "get_or_create, which ends the thread": lambda site: failing(site, SystemExit),
     "set": lambda site: site.cache.set("c", site.create("c")),
     "set again": lambda site: site.cache.set("b", site.create("b")),
     "invalidate": lambda site: site.cache.invalidate("b"),
@@ -86,36 +97,39 @@ OPERATIONS: dict[str, Callable[[Site], object]] = {
 }
 
 
+def interruptions(operate: Callable[[Site], object], make: Callable[[], Site] = Site) -> Iterator[Site]:
+    """Return, after each, a site on which the operation was interrupted at another place, until it has been at all."""
+    strikes, site = Strikes(str(cachetools.__file__), lambda: None), make()
+    places = strikes.places(lambda: operate(site))
+    assert places > 10
+    with debris_ignored():
+        for place in range(1, places + 1):
+            site = make()
+            strikes.at(place, lambda site=site: operate(site))  # type: ignore[misc]
+            yield site
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_operation_may_be_interrupted_anywhere(operation: str) -> None:
-    operate = OPERATIONS[operation]
-    place = 1
-    with debris_ignored():
-        while True:
-            site = Site()
-            struck = Strikes(str(cachetools.__file__), lambda: None).at(place, lambda site=site: operate(site))  # type: ignore[misc]
-            site.check()
-            if not struck:
-                break
-            place += 1
-    assert place > 10, "it has been interrupted here and there"
+    for site in interruptions(OPERATIONS[operation]):
+        site.check()
 
 
 @pytest.mark.parametrize("operation", ["invalidate", "invalidate all"])
 def test_an_invalidation_that_was_interrupted_is_told_to_all_or_none(operation: str) -> None:
     """The interrupted process may have written it; then it drops the value too. And it leaves no lock behind."""
-    place = 1
-    struck = True
-    with debris_ignored():
-        while struck:
-            site, other = Site(), Site()
-            strikes = Strikes(str(cachetools.__file__), lambda: None)
-            struck = strikes.at(place, lambda site=site: OPERATIONS[operation](site))  # type: ignore[misc]
-            assert (site.cache.get("b") is None) == (other.cache.get("b") is None)
-            other.cache.set("a", Value())
-            site.cache.invalidate("a")
-            assert other.cache.get("a") is None
-            place += 1
+    others: list[Site] = []
+
+    def make() -> Site:
+        others.append(Site())
+        return Site()
+
+    for site in interruptions(OPERATIONS[operation], make):
+        other = others[-1]
+        assert (site.cache.get("b") is None) == (other.cache.get("b") is None)
+        other.cache.set("a", Value())
+        site.cache.invalidate("a")
+        assert other.cache.get("a") is None
 
 
 def test_those_who_wait_may_be_interrupted() -> None:

@@ -48,7 +48,7 @@ def demo(mode: str, processes: int | None, threads: int | None, host: str, port:
             return
         site = Site(
             script=PACKAGE / "demo" / "demo.wsgi",
-            config=write_config(folder / CONFIG_NAME, {_DATABASE: url}),
+            config=write_config(folder / CONFIG_NAME, {_DATABASE: url}, runtime_dir=str(_runtime_dir(folder))),
             folder=folder,
             mode=chosen.mode,
             processes=chosen.processes,
@@ -85,7 +85,19 @@ def _sqlite(folder: Path) -> str:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         schema.create(connection)
         connection.commit()
-    if os.geteuid() == 0:
-        for path in (data, *data.iterdir()):
-            shutil.chown(path, apache_user().pw_name)
+    _give_to_apache(data, *data.iterdir())
     return f"sqlite:///{file}"
+
+
+def _runtime_dir(folder: Path) -> Path:
+    """Make the folder for what the site's processes share, and nobody else."""
+    shared = folder / "run"
+    shared.mkdir(mode=0o700)
+    _give_to_apache(shared)
+    return shared
+
+
+def _give_to_apache(*paths: Path) -> None:
+    if os.geteuid() == 0:
+        for path in paths:
+            shutil.chown(path, apache_user().pw_name)

@@ -99,10 +99,10 @@ def database_urls(arguments: tuple[str, ...]) -> dict[str, str]:
     return urls
 
 
-def write_config(path: Path, urls: dict[str, str]) -> Path:
+def write_config(path: Path, urls: dict[str, str], **settings: object) -> Path:
     """Write a wsgipool.toml that the Apache user can read, and others can not."""
     path.touch(mode=0o600)
-    settings = {"databases": {name: {"url": url} for name, url in urls.items()}}
+    settings |= {"databases": {name: {"url": url} for name, url in urls.items()}}
     path.write_text(tomli_w.dumps(settings), encoding="utf-8")
     if os.geteuid() == 0:
         shutil.chown(path, group=apache_user().pw_gid)

@@ -3,7 +3,11 @@
 Two habits keep a small pool quick. Views read every row inside the `with` block and render after it, since a
 connection that waits for a template or a slow visitor is one that nobody else can have. And blocks are never
 nested: where a process serves one request at a time its pool holds a single connection, which the inner block
-would await from the outer one.
+would await from the outer one. For the same reason nobody asks the catalogue from within a block.
+
+The catalogue is read often and changes with an order only, so the books are kept in a cache. An order changes the
+stock in the database, and when that is committed says so to the caches of all processes; the order itself never
+believes them.
 """
 
 import logging
@@ -22,6 +26,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 import wsgipool
+from wsgipool import SharedCache
 from wsgipool.demo.schema import execute
 
 LOG = logging.getLogger("wsgipool.demo")
@@ -46,6 +51,10 @@ class FailedOnPurposeError(Exception):
     """What /fail raises in the middle of its transaction."""
 
 
+# A minute: for as long would an old stock be shown, should a process die between its commit and the invalidation.
+catalogue: SharedCache[str | int, Any] = SharedCache(maxsize=1000, ttl=60, name="bookshop catalogue")
+ALL_BOOKS = "all books"
+
 application = Flask(__name__)
 application.json = ReadableJSON(application)
 application.config["MAX_CONTENT_LENGTH"] = 64 * 1024
@@ -56,17 +65,12 @@ application.config["MAX_CONTENT_LENGTH"] = 64 * 1024
 
 @application.get("/")
 def book_list() -> Response:
-    with wsgipool.connection("bookshop", readonly=True) as conn:
-        remember(conn)
-        books = fetch(conn, "SELECT id, title, author, year, price, stock FROM books ORDER BY id")
-    return respond("books.html", {"books": books})
+    return respond("books.html", {"books": catalogue.get_or_create(ALL_BOOKS, read_books)})
 
 
 @application.get(BOOK)
 def book_page(book_id: int) -> Response:
-    with wsgipool.connection("bookshop", readonly=True) as conn:
-        remember(conn)
-        book = find_book(conn, book_id)
+    book = catalogue.get_or_create(book_id, read_book)
     return respond("book.html", {"book": book}, form={"quantity": "1", "customer": ""}, errors={})
 
 
@@ -81,6 +85,8 @@ def order_book(book_id: int) -> Response:
         book = find_book(conn, book_id)
     # Committed now, and not before: nobody must be sent to an order that a failed commit took back.
     if order:
+        catalogue.invalidate(book_id)
+        catalogue.invalidate(ALL_BOOKS)
         location = url_for("order_page", order_id=order_id)
         if not wants_json():
             return flask.make_response(flask.redirect(location, 303))
@@ -159,6 +165,21 @@ def fail() -> Response:
         "orders_after": orders_after,
     }
     return respond("fail.html", outcome, 500)
+
+
+# ---- what the catalogue keeps --------------------------------------------------------------------------------
+
+
+def read_books(_: object) -> list[dict[str, Any]]:
+    with wsgipool.connection("bookshop", readonly=True) as conn:
+        remember(conn)
+        return fetch(conn, "SELECT id, title, author, year, price, stock FROM books ORDER BY id")
+
+
+def read_book(book_id: str | int) -> dict[str, Any]:
+    with wsgipool.connection("bookshop", readonly=True) as conn:
+        remember(conn)
+        return find_book(conn, int(book_id))
 
 
 # ---- what the shop asks of its database ----------------------------------------------------------------------
