@@ -4,7 +4,7 @@
 # program themselves, and no shell in between is left to die alone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test stress compose-test lint bench clean
+.PHONY: help demo test stress compose-test lint bench strategies clean
 
 help:
 	@echo 'make demo    run the demo site on http://127.0.0.1:8080 until Ctrl-C'
@@ -15,9 +15,13 @@ help:
 	@echo 'make compose-test  the tests of the containers in docker/: it takes Docker; results in docker/results'
 	@echo 'make lint    ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench   measure against other pools; ARGS="uncontended --quick" chooses and shortens'
+	@echo 'make strategies  four ways to share connections, side by side; ARGS=--quick shortens'
 	@echo 'make clean   remove the environment and everything else that was made here'
 	@echo
 	@echo 'Each sets up first what is missing; PYTHON=/path/to/python3 chooses the Python (3.11 or newer).'
+
+SEARCHES = unit/test_pool_model.py unit/test_pool_interrupts.py unit/test_cache_interrupts.py unit/test_cache_processes.py \
+    httpd/test_budget.py faults/test_budget_hammered.py
 
 # Only what was given is passed on: the defaults are the program's.
 demo:
@@ -30,7 +34,7 @@ test:
 
 stress:
 	@scripts/setup test
-	@exec .venv/bin/pytest --stress tests/unit/test_pool_model.py tests/unit/test_pool_interrupts.py tests/httpd/test_budget.py tests/faults/test_budget_hammered.py $(ARGS)
+	@exec .venv/bin/pytest --stress $(addprefix tests/,$(SEARCHES)) $(ARGS)
 
 compose-test:
 	@exec docker/compose-test $(ARGS)
@@ -44,6 +48,11 @@ lint:
 bench:
 	@scripts/setup bench
 	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+# --markdown: what the README has of it.
+strategies:
+	@scripts/setup bench
+	@exec .venv/bin/python -m benchmarks.strategies --markdown $(ARGS)
 
 clean:
 	@scripts/setup clean

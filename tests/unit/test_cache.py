@@ -16,6 +16,7 @@ import pytest
 from unit.conftest import Clock
 from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
 from wsgipool import CacheDeadlock, CacheTimeout, SharedCache, process
+from wsgipool.creation import Creation
 from wsgipool.errors import ConfigError
 
 Cache = SharedCache[Any, Any]
@@ -307,23 +308,33 @@ def test_a_value_may_be_made_of_others(cache: Cache) -> None:
     assert [task.result() for task in [Task(lambda: cache.get_or_create(9, create)) for _ in range(4)]] == [55] * 4
 
 
-def test_who_waited_and_was_woken_may_wait_again(cache: Cache) -> None:
-    """What a thread waited for is forgotten: it must not look like a circle later."""
-    create = Maker()
-    task = Task(lambda: cache.get_or_create("a", create))
-    create.gate.wait_until_reached()
-    with pytest.raises(CacheTimeout):
-        cache.get_or_create("a", create, timeout=0)
-    other = Maker()
-    waiting = Task(lambda: cache.get_or_create("b", other))
-    other.gate.wait_until_reached()
+def test_a_wait_that_was_given_up_looks_like_no_circle_later(cache: Cache) -> None:
+    gate = Gate()
 
-    with pytest.raises(CacheTimeout):
-        cache.get_or_create("b", other, timeout=0)
+    def create_from_other(_: str) -> object:
+        gate()
+        return cache.get_or_create("b", str.upper)
 
-    create.gate.open()
-    other.gate.open()
-    assert (task.result(), waiting.result()) == (1, 1)
+    def create(_: str) -> object:
+        gate.open()
+        eventually(lambda: cache.stats().waits == 2)
+        return "made here"
+
+    task = Task(lambda: cache.get_or_create("a", create_from_other))
+    gate.wait_until_reached()
+    with pytest.raises(CacheTimeout):
+        cache.get_or_create("a", str.upper, timeout=0)
+
+    cache.get_or_create("b", create)
+
+    assert task.result() == "made here"
+
+
+def test_who_comes_to_wait_when_it_has_just_ended_waits_for_nothing() -> None:
+    creation: Creation[str] = Creation("books", None, str.upper)
+    creation.end()
+
+    assert Task(lambda: creation.wait(None)).result() == []
 
 
 # --- no longer true ---------------------------------------------------------------------------------------------------

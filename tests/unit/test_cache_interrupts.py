@@ -115,6 +115,13 @@ def test_an_operation_may_be_interrupted_anywhere(operation: str) -> None:
         site.check()
 
 
+@pytest.mark.parametrize("operation", ["set", "get_or_create"])
+def test_what_was_interrupted_as_it_was_cached_is_not_kept_beyond_its_time(operation: str) -> None:
+    for site in interruptions(OPERATIONS[operation]):
+        site.clock.advance(60)
+        assert site.cache.get("c") is None
+
+
 @pytest.mark.parametrize("operation", ["invalidate", "invalidate all"])
 def test_an_invalidation_that_was_interrupted_is_told_to_all_or_none(operation: str) -> None:
     """The interrupted process may have written it; then it drops the value too. And it leaves no lock behind."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from unit.fakes import Gate, Task
+from unit.fakes import Gate, Task, run_python
 from wsgipool import CacheTimeout, SharedCache, process
 from wsgipool.errors import ConfigError
 from wsgipool.host import invalidations
@@ -149,6 +149,8 @@ def test_different_keys_are_told_apart() -> None:
         ("ab",),
         (("a",), "b"),
         ("a", ("b",)),
+        ("a", "bsc"),
+        ("asb", "c"),
     ]
 
     assert len({token(key) for key in keys}) == len(keys)
@@ -329,32 +331,92 @@ def test_a_forks_child_hears_and_is_heard(cache: Cache) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_child_that_is_forked_while_its_parent_writes_holds_nobody_up(
+def test_a_child_that_is_forked_while_its_parent_writes_is_neither_held_up_nor_holds_up(
     cache: Cache, other: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, writer = os.pipe()
-    children: list[int] = []
+    end_reader, end_writer = os.pipe()
+    told_reader, told_writer = os.pipe()
+    forked: list[int] = []
     place_of = invalidations._place
 
     def fork(number: int) -> int:
-        if not children:
-            child = os.fork()
-            if child == 0:
-                os.close(writer)
-                os.read(reader, 1)  # until its parent ends it
-                os._exit(0)
-            children.append(child)
+        if not forked:
+            forked.append(os.fork())
+            if not forked[0]:
+                try:
+                    os.close(end_writer)
+                    cache.invalidate("of the child")
+                    os.write(told_writer, b".")
+                    os.read(end_reader, 1)  # until its parent ends it
+                finally:
+                    os._exit(0)
         return place_of(number)
 
+    cache.set("of the child", "old")
     monkeypatch.setattr(invalidations, "_place", fork)
     cache.invalidate("a")
 
-    other.run("invalidations._PATIENCE = 0.5")
-    assert other.run("cache.invalidate('b')") == []
+    os.read(told_reader, 1)
+    assert cache.get("of the child") is None
+    assert other.run("invalidations._PATIENCE = 1; cache.invalidate('b')") == []
 
-    os.close(writer)
-    os.waitpid(children[0], 0)
-    os.close(reader)
+    os.close(end_writer)
+    os.waitpid(forked[0], 0)
+    for descriptor in (end_reader, told_reader, told_writer):
+        os.close(descriptor)
+
+
+def test_a_child_that_is_forked_while_its_parent_writes_and_dies_holds_nobody_up(
+    cache: Cache, other: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invalidations, "_PATIENCE", 5.0)
+    other.run("import signal")
+    other.run("live_on = lambda: (print(os.getpid(), flush=True), signal.pause())")
+    other.run("invalidations._place = lambda number: live_on() if not os.fork() else signal.pause()")
+    other.begin("cache.invalidate('a')")
+    assert other.process.stdout is not None
+    child = int(other.process.stdout.readline())
+    try:
+        other.process.kill()
+        other.process.wait()
+
+        cache.invalidate("b")
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+# --- sub-interpreters -------------------------------------------------------------------------------------------------
+
+OTHER_INTERPRETER = """
+import sys
+if sys.version_info < (3, 13):
+    from _xxsubinterpreters import create, destroy, run_string
+    interpreter = create(isolated=False)
+else:  # with a GIL of its own
+    from _interpreters import create, destroy, run_string
+    interpreter = create("isolated")
+
+def run(step):
+    if error := run_string(interpreter, step):  # older ones raise it
+        raise RuntimeError(error.formatted)
+
+run(f"import sys; sys.path[:] = {sys.path!r}")
+run(preamble)
+run("cache.set('a', 'old')")
+cache.set("b", "old")
+run("cache.invalidate('b')")
+assert cache.get("b") is None
+cache.invalidate("a")
+run("assert cache.get('a') is None; del cache")
+destroy(interpreter)
+print("done")
+"""
+
+
+def test_a_sub_interpreter_hears_and_is_heard(folder: Path) -> None:
+    preamble = PREAMBLE.format(tests=str(Path(__file__).parents[1]), folder=str(folder), maxsize=10)
+
+    assert run_python(f"{preamble}\npreamble = {preamble!r}\n{OTHER_INTERPRETER}") == "done\n"
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
