@@ -24,8 +24,8 @@ V = TypeVar("V")
 class Creation(Generic[V]):
     """A value that a thread creates, for all who ask for it in the meantime."""
 
-    def __init__(self, cache_name: str, told: int | None, create: Callable[..., V]) -> None:
-        self.token = told
+    def __init__(self, cache_name: str, token: int | None, create: Callable[..., V]) -> None:
+        self.token = token
         self.thread_id = get_ident()
         self.is_over = False
         self._cache_name = cache_name

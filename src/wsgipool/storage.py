@@ -23,9 +23,9 @@ class Cached(Generic[V]):
 
     __slots__ = ("is_closed", "key", "token", "value")
 
-    def __init__(self, key: Hashable, told: int | None, value: V) -> None:
+    def __init__(self, key: Hashable, token: int | None, value: V) -> None:
         self.key = key
-        self.token = told
+        self.token = token
         self.value = value
         self.is_closed = False
 
@@ -59,11 +59,11 @@ class Storage(Generic[V]):
         except KeyError:
             return None
 
-    def put(self, key: Hashable, told: int | None, value: V) -> None:
+    def put(self, key: Hashable, token: int | None, value: V) -> None:
         self._begin()
         self._values.expire()
-        cached = Cached(key, told, value)
-        entries = self._by_token.setdefault(told, {})
+        cached = Cached(key, token, value)
+        entries = self._by_token.setdefault(token, {})
         previous = entries.get(key)
         if previous is not None:
             previous.is_closed |= previous.value is value  # it stays, at a new age
@@ -82,8 +82,8 @@ class Storage(Generic[V]):
         """Drop what was cached under these tokens, and under keys that have none: any of them may be meant."""
         self._begin()
         self._values.expire()
-        for told in (*tokens, None):
-            for cached in list(self._by_token.get(told, {}).values()):
+        for token in (*tokens, None):
+            for cached in list(self._by_token.get(token, {}).values()):
                 self._values.pop(cached.key, None)
                 self._let_go(cached)
                 self.invalidations += 1

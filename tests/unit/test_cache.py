@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,20 @@ def test_an_exception_reaches_those_who_wait_and_is_not_cached(cache: Cache) -> 
             task.result()
     assert create.calls == 1
     assert cache.get_or_create("a", str.upper) == "A"
+
+
+def test_the_traceback_of_an_exception_does_not_grow_with_those_who_waited(cache: Cache) -> None:
+    error = LookupError("no such book")
+    create = Maker(outcome=lambda _: raising(error)(None))
+    tasks = [Task(lambda: cache.get_or_create("a", create)) for _ in range(12)]
+    create.gate.wait_until_reached()
+    eventually(lambda: cache.stats().waits == 11)
+
+    create.gate.open()
+
+    eventually(lambda: all(task.done for task in tasks))
+    functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    assert functions.count("wait") < 6, functions
 
 
 def test_an_exception_leaves_nothing_behind_that_only_the_collector_could_free(cache: Cache) -> None:
