@@ -12,6 +12,10 @@ from wsgipool.errors import (
     ConfigError,
     ConnectFailed,
     Error,
+    LockError,
+    LockLost,
+    LockOrderError,
+    LockTimeout,
     PoolClosed,
     PoolDeadlock,
     PoolError,
@@ -19,6 +23,7 @@ from wsgipool.errors import (
     TooManyRequests,
     WrongThread,
 )
+from wsgipool.locks import Locks
 from wsgipool.pool import Pool
 from wsgipool.process import close, configure, connection, pool, transaction
 from wsgipool.request import Middleware
@@ -33,6 +38,11 @@ __all__ = [
     "ConfigError",
     "ConnectFailed",
     "Error",
+    "LockError",
+    "LockLost",
+    "LockOrderError",
+    "LockTimeout",
+    "Locks",
     "Middleware",
     "Pool",
     "PoolClosed",

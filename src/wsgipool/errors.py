@@ -4,7 +4,11 @@
     ├── ConfigError         a setting is missing, unknown or wrong; says where and what would do
     ├── CacheDeadlock       creating a cached value waits, in the end, for itself
     ├── CacheTimeout        another thread or process kept a cache waiting for longer than was allowed
-    ├── WrongThread         a connection was used by a thread that has not borrowed it
+    ├── WrongThread         a connection, or a lock, was used by a thread that has not borrowed or taken it
+    ├── LockError           a lock cannot be had, or was not what it promised
+    │   ├── LockOrderError  a thread that holds locks asked for one that comes before them, or to write what it reads
+    │   ├── LockTimeout     others had the lock until the deadline
+    │   └── LockLost        the database ended the session that a lock was held by, before its end
     └── PoolError           the database cannot be had now: what a site answers with 503
         ├── ConnectFailed   a new connection could not be opened; the driver's error is __cause__
         ├── TooManyRequests more requests wait already than max_waiting allows
@@ -33,7 +37,26 @@ class CacheTimeout(Error):
 
 
 class WrongThread(Error):
-    """A connection was used by a thread that has not borrowed it: kept after its return, or shared. A bug."""
+    """A connection was used by a thread that has not borrowed it: kept after its return, or shared. A bug.
+
+    Or a lock was given back by a thread that does not hold it.
+    """
+
+
+class LockError(Error):
+    """A lock of `Locks` cannot be had, or was not held to the end."""
+
+
+class LockOrderError(LockError):
+    """A nested hold breaks the order that keeps threads from deadlocks. A bug; the message names both places."""
+
+
+class LockTimeout(LockError):
+    """Others had the lock until the deadline; the message says who, where and since when."""
+
+
+class LockLost(LockError):
+    """The session that held a lock of scope "database" has ended while the lock was held: others may have had it."""
 
 
 class PoolError(Error):

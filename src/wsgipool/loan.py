@@ -74,7 +74,7 @@ class Slot(Generic[C]):
         """Where and when it was borrowed, as far as that was noted."""
         if self._code is None:
             return "where debug=True would tell"
-        line = next(itertools.islice(self._code.co_positions(), self._instruction // 2, None), (None,))[0]
+        line = line_of(self._code, self._instruction)
         return f"at {self._code.co_filename}:{line} in {self._code.co_name}, {now - self.since:.1f} s ago"
 
 
@@ -131,6 +131,11 @@ class Opening:
     def __init__(self) -> None:
         self.thread_id = 0
         self.permit: Permit | None = None
+
+
+def line_of(code: CodeType, instruction: int) -> int | None:
+    """Return the line of an instruction, as a frame's `f_lasti` names it."""
+    return next(itertools.islice(code.co_positions(), instruction // 2, None), (None,))[0]
 
 
 def describe(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The end of a request: whatever its thread still holds is taken back.
+"""The end of a request: whatever its thread still holds, connections and locks, is taken back.
 
 Under mod_wsgi that needs nothing of the application. `mod_wsgi.request_data()` is a dictionary for each request,
 which is dropped when the request has ended, however it ends: after the response's `close()`, on its own thread. What
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
-from wsgipool import process
+from wsgipool import holding, locks, process
 from wsgipool.httpd import process as httpd
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Middleware:
-    """Wraps a WSGI application (PEP 3333) so that a request leaves no connection behind.
+    """Wraps a WSGI application (PEP 3333) so that a request leaves no connection and no lock behind.
 
     For servers other than mod_wsgi; under mod_wsgi it steps aside. The server must call the application, iterate over
     its response and close it on one thread, as all but asynchronous servers do.
@@ -37,7 +37,7 @@ class Middleware:
         try:
             response = self._application(environ, start_response)
         except BaseException:
-            process.reclaim(thread_id)
+            _reclaim(thread_id)
             raise
         return _Response(response, thread_id)
 
@@ -58,11 +58,11 @@ class _Response:
             if close is not None:
                 close()
         finally:
-            process.reclaim(self._thread_id)
+            _reclaim(self._thread_id)
 
 
 class _EndOfRequest:
-    """Lies in the dictionary of a request that borrows, and takes back what is left when that is dropped."""
+    """Lies in the dictionary of a request that borrows or holds, and takes back what is left when that is dropped."""
 
     __slots__ = ("_server", "_thread_id")
 
@@ -73,7 +73,12 @@ class _EndOfRequest:
     def __del__(self) -> None:
         # Where somebody has kept the dictionary, what the thread holds now may be a later request's, which has its own.
         if threading.get_ident() == self._thread_id and _EndOfRequest not in (_request_data(self._server) or {}):
-            process.reclaim(self._thread_id)
+            _reclaim(self._thread_id)
+
+
+def _reclaim(thread_id: int) -> None:
+    process.reclaim(thread_id)
+    holding.reclaim(thread_id)
 
 
 def _request_data(server: ModuleType) -> dict[object, object] | None:
@@ -96,7 +101,7 @@ def _watch_requests() -> bool:
         if data is not None and _EndOfRequest not in data:
             data[_EndOfRequest] = _EndOfRequest(server)
 
-    process.before_loan = before_loan
+    process.before_loan = locks.before_block = before_loan
     return True
 
 

@@ -1,0 +1,250 @@
+"""What locks were asked for, in numbers, and what would make them better.
+
+Times are kept in histograms of powers of two nanoseconds, so a time here is right to a factor of two: it was at most so
+long, and more than half of that. Percentiles are of all turns, those that did not wait among them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsgipool.holding import Plan, Resource
+
+ENOUGH = 100
+"""Turns before anything is advised."""
+OFTEN = 0.1
+"""The share of turns that had to wait from which it is worth a change."""
+LONG = 0.001
+"""Seconds of the median hold from which it is the hold that makes others wait; below, they wait for a processor."""
+TOGETHER = 0.99
+"""The share of both locks' turns in which they were taken by the same call, from which they are one."""
+
+LockKey = tuple[str, str, str]
+"""A lock's scope, database and name."""
+Histogram = Counter[int]
+
+
+@dataclass(frozen=True)
+class LockCounts:
+    """What is counted for a lock; the rest is counted for what is taken at once."""
+
+    key: LockKey
+    contended: int
+    timeouts: int
+    waits: Histogram
+
+
+@dataclass(frozen=True)
+class TakeCounts:
+    """How often, and how long, some locks were taken at once."""
+
+    keys: tuple[LockKey, ...]
+    holds: Histogram
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of some locks of one process."""
+
+    locks: Sequence[LockCounts]
+    takes: Sequence[TakeCounts]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "locks": [[*lock.key, lock.contended, lock.timeouts, dict(lock.waits)] for lock in self.locks],
+            "takes": [[[list(key) for key in take.keys], dict(take.holds)] for take in self.takes],
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Counts:
+        return cls(
+            [
+                LockCounts((scope, database, name), contended, timeouts, _histogram(waits))
+                for scope, database, name, contended, timeouts, waits in document["locks"]
+            ],
+            [
+                TakeCounts(tuple((scope, database, name) for scope, database, name in keys), _histogram(holds))
+                for keys, holds in document["takes"]
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class LockReport:
+    """One lock. Times in seconds."""
+
+    name: str
+    scope: str
+    database: str
+    """The pool whose connections hold it; "" in the other scopes."""
+    turns: int
+    """How often it was taken, holds of what the thread held already aside."""
+    contended: int
+    """How many of these had to wait."""
+    timeouts: int
+    """How many more gave up."""
+    wait_p50: float
+    wait_p99: float
+    hold_p50: float
+    hold_p99: float
+    advice: str
+
+    @property
+    def share_contended(self) -> float:
+        return self.contended / self.turns if self.turns else 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Some locks, those most waited for first."""
+
+    locks: Sequence[LockReport] = field(default_factory=tuple)
+
+    def __str__(self) -> str:
+        header = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
+        rows = [header, *(as_cells(lock) for lock in self.locks)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if column in (0, len(header) - 1) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def counts(resources: Iterable[Resource], plans: Iterable[Plan]) -> Counts:
+    """Return the counts of locks and of what takes them."""
+    return Counts(
+        [
+            LockCounts(_key(resource), resource.contended, resource.timeouts, _of_buckets(resource.waits))
+            for resource in resources
+        ],
+        [TakeCounts(tuple(_key(resource) for *_, resource in plan.steps), _of_buckets(plan.holds)) for plan in plans],
+    )
+
+
+def report(all_counts: Iterable[Counts]) -> Report:
+    """Return the report of several counts: of the processes of a host, of the `Locks` of a process."""
+    locks: dict[LockKey, LockCounts] = {}
+    takes: dict[frozenset[LockKey], Histogram] = {}
+    for one in all_counts:
+        for lock in one.locks:
+            known = locks.get(lock.key) or LockCounts(lock.key, 0, 0, Counter())
+            locks[lock.key] = LockCounts(
+                lock.key,
+                known.contended + lock.contended,
+                known.timeouts + lock.timeouts,
+                known.waits + lock.waits,
+            )
+        for take in one.takes:
+            takes[frozenset(take.keys)] = takes.get(frozenset(take.keys), Counter()) + take.holds
+    rows = [_row(lock, takes) for lock in locks.values()]
+    return Report(sorted(rows, key=lambda row: (-row.share_contended, -row.turns, row.scope, row.name)))
+
+
+def as_cells(lock: LockReport) -> tuple[str, ...]:
+    """Return a lock's row of a table."""
+    name = lock.name
+    if lock.scope != "process":
+        name += f" ({lock.scope})" if not lock.database else f" (database {lock.database})"
+    return (
+        name,
+        f"{lock.turns}",
+        f"{lock.share_contended * 100:.1f} %",
+        seconds(lock.wait_p50),
+        seconds(lock.wait_p99),
+        seconds(lock.hold_p50),
+        seconds(lock.hold_p99),
+        lock.advice,
+    )
+
+
+def seconds(number: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if number * factor >= 1:
+            return f"{number * factor:.2g} {unit}"
+    return f"{number * 1e9:.0f} ns" if number else "0"
+
+
+def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Histogram]) -> LockReport:
+    holds: Histogram = Counter()
+    for keys, histogram in takes.items():
+        if lock.key in keys:
+            holds += histogram
+    turns = holds.total()
+    # Who waits now is counted before its turn has ended.
+    contended = min(lock.contended, turns)
+    waits = Counter({0: turns - contended}) + lock.waits
+    scope, database, name = lock.key
+    return LockReport(
+        name=name,
+        scope=scope,
+        database=database,
+        turns=turns,
+        contended=contended,
+        timeouts=lock.timeouts,
+        wait_p50=_percentile(waits, 0.5),
+        wait_p99=_percentile(waits, 0.99),
+        hold_p50=_percentile(holds, 0.5),
+        hold_p99=_percentile(holds, 0.99),
+        advice=_advice(lock.key, turns, contended, _percentile(holds, 0.5), takes),
+    )
+
+
+def _advice(
+    key: LockKey, turns: int, contended: int, hold_p50: float, takes: dict[frozenset[LockKey], Histogram]
+) -> str:
+    if turns < ENOUGH:
+        return f"fewer than {ENOUGH} turns: too early to say"
+    inseparable = _always_with(key, turns, takes)
+    if inseparable:
+        return f"always taken with {', '.join(inseparable)}: group them"
+    if contended >= OFTEN * turns:
+        if hold_p50 >= LONG:
+            return "held long and contended: split it, or shorten what is done with it"
+        return "contended, and held briefly: leave it, or read= where nothing is written"
+    if not contended:
+        return "never contended: leave it, or merge it with a neighbour"
+    return "leave it"
+
+
+def _always_with(key: LockKey, turns: int, takes: dict[frozenset[LockKey], Histogram]) -> list[str]:
+    """Return the names of the locks that are taken with this one nearly always, and this one with them."""
+    alone: Counter[LockKey] = Counter()
+    together: Counter[LockKey] = Counter()
+    for keys, holds in takes.items():
+        for other in keys - {key}:
+            (together if key in keys else alone)[other] += holds.total()
+    return sorted(
+        name
+        for (scope, database, name), number in together.items()
+        # A group has one scope.
+        if (scope, database) == key[:2] and number >= TOGETHER * max(turns, number + alone[scope, database, name])
+    )
+
+
+def _key(resource: Resource) -> LockKey:
+    return (resource.scope, resource.database, resource.name)
+
+
+def _of_buckets(buckets: Sequence[int]) -> Histogram:
+    return Counter({bucket: number for bucket, number in enumerate(buckets) if number})
+
+
+def _histogram(document: dict[str, int]) -> Histogram:
+    return Counter({int(bucket): number for bucket, number in document.items()})
+
+
+def _percentile(histogram: Histogram, share: float) -> float:
+    """Return the seconds within which this share of the turns was; the upper end of its bucket."""
+    rest = share * histogram.total()
+    for bucket in sorted(histogram):
+        rest -= histogram[bucket]
+        if rest <= 0:
+            return (1 << bucket) / 1e9 if bucket else 0.0
+    return 0.0
