@@ -11,13 +11,12 @@ import inspect
 import sys
 import threading
 import types
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
-from wsgipool import lockstats
+from wsgipool import lockbook, lockstats
 from wsgipool.config import unknown_key
 from wsgipool.databaselock import DatabaseLock
 from wsgipool.errors import WrongThread
@@ -54,7 +53,7 @@ class Locks:
         self._resources: dict[str, Resource] = {}
         self._plans: dict[object, Plan] = {}
         self._making = threading.Lock()
-        _every_locks.add(self)
+        lockbook.add(self)
 
     def group(
         self, name: str, *names: str, scope: Scope | None = None, database: str | Pool[Any] | None = None
@@ -229,14 +228,8 @@ class _Block(AbstractContextManager[None]):
 
 # --- what names stand for --------------------------------------------------------------------------------------------
 
-_every_locks: weakref.WeakSet[Locks] = weakref.WeakSet()
 _beyond_process: dict[tuple[Scope, object, str], Resource] = {}
 """The locks that other processes know too: one each, whichever `Locks` names it."""
-
-
-def all_counts() -> list[lockstats.Counts]:
-    """Return the numbers of all `Locks` of this process."""
-    return [locks.counts() for locks in list(_every_locks)]
 
 
 def _resource(group: _Group) -> Resource:

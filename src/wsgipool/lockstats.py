@@ -13,6 +13,8 @@ from typing import Any
 
 from wsgipool.holding import Plan, Resource
 
+COLUMNS = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
+
 ENOUGH = 100
 """Turns before anything is advised."""
 OFTEN = 0.1
@@ -104,12 +106,11 @@ class Report:
     locks: Sequence[LockReport] = field(default_factory=tuple)
 
     def __str__(self) -> str:
-        header = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
-        rows = [header, *(as_cells(lock) for lock in self.locks)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        rows = [COLUMNS, *(as_cells(lock) for lock in self.locks)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         return "\n".join(
             "  ".join(
-                cell.ljust(width) if column in (0, len(header) - 1) else cell.rjust(width)
+                cell.ljust(width) if column in (0, len(COLUMNS) - 1) else cell.rjust(width)
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in rows

@@ -23,6 +23,7 @@ from wsgipool.host.folder import default_folder
 from wsgipool.housekeeping import housekeeping
 from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
+from wsgipool.stats import Stats
 
 logger = logging.getLogger("wsgipool")
 
@@ -168,6 +169,12 @@ def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, time
     return _configured().get(name).transaction(function, retry=retry, timeout=timeout)
 
 
+def stats() -> list[Stats]:
+    """Return the numbers of the pools that this process has made."""
+    pools = _current
+    return [pool.stats() for pool in pools.made()] if pools else []
+
+
 def close() -> None:
     """Close this process's pools. The next use begins anew, with the same settings."""
     global _current
@@ -226,6 +233,11 @@ def find_config() -> Path:
         f"no settings: name a file by the environment's {CONFIG_VARIABLE} or by `Define {CONFIG_VARIABLE}` in "
         f"httpd's configuration, put one at {' or '.join(map(str, _config_places()))}, or call wsgipool.configure()"
     )
+
+
+def is_configured() -> bool:
+    """Tell whether this process has settings, given or found."""
+    return _current is not None
 
 
 def _found_config() -> Path | None:

@@ -177,6 +177,6 @@ class ReadWriteLock:
                 self._begin_patience()
                 continue
             if not self._is_rung and (not owners or (first.shared and owners[0].shared)):
-                self._is_rung = True
                 first.ring()
+                self._is_rung = True
             return

@@ -74,8 +74,8 @@ class Stage:
             other.result()
         self.others.clear()
         assert not this_holder().holds
-        for resource in self.locks._resources.values():
-            assert (resource.lock.owners, resource.lock.queue) == ([], [])
+        # A thread that was just being started when it was interrupted is none of the others.
+        eventually(lambda: not any(one.lock.owners or one.lock.queue for one in self.locks._resources.values()))
         self.waits.clear()
 
 
@@ -228,16 +228,16 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_operation_that_is_interrupted_at_any_place_leaves_no_lock_taken(operation: Operation, stage: Stage) -> None:
     strikes = Strikes(__file__, when_waiting=lambda: None)
-    for place in itertools.count(1):
-        try:
-            with debris_ignored():
+    with debris_ignored():
+        for place in itertools.count(1):
+            try:
                 was_struck = strikes.at(place, prepared(operation, stage))
-            stage.assert_whole()
-        except Exception as error:
-            error.add_note(f"{operation.__name__} was interrupted at place {place}")
-            raise
-        if not was_struck:
-            break
+                stage.assert_whole()
+            except Exception as error:
+                error.add_note(f"{operation.__name__} was interrupted at place {place}")
+                raise
+            if not was_struck:
+                break
     assert place > 10
 
 
@@ -249,7 +249,7 @@ def test_threads_that_are_interrupted_at_any_moment_leave_no_lock_taken(effort: 
 
     def work(number: int) -> None:
         calls[number % 3]()
-        with contextlib.suppress(LockTimeout), stage.locks.hold("a", read="c", timeout=0.001 * (number % 2)):
+        with contextlib.suppress(LockTimeout), stage.locks.hold("a", timeout=0.001 * (number % 2)):
             stage.nested() if number % 5 == 0 else None
 
     def work_on() -> None:

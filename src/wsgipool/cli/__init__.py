@@ -1,4 +1,4 @@
-"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `apache`."""
+"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `locks`, `apache`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import wsgipool
 from wsgipool.cli.apache import apache
 from wsgipool.cli.demo import demo
 from wsgipool.cli.doctor import doctor
+from wsgipool.cli.locks import locks
 from wsgipool.cli.plan import plan
 from wsgipool.cli.serve import serve
 
@@ -36,4 +37,5 @@ main.add_command(serve)
 main.add_command(demo)
 main.add_command(plan)
 main.add_command(doctor)
+main.add_command(locks)
 main.add_command(apache)

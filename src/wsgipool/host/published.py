@@ -1,0 +1,81 @@
+"""What each process of the host publishes of itself: a small file of JSON in the folder that they share.
+
+Each process, and each sub-interpreter of it, writes a file of its own and replaces it as a whole, so nobody reads half
+of one. Its name says which process wrote it; the files of those that are gone are removed by whoever reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wsgipool.host.folder import open_folder
+
+_PREFIX, _SUFFIX = "process-1-", ".json"
+
+
+class Publication:
+    """This process's file. Raises ConfigError where the folder cannot be used."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.process = os.getpid()
+        self._name = f"{_PREFIX}{self.process}-{_start_of(self.process)}-{secrets.token_hex(4)}{_SUFFIX}"
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Replace what was published before."""
+        folder = open_folder(self._folder)
+        try:
+            temporary = f"{self._name}.new"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "w", encoding="utf-8") as file:
+                json.dump({"pid": self.process, **document}, file)
+            os.replace(temporary, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def remove(self) -> None:
+        """Publish nothing any more: the process ends."""
+        with contextlib.suppress(OSError):
+            (self._folder / self._name).unlink()
+
+
+def published(folder: Path) -> Iterator[dict[str, Any]]:
+    """Return what the living processes have published; remove what the others have left behind."""
+    descriptor = open_folder(folder)
+    try:
+        for name in sorted(entry.name for entry in os.scandir(descriptor)):
+            if not name.startswith(_PREFIX):
+                continue
+            process, _, start = name.removeprefix(_PREFIX).partition("-")
+            if not process.isdigit() or _start_of(int(process)) != start.partition("-")[0]:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=descriptor)
+            elif name.endswith(_SUFFIX):
+                # Gone meanwhile, or written by somebody else's version of this.
+                with contextlib.suppress(OSError, ValueError):
+                    yield _read(descriptor, name)
+    finally:
+        os.close(descriptor)
+
+
+def _read(folder: int, name: str) -> dict[str, Any]:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with os.fdopen(os.open(name, flags, dir_fd=folder), encoding="utf-8") as file:
+        document: dict[str, Any] = json.load(file)
+    return document
+
+
+def _start_of(process: int) -> str:
+    """Return when a process was started, in ticks since the host was; "" where there is none. proc(5)."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    # The name of the program, in brackets, may have spaces and brackets.
+    return status.rpartition(")")[2].split()[19]

@@ -1,0 +1,231 @@
+"""Locks of scope "database": GET_LOCK on real MariaDB, as each driver does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from unit.fakes import PATIENCE, Task, eventually
+from unit.test_locks import in_a_child, is_free
+from wsgipool import (
+    ConfigError,
+    LockLost,
+    LockOrderError,
+    Locks,
+    LockTimeout,
+    Pool,
+    PoolDeadlock,
+    drivers,
+    locks,
+    process,
+)
+from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.postgresql import PostgreSQL
+
+MakeLocks = Callable[[], Locks]
+
+
+def pool_of(url: str, max_size: int = 4) -> Pool[Any]:
+    settings = DatabaseSettings(name="shop", url=parse_url(url), origin="the test")
+    return Pool(drivers.for_database(settings), name="shop", max_size=max_size, timeout=PATIENCE)
+
+
+@pytest.fixture(params=["mysql://", "mysql+mysqlclient://"])
+def url(mariadb_shop: str, request: pytest.FixtureRequest) -> str:
+    return mariadb_shop.replace("mysql+mysqlclient://", request.param)
+
+
+@pytest.fixture
+def pools(url: str) -> Iterator[Callable[[], Pool[Any]]]:
+    """Makes pools, each as good as a host of its own."""
+    made: list[Pool[Any]] = []
+
+    def make() -> Pool[Any]:
+        made.append(pool_of(url))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+def locks_of(pool: Pool[Any]) -> Locks:
+    return Locks(scope="database", database=pool)
+
+
+def ask(pool: Pool[Any], statement: str) -> Any:
+    with pool.connection(readonly=True) as connection:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        return cursor.fetchone()[0]
+
+
+def test_another_host_is_kept_out_until_it_is_given_back(pools: Callable[[], Pool[Any]]) -> None:
+    here, there = locks_of(pools()), locks_of(pools())
+
+    with here.hold("Stock of Emma", "orders"):
+        assert not is_free(there, "Stock of Emma")
+        assert not is_free(there, "orders")
+        assert is_free(there, "stock of emma")
+        waiter = Task(lambda: there.hold("orders", timeout=PATIENCE).__enter__())
+    waiter.result()
+
+
+def test_no_connection_comes_back_with_a_lock(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+    pool = pools()
+    here = locks_of(pool)
+    with here.hold("stock", "orders"):
+        assert pool.in_use == 2
+
+    assert (pool.in_use, pool.idle) == (0, 2)
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute("INSTALL SONAME 'metadata_lock_info'")
+        try:
+            cursor.execute(
+                "SELECT COUNT(*) FROM information_schema.metadata_lock_info WHERE lock_type = 'User lock'"
+                " AND table_schema LIKE 'wsgipool.%'"
+            )
+            assert cursor.fetchone()[0] == 0
+        finally:
+            cursor.execute("UNINSTALL SONAME 'metadata_lock_info'")
+
+
+def test_a_timeout_says_who_has_it_and_keeps_no_connection(pools: Callable[[], Pool[Any]]) -> None:
+    pool = pools()
+    here, there = locks_of(pool), locks_of(pools())
+
+    with there.hold("stock"), pytest.raises(LockTimeout, match=r"'stock' of database 'shop' .*held by session \d+ of"):
+        here.hold("stock", timeout=0.1).__enter__()
+
+    assert pool.in_use == 0
+    assert is_free(here, "stock")
+
+
+def test_reading_is_writing_to_a_database(pools: Callable[[], Pool[Any]]) -> None:
+    here, there = locks_of(pools()), locks_of(pools())
+
+    with here.hold(read="stock"):
+        with here.hold("stock"):
+            assert not is_free(there, "stock")
+        with pytest.raises(LockTimeout):
+            there.hold(read="stock", timeout=0).__enter__()
+
+
+def test_a_session_that_was_lost_while_it_held_says_so(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+    pool = pools()
+    here = locks_of(pool)
+
+    @here.requires("stock")
+    def work() -> None:
+        with mariadb.admin() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT id FROM information_schema.processlist WHERE user LIKE 'driven_shop%' AND id <> %s", (0,)
+            )
+            for (session,) in cursor.fetchall():
+                cursor.execute(f"KILL {session}")
+
+    with pytest.raises(LockLost, match="the lock 'stock' was lost while it was held"):
+        work()
+
+    assert pool.in_use == 0
+    assert is_free(here, "stock")
+
+
+def test_what_the_block_raises_comes_before_a_lost_lock(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+    here = locks_of(pools())
+
+    with pytest.raises(KeyError, match="on purpose"), here.hold("stock"):
+        with mariadb.admin() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE user LIKE 'driven_shop%'")
+            for (session,) in cursor.fetchall():
+                cursor.execute(f"KILL {session}")
+        raise KeyError("on purpose")
+
+
+def test_the_locks_of_two_databases_of_a_server_are_two(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+    elsewhere = mariadb.create_database("driven_elsewhere" + str(time.monotonic_ns()))
+    other = pool_of(elsewhere)
+    try:
+        with locks_of(pools()).hold("stock"):
+            assert is_free(locks_of(other), "stock")
+    finally:
+        other.close()
+
+
+def test_a_pool_without_a_connection_left_says_so_at_once(url: str) -> None:
+    pool = pool_of(url, max_size=1)
+    with locks_of(pool).hold("stock"), pytest.raises(PoolDeadlock):
+        pool.getconn()
+    pool.close()
+
+
+def test_the_database_is_named_as_in_the_settings(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_current", None)
+    monkeypatch.setattr(locks, "_beyond_process", {})
+    process.configure({"databases": {"shop": {"url": url}}})
+    here = Locks(scope="database", database="shop")
+
+    with here.hold("stock"):
+        assert not is_free(Locks(scope="database", database=process.pool("shop")), "stock")
+    process.close()
+
+
+def test_locks_of_a_database_come_before_all_others(pools: Callable[[], Pool[Any]]) -> None:
+    here, inner = locks_of(pools()), Locks()
+    with here.hold("z"), inner.hold("a"):
+        pass
+    with inner.hold("a"), pytest.raises(LockOrderError, match="'z' of database 'shop' is wanted"):
+        here.hold("z").__enter__()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forks_child_leaves_the_parents_lock_alone(pools: Callable[[], Pool[Any]]) -> None:
+    here, there = locks_of(pools()), locks_of(pools())
+    block = here.hold("stock")
+    block.__enter__()
+
+    in_a_child(lambda: block.__exit__(None, None, None))
+
+    assert not is_free(there, "stock")
+    block.__exit__(None, None, None)
+    assert is_free(there, "stock")
+
+
+HOLD = """
+import time
+import wsgipool
+wsgipool.configure({{"databases": {{"shop": {{"url": {url!r}}}}}}})
+with wsgipool.Locks(scope="database", database="shop").hold("stock"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_who_is_killed_while_it_holds_frees_it(url: str, pools: Callable[[], Pool[Any]]) -> None:
+    here = locks_of(pools())
+    python = subprocess.Popen([sys.executable, "-c", HOLD.format(url=url)], stdout=subprocess.PIPE, text=True)
+    assert python.stdout is not None
+    assert python.stdout.readline() == "held\n"
+    assert not is_free(here, "stock")
+
+    os.kill(python.pid, signal.SIGKILL)
+    python.communicate()
+
+    eventually(lambda: is_free(here, "stock"))
+
+
+def test_other_databases_have_no_such_locks(postgresql: PostgreSQL, postgresql_shop: str) -> None:
+    assert postgresql
+    pool = pool_of(postgresql_shop)
+    with pytest.raises(ConfigError, match="takes GET_LOCK of MySQL or MariaDB; pool 'shop' is of another kind"):
+        locks_of(pool).hold("stock").__enter__()
+    assert pool.in_use == 0
+    pool.close()

@@ -1,0 +1,301 @@
+"""Locks of scope "host": real processes, real files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from unit.fakes import PATIENCE, Task, eventually
+from unit.test_locks import in_a_child, is_free
+from wsgipool import ConfigError, LockOrderError, Locks, LockTimeout, locks, process
+from wsgipool.host import hostlock
+
+PREAMBLE = """
+import contextlib, os, sys, threading, time
+import wsgipool
+from pathlib import Path
+from wsgipool.host import hostlock
+hostlock.runtime_folder = lambda: Path({folder!r})
+locks = wsgipool.Locks(scope="host")
+stack = contextlib.ExitStack()
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+class Process:
+    """A Python of its own that has `locks` of the host, and does one statement after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.python = subprocess.Popen(
+            [sys.executable, "-P", "-c", PREAMBLE.format(folder=str(folder))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def begin(self, statement: str) -> None:
+        assert self.python.stdin is not None
+        self.python.stdin.write(f"{statement}\n")
+        self.python.stdin.flush()
+
+    def end(self) -> list[str]:
+        """Return the lines that the statement printed."""
+        assert self.python.stdout is not None
+        lines: list[str] = []
+        while (line := self.python.stdout.readline().strip()) != "done":
+            assert line, "the process has ended"
+            lines.append(line)
+        return lines
+
+    def run(self, statement: str) -> list[str]:
+        self.begin(statement)
+        return self.end()
+
+    def kill(self) -> None:
+        self.python.kill()
+        self.python.wait()
+        for pipe in (self.python.stdin, self.python.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "run"
+    monkeypatch.setattr(hostlock, "runtime_folder", lambda: folder)
+    monkeypatch.setattr(locks, "_beyond_process", {})
+    return folder
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[[], Process]]:
+    started: list[Process] = []
+
+    def start() -> Process:
+        started.append(Process(folder))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture
+def host(folder: Path) -> Locks:  # noqa: ARG001 - where its files are
+    return Locks(scope="host")
+
+
+def test_another_process_is_kept_out_until_it_is_given_back(host: Locks, start: Callable[[], Process]) -> None:
+    other = start()
+    other.run("stack.enter_context(locks.hold('stock'))")
+
+    assert not is_free(host, "stock")
+    assert is_free(host, "orders")
+
+    other.begin("stack.close()")
+    with host.hold("stock", timeout=PATIENCE):
+        pass
+    other.end()
+
+
+def test_processes_that_read_share_and_keep_out_one_that_writes(host: Locks, start: Callable[[], Process]) -> None:
+    other = start()
+    other.run("stack.enter_context(locks.hold(read='stock'))")
+
+    with host.hold(read="stock", timeout=0):
+        Task(lambda: host.hold(read="stock", timeout=0).__enter__()).result()
+    assert not is_free(host, "stock")
+
+    other.run("stack.close()")
+    assert is_free(host, "stock")
+
+
+def test_who_is_killed_while_it_holds_frees_it(host: Locks, start: Callable[[], Process]) -> None:
+    for _ in range(3):
+        other = start()
+        other.run("stack.enter_context(locks.hold('stock', read='catalogue'))")
+        other.python.send_signal(signal.SIGKILL)
+
+        with host.hold("stock", "catalogue", timeout=PATIENCE):
+            pass
+
+
+def test_a_timeout_says_which_process_holds_it_and_where(host: Locks, start: Callable[[], Process]) -> None:
+    other = start()
+    other.run("stack.enter_context(locks.hold('stock'))")
+
+    with pytest.raises(LockTimeout) as caught:
+        host.hold("stock", timeout=0.02).__enter__()
+
+    message = str(caught.value)
+    assert "'stock' of the host was not to be had within 0.02 s at " in message
+    assert f"of process {other.python.pid}, taken at " in message
+    assert ", for 0." in message
+
+
+def test_a_timeout_behind_readers_says_so(host: Locks, start: Callable[[], Process]) -> None:
+    other = start()
+    other.run("stack.enter_context(locks.hold(read='stock'))")
+
+    with pytest.raises(LockTimeout, match="held by those who read, in other processes"):
+        host.hold("stock", timeout=0).__enter__()
+
+
+def test_processes_that_read_without_end_do_not_keep_a_writer_waiting(
+    host: Locks, start: Callable[[], Process]
+) -> None:
+    others = [start() for _ in range(3)]
+    for other in others:
+        other.run("deadline = time.monotonic() + 60")
+        other.begin("exec('while time.monotonic() < deadline:\\n with locks.hold(read=\"stock\"): time.sleep(0.003)')")
+    eventually(lambda: not is_free(host, "stock"))
+
+    for _ in range(3):
+        with host.hold("stock", timeout=PATIENCE):
+            pass
+
+
+def test_waiting_costs_next_to_no_processor(host: Locks, start: Callable[[], Process]) -> None:
+    other = start()
+    other.run("stack.enter_context(locks.hold('stock'))")
+    before = time.thread_time()
+
+    with pytest.raises(LockTimeout):
+        host.hold("stock", timeout=1).__enter__()
+
+    assert time.thread_time() - before < 0.1
+
+
+COUNT = """
+def count(path, turns):
+    for _ in range(turns):
+        with locks.hold('stock'):
+            number = int(path.read_text())
+            path.write_text(str(number + 1))
+"""
+
+
+def test_no_turn_is_lost_between_threads_of_processes(
+    host: Locks, folder: Path, tmp_path: Path, start: Callable[[], Process]
+) -> None:
+    path = tmp_path / "count"
+    path.write_text("0")
+    processes = [start() for _ in range(3)]
+    for each in processes:
+        each.run(f"exec({COUNT!r}); threads = [threading.Thread(target=count, args=[Path({str(path)!r}), 20]) "
+                    "for _ in range(4)]")  # fmt: skip
+        each.run("[thread.start() for thread in threads]")
+    for each in processes:
+        each.run("[thread.join() for thread in threads]")
+
+    with host.hold("stock"):
+        assert path.read_text() == "240"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forks_child_shares_nothing_of_its_parents_lock(host: Locks, start: Callable[[], Process]) -> None:
+    def in_child() -> None:
+        with pytest.raises(LockTimeout):
+            host.hold("stock", timeout=0).__enter__()
+
+    with host.hold("stock"):
+        in_a_child(in_child)
+        other = start()
+        with pytest.raises(AssertionError, match="the process has ended"):
+            other.run("stack.enter_context(locks.hold('stock', timeout=0))")
+
+    with host.hold("stock", timeout=0):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forks_child_that_lives_on_keeps_no_lock_of_a_dead_parent(host: Locks, start: Callable[[], Process]) -> None:
+    parent = start()
+    parent.run("stack.enter_context(locks.hold('stock'))")
+    (child,) = parent.run("child = os.fork() or (time.sleep(60), os._exit(0)); print(child)")
+    parent.kill()
+
+    try:
+        with host.hold("stock", timeout=PATIENCE):
+            pass
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_lock_file_that_was_tidied_up_is_made_again(host: Locks, folder: Path, start: Callable[[], Process]) -> None:
+    with host.hold("stock"):
+        pass
+    for path in folder.glob("lock-*"):
+        path.unlink()
+    other = start()
+    other.run("stack.enter_context(locks.hold('stock'))")
+
+    assert not is_free(host, "stock")
+
+
+def test_two_names_with_the_same_letters_are_two_locks(host: Locks) -> None:
+    with host.hold("a/b"):
+        assert is_free(host, "a-b")
+
+
+def test_all_locks_objects_mean_the_same_lock_of_the_host(host: Locks) -> None:
+    others = Locks()
+    others.group("stock", scope="host")
+
+    with host.hold("stock"):
+        assert not is_free(others, "stock")
+        with others.hold("stock", timeout=0):
+            pass
+
+
+def test_locks_of_the_host_come_before_those_of_the_process(host: Locks) -> None:
+    inner = Locks()
+    with host.hold("z"), inner.hold("a"):
+        pass
+    with inner.hold("a"), pytest.raises(LockOrderError, match="'z' of the host is wanted"):
+        host.hold("z").__enter__()
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_and_leaves_the_lock_free(host: Locks, folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+    with pytest.raises(ConfigError, match="is open to others"):
+        host.hold("stock").__enter__()
+    folder.chmod(0o700)
+
+    assert is_free(host, "stock")
+
+
+def test_the_folder_is_that_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_current", None)
+    process.configure(
+        {"runtime_dir": str(tmp_path / "shared"), "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}}
+    )
+
+    assert process.runtime_folder() == tmp_path / "shared"
+    process.close()
+
+
+def test_threads_of_a_process_wait_for_each_other_in_memory(host: Locks) -> None:
+    """Only one of them looks at the file: the others would each cost as much."""
+    inside: list[int] = []
+
+    def work() -> None:
+        for _ in range(50):
+            with host.hold("stock"):
+                inside.append(threading.get_ident())
+                assert len(inside) == 1
+                inside.pop()
+
+    for task in [Task(work) for _ in range(8)]:
+        task.result()
