@@ -60,7 +60,7 @@ class DatabaseLock:
                 del self._taken[thread_id]
                 # Timed out in vain or not, what is closed holds nothing.
                 _close(block)
-        return True
+        return has_it
 
     def give_back(self, thread_id: int) -> None:
         taken = self._taken.get(thread_id)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from unit.fakes import PATIENCE, Task, eventually
-from unit.test_locks import in_a_child, is_free
+from unit.test_locks import in_a_child
 from wsgipool import (
     ConfigError,
     LockLost,
@@ -61,11 +61,25 @@ def locks_of(pool: Pool[Any]) -> Locks:
     return Locks(scope="database", database=pool)
 
 
-def ask(pool: Pool[Any], statement: str) -> Any:
-    with pool.connection(readonly=True) as connection:
-        cursor = connection.cursor()
-        cursor.execute(statement)
-        return cursor.fetchone()[0]
+def is_free(locks: Locks, name: str) -> bool:
+    """Tell whether another thread could have the lock at once; to connect takes a moment."""
+
+    def take() -> bool:
+        try:
+            with locks.hold(name, timeout=0.3):
+                return True
+        except LockTimeout:
+            return False
+
+    return Task(take).result()
+
+
+def kill_all(mariadb: MariaDB) -> None:
+    """End all sessions of the test's user."""
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE user LIKE 'driven_shop%'")
+        for (session,) in cursor.fetchall():
+            cursor.execute(f"KILL {session}")
 
 
 def test_another_host_is_kept_out_until_it_is_given_back(pools: Callable[[], Pool[Any]]) -> None:
@@ -116,38 +130,30 @@ def test_reading_is_writing_to_a_database(pools: Callable[[], Pool[Any]]) -> Non
         with here.hold("stock"):
             assert not is_free(there, "stock")
         with pytest.raises(LockTimeout):
-            there.hold(read="stock", timeout=0).__enter__()
+            there.hold(read="stock", timeout=0.3).__enter__()
 
 
 def test_a_session_that_was_lost_while_it_held_says_so(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
     pool = pools()
     here = locks_of(pool)
 
-    @here.requires("stock")
-    def work() -> None:
-        with mariadb.admin() as connection, connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT id FROM information_schema.processlist WHERE user LIKE 'driven_shop%' AND id <> %s", (0,)
-            )
-            for (session,) in cursor.fetchall():
-                cursor.execute(f"KILL {session}")
-
     with pytest.raises(LockLost, match="the lock 'stock' was lost while it was held"):
-        work()
+        here.requires("stock")(lambda: kill_all(mariadb))()
 
     assert pool.in_use == 0
     assert is_free(here, "stock")
 
 
-def test_what_the_block_raises_comes_before_a_lost_lock(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+def test_what_the_function_raises_comes_before_a_lost_lock(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
     here = locks_of(pools())
 
-    with pytest.raises(KeyError, match="on purpose"), here.hold("stock"):
-        with mariadb.admin() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE user LIKE 'driven_shop%'")
-            for (session,) in cursor.fetchall():
-                cursor.execute(f"KILL {session}")
+    @here.requires("stock")
+    def work() -> None:
+        kill_all(mariadb)
         raise KeyError("on purpose")
+
+    with pytest.raises(KeyError, match="on purpose"):
+        work()
 
 
 def test_the_locks_of_two_databases_of_a_server_are_two(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:

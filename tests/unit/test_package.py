@@ -25,6 +25,11 @@ def test_the_public_names() -> None:
         "ConfigError",
         "ConnectFailed",
         "Error",
+        "LockError",
+        "LockLost",
+        "LockOrderError",
+        "LockTimeout",
+        "Locks",
         "Middleware",
         "Pool",
         "PoolClosed",
@@ -83,6 +88,7 @@ def test_the_package_says_that_it_is_typed() -> None:
         "mpm-event.conf",
         "mpm-prefork.conf",
         "mpm-worker.conf",
+        "status.conf",
         "wsgipool.conf",
         "wsgipool.toml",
     ],
@@ -95,7 +101,7 @@ def test_the_files_that_the_drop_in_includes_are_installed() -> None:
     lines = (PACKAGE / "apache" / "wsgipool.conf").read_text().splitlines()
     named = [line.split()[1] for line in lines if line.lstrip().startswith(("Include ", "WSGIImportScript "))]
 
-    assert len(named) == 5
+    assert len(named) == 6
     assert all(Path(path.replace("${WSGIPOOL_HOME}", str(PACKAGE))).is_file() for path in named)
 
 

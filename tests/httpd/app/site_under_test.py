@@ -157,12 +157,25 @@ def stream(arguments: dict[str, str]) -> Iterator[bytes]:
         yield f"{os.getpid()} {cursor.fetchone()[0]}\n".encode()
 
 
+locks = wsgipool.Locks()
+locks.group("stock", scope="host")
+
+
+@locks.requires("till", "stock", read="catalogue", timeout=30)
+def place_order(arguments: dict[str, str]) -> Answer:
+    """Do for `seconds` what one request of the host may do at a time."""
+    start = time.monotonic()
+    time.sleep(float(arguments["seconds"]))
+    return {"connection": "the one of all orders", "start": start, "end": time.monotonic()}
+
+
 HANDLERS: dict[str, Callable[[dict[str, str]], Answer]] = {
     "/hold": hold,
     "/counts": counts,
     "/sleep": sleep,
     "/server": server,
     "/wait": wait,
+    "/place-order": place_order,
     "/write": write,
     "/write-and-fail": write_and_fail,
     "/leak": leak,

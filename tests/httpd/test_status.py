@@ -1,0 +1,81 @@
+"""The status page and `wsgipool locks`, on the locks of real httpd processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from httpd.harness import ExpressSite, eventually, overlaps, running_site
+from wsgipool.httpd.express import apache_user
+
+
+@pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
+def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: str, folder: Path, shop: str) -> None:
+    (folder / "defines").write_text("Define WSGIPOOL_STATUS\n")
+    options = ("--include-file", str(folder / "defines"))
+    with running_site(
+        folder,
+        mode,
+        {"shop": shop},
+        processes=2,
+        threads=1 if mode == "prefork" else 4,
+        budget={"connections": 20},  # which names the folder, too
+        express_options=options,
+    ) as site:
+        answers = site.load(lambda _: "/place-order?seconds=0.01", requests=60, clients=8)
+        processes = {answer["pid"] for answer in answers}
+
+        def told() -> dict[str, Any] | None:
+            document = page(site)
+            turns = {lock["name"]: lock["turns"] for lock in document["locks"]}
+            return document if turns == {"stock": 60, "till": 60, "catalogue": 60} else None
+
+        document = eventually(told, "all turns to be told")
+        assert document is not None
+        assert document["processes"] >= len(processes)
+        assert document["pid"] in site_processes(site, processes)
+        assert "<td>stock (host)</td><td>60</td>" in site.request("/wsgipool-status").text
+        command_line = json.loads(run_as_apache("locks", "--config", str(folder / "wsgipool.toml"), "--json"))
+        assert {lock["name"]: lock["turns"] for lock in command_line["locks"]} == {
+            lock["name"]: lock["turns"] for lock in document["locks"]
+        }
+
+    assert not overlaps(answers), "two requests at once in what the host may do once"
+    assert "is not published" not in site.log()
+    assert not list((folder / "run").glob("process-*"))
+
+
+def test_without_the_define_there_is_no_page(folder: Path, shop: str) -> None:
+    with running_site(folder, "worker", {"shop": shop}, processes=1, threads=2) as site:
+        assert "wsgipool</h1>" not in site.request("/wsgipool-status").text
+
+
+def page(site: ExpressSite) -> dict[str, Any]:
+    document: dict[str, Any] = site.get("/wsgipool-status?format=json")
+    return document
+
+
+def site_processes(site: ExpressSite, known: set[int]) -> set[int]:
+    return known | {page(site)["pid"] for _ in range(10)}
+
+
+def run_as_apache(*arguments: str) -> str:
+    user = (
+        {"user": apache_user().pw_uid, "group": apache_user().pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-m", "wsgipool", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+        **user,  # type: ignore[call-overload]
+    )
+    text: str = outcome.stdout
+    return text

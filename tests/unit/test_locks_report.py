@@ -1,0 +1,250 @@
+"""What locks say of themselves: numbers, advice, and the numbers of all processes of the host together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from unit.fakes import eventually
+from unit.test_locks import Somebody, somebody, waiting
+from wsgipool import Locks, LockTimeout, lockbook, process
+from wsgipool.cli import main
+from wsgipool.handlers import status
+from wsgipool.host.published import Publication, published
+from wsgipool.lockstats import Counts, LockCounts, LockReport, Report, TakeCounts, report
+
+SHOP = ("process", "", "shop")
+MS = 20  # the bucket of about a millisecond
+
+
+def row(report: Report, name: str) -> LockReport:
+    return next(lock for lock in report.locks if lock.name == name)
+
+
+def test_turns_are_counted_and_what_is_free_is_none() -> None:
+    locks = Locks()
+    locks.requires("stock", read="orders")(lambda: None)()
+    with locks.hold("orders"), locks.hold("orders"), locks.hold("stock", "orders"):
+        pass
+
+    assert {lock.name: lock.turns for lock in locks.report().locks} == {"stock": 2, "orders": 2}
+
+
+def test_waiting_and_holding_are_timed() -> None:
+    locks = Locks()
+    holder = somebody(locks, "stock")
+    waiter = Somebody(locks, "stock")
+    eventually(lambda: waiting(locks, "stock") == 1)
+    with pytest.raises(LockTimeout):
+        locks.hold("stock", timeout=0.01).__enter__()
+    time.sleep(0.02)
+    holder.give_back()
+    waiter.wait_until_it_holds().give_back()
+
+    stock = row(locks.report(), "stock")
+
+    assert (stock.turns, stock.contended, stock.timeouts) == (2, 1, 1)
+    assert stock.share_contended == 0.5
+    assert stock.wait_p50 == 0
+    assert 0.02 <= stock.wait_p99 < 5
+    assert 0.02 <= stock.hold_p99 < 5
+    assert stock.hold_p50 <= stock.hold_p99
+    assert "stock" in str(locks.report())
+
+
+def counts(
+    turns: int = 1000, contended: int = 0, bucket: int = 5, also: tuple[str, ...] = (), alone: int = 0
+) -> Counts:
+    """Return the counts of the lock "shop", and how often it was taken with others."""
+    keys = [SHOP, *(("process", "", name) for name in also)]
+    takes = [TakeCounts(tuple(keys), Counter({bucket: turns}))]
+    takes += [TakeCounts((key,), Counter({bucket: alone})) for key in keys[1:] if alone]
+    return Counts([LockCounts(key, contended, 0, Counter({bucket: contended})) for key in keys], takes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "advice"),
+    [
+        (counts(turns=99), "fewer than 100 turns: too early to say"),
+        (counts(also=("till",)), "always taken with till: group them"),
+        (counts(also=("till",), alone=500), "never contended: leave it, or merge it with a neighbour"),
+        (counts(contended=200, bucket=MS + 1), "held long and contended: split it, or shorten what is done with it"),
+        (counts(contended=200), "contended, and held briefly: leave it, or read= where nothing is written"),
+        (counts(contended=20, bucket=MS + 1), "leave it"),
+        (counts(), "never contended: leave it, or merge it with a neighbour"),
+    ],
+)
+def test_the_advice(numbers: Counts, advice: str) -> None:
+    assert row(report([numbers]), "shop").advice == advice
+
+
+def test_the_counts_of_processes_add_up() -> None:
+    both = report(
+        [counts(turns=300, contended=30), Counts.from_json(json.loads(json.dumps(counts(turns=100).as_json())))]
+    )
+
+    shop = row(both, "shop")
+    assert (shop.turns, shop.contended) == (400, 30)
+
+
+def test_the_most_contended_comes_first() -> None:
+    numbers = [
+        Counts([LockCounts(key, contended, 0, Counter())], [TakeCounts((key,), Counter({5: 100}))])
+        for key, contended in [(("process", "", "a"), 1), (("process", "", "b"), 50), (("process", "", "c"), 0)]
+    ]
+
+    assert [lock.name for lock in report(numbers).locks] == ["b", "a", "c"]
+
+
+# --- of all processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def _configured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(process, "_current", None)
+    process.configure({"runtime_dir": str(folder), "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}})
+    yield
+    process.close()
+
+
+def test_what_the_living_have_published_is_read_and_what_the_dead_have_left_is_removed(folder: Path) -> None:
+    Publication(folder).write({"number": 1})
+    python = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from wsgipool.host.published import Publication;"
+            "Publication(Path(sys.argv[1])).write({'number': 2})",
+            str(folder),
+        ],
+        check=True,
+    )
+    assert python.returncode == 0
+    assert len(list(folder.iterdir())) == 2
+
+    assert list(published(folder)) == [{"pid": os.getpid(), "number": 1}]
+
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_what_cannot_be_read_is_passed_over(folder: Path) -> None:
+    publication = Publication(folder)
+    publication.write({"number": 1})
+    (file,) = folder.iterdir()
+    file.write_text("{")
+
+    assert list(published(folder)) == []
+
+
+PROGRAM = """
+import sys, wsgipool
+wsgipool.configure({"runtime_dir": sys.argv[1], "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}})
+locks = wsgipool.Locks()
+@locks.requires("stock", read="catalogue")
+def work(): ...
+for line in sys.stdin:
+    work()
+"""
+
+
+def run_cli(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["locks", *arguments])
+
+
+def test_the_command_line_sees_what_living_processes_do_and_forgets_the_dead(folder: Path) -> None:
+    python = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder)], stdin=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert python.stdin is not None
+    python.stdin.write("work\n" * 7)
+    python.stdin.flush()
+
+    def told() -> dict[str, int]:
+        if not folder.exists():
+            return {}
+        document = json.loads(run_cli("--runtime-dir", str(folder), "--json").stdout)
+        return {lock["name"]: lock["turns"] for lock in document["locks"]}
+
+    eventually(lambda: told() == {"stock": 7, "catalogue": 7})
+    text = run_cli("--runtime-dir", str(folder)).stdout
+    assert "too early to say" in text
+    assert "1 processes" in text
+
+    python.communicate()
+    assert told() == {}
+    assert list(folder.iterdir()) == []
+    assert "no process has taken a lock so far" in run_cli("--runtime-dir", str(folder)).stdout
+
+
+@pytest.mark.usefixtures("_configured")
+def test_a_folder_that_cannot_be_used_costs_a_line_in_the_log_and_no_lock(
+    folder: Path, log: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(mode=0o755)
+    book = lockbook.LockBook()
+
+    book._written = [{"something": "else"}]
+    book.publish()
+    book.publish()
+
+    assert log.text.count("what locks are asked for is not published: ") == 1
+    assert book.tend() is None
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def get(**environ: str) -> tuple[str, dict[str, str], str]:
+    told: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(status.application(environ, lambda line, headers: told.append((line, headers))))
+    ((line, headers),) = told
+    return line, dict(headers), body.decode()
+
+
+@pytest.mark.usefixtures("_configured")
+def test_the_page_is_for_people_and_json_for_machines(folder: Path) -> None:
+    numbers = Counts(
+        [LockCounts(("process", "", "<b>stock</b>"), 0, 0, Counter())],
+        [TakeCounts((("process", "", "<b>stock</b>"),), Counter({5: 12}))],
+    )
+    Publication(folder).write({"locks": [numbers.as_json()]})
+    process.pool("shop")
+
+    line, headers, page = get()
+    assert line == "200 OK"
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "<td>&lt;b&gt;stock&lt;/b&gt;</td><td>12</td>" in page
+    assert "<b>" not in page
+    assert "<td>shop</td>" in page
+
+    for asked in ({"QUERY_STRING": "format=json"}, {"HTTP_ACCEPT": "application/json"}):
+        _, headers, text = get(**asked)
+        assert headers["Content-Type"] == "application/json"
+        document = json.loads(text)
+        assert document["locks"][0]["turns"] == 12
+        assert document["pools"][0]["name"] == "shop"
+    assert "<h1>" in get(HTTP_ACCEPT="text/html,application/json;q=0.9")[2]
+
+
+@pytest.mark.usefixtures("_configured")
+def test_a_page_that_cannot_be_made_says_why(folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+
+    line, _, page = get()
+
+    assert line == "503 Service Unavailable"
+    assert "is open to others" in page
