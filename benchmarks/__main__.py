@@ -1,6 +1,8 @@
 """`python -m benchmarks` runs all benchmarks, `python -m benchmarks NAME` one of them."""
 
-from benchmarks import budget, contended, httpd, report, roundtrips, uncontended
+from benchmarks import budget, contended, httpd, locks, report, roundtrips, uncontended
 
 if __name__ == "__main__":
-    report.main(uncontended.measure, contended.measure, roundtrips.measure, httpd.measure, budget.measure)
+    report.main(
+        uncontended.measure, contended.measure, roundtrips.measure, locks.measure, httpd.measure, budget.measure
+    )

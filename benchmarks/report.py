@@ -28,7 +28,18 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 WIDTH = 120
 """Characters, where no terminal says."""
-PEERS = ("DBUtils", "SQLAlchemy", "psycopg-pool", "mysql-connector-python", "peewee", "connpool", "PyMySQL", "mod_wsgi")
+PEERS = (
+    "DBUtils",
+    "SQLAlchemy",
+    "psycopg-pool",
+    "mysql-connector-python",
+    "peewee",
+    "connpool",
+    "fasteners",
+    "readerwriterlock",
+    "PyMySQL",
+    "mod_wsgi",
+)
 
 Value = Spread | float | None
 

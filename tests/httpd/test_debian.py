@@ -109,7 +109,7 @@ def debian_apache(folder: Path, mode: str, shop: str) -> DebianApache:
         f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
         f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
         f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}\n"
-        f"ErrorLog {folder}/error_log\n"
+        f"Define WSGIPOOL_STATUS\nErrorLog {folder}/error_log\n"
         f"WSGISocketPrefix {folder}/wsgi\n",  # Debian's own is in root's /run
     )
     apache.write(
@@ -130,10 +130,12 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
     threads = 1 if mode == "prefork" else THREADS
     with debian_site(folder, mode, shop) as site, Watch(mariadb, user) as watch:
         known = site.get("/server")
+        status_page = site.get("/wsgipool-status?format=json")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=12)
         log = site.log()
 
     assert known["version"] < [6]
+    assert [pool["name"] for pool in status_page["pools"]] == ["shop"]
     assert (known["threads"], known["max_processes"]) == (threads, PROCESSES)
     assert known["process_group"] == ("wsgipool" if mode == "daemon" else "")
     assert known["application_group"] == ""

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from httpd.harness import ExpressSite, eventually, overlaps, running_site
-from wsgipool.httpd.express import apache_user
+from wsgipool.httpd.express import PACKAGE, apache_user
 
 
 @pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
 def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: str, folder: Path, shop: str) -> None:
-    (folder / "defines").write_text("Define WSGIPOOL_STATUS\n")
-    options = ("--include-file", str(folder / "defines"))
+    # The site has read the drop-in by then, which would include it for a Define: see test_debian.py.
+    options = ("--include-file", str(PACKAGE / "apache" / "status.conf"))
     with running_site(
         folder,
         mode,
