@@ -424,11 +424,11 @@ def holding(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Callable
                     plan.holds[(now - since).bit_length()] += 1
                     for lock, owners, shared, _ in plan.steps:
                         turn = holder.shared if shared else holder.exclusive
-                        if lock.queue or owners[0] is not turn:
+                        if owners[0] is not turn or (lock.queue and now >= lock.strict_from):
                             lock.give_back(turn, now)
                         else:
                             del owners[0]
-                            if lock.queue:
+                            if lock.queue and not lock.is_rung:
                                 lock.wake()
                     hold.holder = None
                     holder.holds.pop()

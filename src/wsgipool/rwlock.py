@@ -55,7 +55,7 @@ class Turn:
 class ReadWriteLock:
     """A lock for one thread that writes or for many that read."""
 
-    __slots__ = ("__weakref__", "_guard", "_is_rung", "_strict_from", "owners", "queue")
+    __slots__ = ("__weakref__", "_guard", "is_rung", "owners", "queue", "strict_from")
 
     def __init__(self) -> None:
         # These lists are the same for ever: whoever takes the lock often knows them.
@@ -70,8 +70,10 @@ class ReadWriteLock:
         self.owners.clear()
         self.queue.clear()
         self._guard = threading.Lock()
-        self._is_rung = False  # the first in the queue is awake, or will be
-        self._strict_from = 0  # from then on the lock is handed to it
+        self.is_rung = False
+        """The first in the queue is awake, or will be."""
+        self.strict_from = 0
+        """From then on, on the clock of `perf_counter_ns`, the lock is handed to it."""
 
     def take(self, turn: Turn, deadline: float | None = None) -> bool:
         """Take it, and tell whether that was before the deadline (of `monotonic`); `give_back` follows in any case."""
@@ -103,14 +105,15 @@ class ReadWriteLock:
 
     def give_back(self, turn: Turn, now: int) -> None:
         """Take the turn away: from the owners, or from the queue, or where it has been struck in between."""
-        if not self.queue and self.owners and self.owners[0] is turn:
-            del self.owners[0]
-            if self.queue:
+        owners = self.owners
+        if (not self.queue or now < self.strict_from) and owners and owners[0] is turn:
+            del owners[0]
+            if self.queue and not self.is_rung:
                 self.wake()
             return
         with self._guard:
             if turn in self.owners:
-                if self.queue and now >= self._strict_from and self._is_alone(turn):
+                if self.queue and now >= self.strict_from and self._is_alone(turn):
                     self.owners[0] = self.queue[0]
                 else:
                     self.owners.remove(turn)
@@ -122,10 +125,9 @@ class ReadWriteLock:
             self._stir()
 
     def wake(self) -> None:
-        """Wake the first in the queue, if it sleeps and the lock may be for it."""
-        if not self._is_rung:
-            with self._guard:
-                self._stir()
+        """Wake the first in the queue if the lock may be for it."""
+        with self._guard:
+            self._stir()
 
     def holders(self) -> list[Turn]:
         """Return who has it: one that writes or any that read."""
@@ -147,7 +149,7 @@ class ReadWriteLock:
 
     def _is_served(self, turn: Turn) -> bool:
         """Tell whether one who waits has been handed the lock, or can have it now."""
-        self._is_rung = False  # before it looks: who goes after that rings again
+        self.is_rung = False  # before it looks: who goes after that rings again
         while turn not in self.owners:
             if self.queue[0] is not turn:
                 return False
@@ -164,8 +166,8 @@ class ReadWriteLock:
         return True
 
     def _begin_patience(self) -> None:
-        self._strict_from = perf_counter_ns() + PATIENCE
-        self._is_rung = False
+        self.strict_from = perf_counter_ns() + PATIENCE
+        self.is_rung = False
 
     def _stir(self) -> None:
         """Wake the first in the queue if it has the lock, or can have it."""
@@ -176,7 +178,7 @@ class ReadWriteLock:
                 del self.queue[0]
                 self._begin_patience()
                 continue
-            if not self._is_rung and (not owners or (first.shared and owners[0].shared)):
+            if not self.is_rung and (not owners or (first.shared and owners[0].shared)):
                 first.ring()
-                self._is_rung = True
+                self.is_rung = True
             return
