@@ -195,7 +195,7 @@ def this_holder() -> Holder:
 class Hold:
     """One call's or block's locks. `take` and then, in any case, `release`."""
 
-    __slots__ = ("_code", "_deadline", "_instruction", "block", "holder", "plan", "raised", "since", "taken")
+    __slots__ = ("_code", "_instruction", "block", "deadline", "holder", "plan", "raised", "since", "taken")
 
     def __init__(self, plan: Plan, block: int = 0) -> None:
         self.plan = plan
@@ -208,7 +208,7 @@ class Hold:
         """Whether the block has raised, so that a lost lock is no more the news."""
         self.holder: Holder | None = None
         self.since = 0
-        self._deadline: float | None = None
+        self.deadline: float | None = None
         self._code: CodeType | None = None
         self._instruction = -1
 
@@ -354,9 +354,9 @@ class Hold:
 
     def _limit(self) -> float | None:
         """Return the deadline of the whole call. What came before the first wait took no time."""
-        if self._deadline is None and self.plan.timeout is not None:
-            self._deadline = monotonic() + self.plan.timeout
-        return self._deadline
+        if self.deadline is None and self.plan.timeout is not None:
+            self.deadline = monotonic() + self.plan.timeout
+        return self.deadline
 
     def _timed_out(self, resource: Resource, holders: str) -> LockTimeout:
         resource.timeouts += 1
@@ -403,6 +403,7 @@ def holding(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Callable
         hold = holder.outermost
         try:
             hold.plan = hold.taken = plan
+            hold.deadline = None
             hold.raised = False
             hold.holder = holder
             holder.holds.append(hold)

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unit.fakes import PATIENCE, Task, eventually
-from unit.test_locks import in_a_child
+from unit.test_locks import in_a_child, run_at_random
 from wsgipool import (
     ConfigError,
     LockLost,
@@ -29,6 +30,7 @@ from wsgipool import (
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
+from wsgipool.host import hostlock
 
 MakeLocks = Callable[[], Locks]
 
@@ -233,5 +235,25 @@ def test_other_databases_have_no_such_locks(postgresql: PostgreSQL, postgresql_s
     pool = pool_of(postgresql_shop)
     with pytest.raises(ConfigError, match="takes GET_LOCK of MySQL or MariaDB; pool 'shop' is of another kind"):
         locks_of(pool).hold("stock").__enter__()
+    assert pool.in_use == 0
+    pool.close()
+
+
+def test_32_threads_at_random_in_all_scopes_never_hang_and_keep_their_data(
+    mariadb_shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: int
+) -> None:
+    monkeypatch.setattr(hostlock, "runtime_folder", lambda: tmp_path / "run")
+    monkeypatch.setattr(locks, "_beyond_process", {})
+    # Two a thread at most, and one that was just being opened.
+    pool = pool_of(mariadb_shop.replace("mysql+mysqlclient://", "mysql://"), max_size=96)
+    here = Locks()
+    for name in ("database a", "database b"):
+        here.group(name, database=pool)
+    for name in ("host a", "host b"):
+        here.group(name, scope="host")
+
+    order = ["database a", "database b", "host a", "host b", "process a", "process b"]
+    assert run_at_random(here, order, seconds=5 if effort == 1 else 60) > 1
+
     assert pool.in_use == 0
     pool.close()
