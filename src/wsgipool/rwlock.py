@@ -105,8 +105,8 @@ class ReadWriteLock:
 
     def give_back(self, turn: Turn, now: int) -> None:
         """Take the turn away: from the owners, or from the queue, or where it has been struck in between."""
-        owners = self.owners
-        if (not self.queue or now < self.strict_from) and owners and owners[0] is turn:
+        owners, queue = self.owners, self.queue
+        if owners and owners[0] is turn and (not queue or (now < self.strict_from and turn not in queue)):
             del owners[0]
             if self.queue and not self.is_rung:
                 self.wake()

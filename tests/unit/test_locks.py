@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
-from wsgipool import LockOrderError, Locks, LockTimeout, WrongThread, holding
+from wsgipool import LockOrderError, Locks, LockTimeout, PoolError, WrongThread, holding
 from wsgipool.holding import this_holder
 
 
@@ -688,7 +688,7 @@ def run_at_random(locks: Locks, order: Sequence[str], seconds: float) -> int:
                             turns += 1
                     assert numbers.random() < 0.9, "on purpose"
                 turns += 1
-            except (AssertionError, LockTimeout, PoolTimeout):
+            except (AssertionError, LockTimeout, PoolError):
                 pass
         return turns
 
