@@ -112,16 +112,17 @@ class ReadWriteLock:
                 self.wake()
             return
         with self._guard:
-            if turn in self.owners:
-                if self.queue and now >= self.strict_from and self._is_alone(turn):
-                    self.owners[0] = self.queue[0]
-                else:
-                    self.owners.remove(turn)
-            if turn in self.queue:
-                is_first = self.queue[0] is turn
-                self.queue.remove(turn)
+            # The queue first: it must not be handed the lock itself, where it has been struck while it was served.
+            if turn in queue:
+                is_first = queue[0] is turn
+                queue.remove(turn)
                 if is_first:
                     self._begin_patience()
+            if turn in owners:
+                if queue and now >= self.strict_from and self._is_alone(turn):
+                    owners[0] = queue[0]
+                else:
+                    owners.remove(turn)
             self._stir()
 
     def wake(self) -> None:
