@@ -60,7 +60,7 @@ class LockBook:
             return
         try:
             if self._publication is None or self._publication.process != os.getpid():
-                self._publication = Publication(process.runtime_folder())
+                self._publication = Publication(process.runtime_dir())
             self._publication.write({"locks": counts})
         except (ConfigError, OSError) as error:
             self._is_wanted = False

@@ -242,7 +242,7 @@ def test_other_databases_have_no_such_locks(postgresql: PostgreSQL, postgresql_s
 def test_32_threads_at_random_in_all_scopes_never_hang_and_keep_their_data(
     mariadb_shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: int
 ) -> None:
-    monkeypatch.setattr(hostlock, "runtime_folder", lambda: tmp_path / "run")
+    monkeypatch.setattr(hostlock, "runtime_dir", lambda: tmp_path / "run")
     monkeypatch.setattr(locks, "_beyond_process", {})
     # Two a thread at most, and one that was just being opened.
     pool = pool_of(mariadb_shop.replace("mysql+mysqlclient://", "mysql://"), max_size=96)

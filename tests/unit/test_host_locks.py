@@ -24,7 +24,7 @@ import contextlib, os, sys, threading, time
 import wsgipool
 from pathlib import Path
 from wsgipool.host import hostlock
-hostlock.runtime_folder = lambda: Path({folder!r})
+hostlock.runtime_dir = lambda: Path({folder!r})
 locks = wsgipool.Locks(scope="host")
 stack = contextlib.ExitStack()
 for line in sys.stdin:
@@ -72,7 +72,7 @@ class Process:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run"
-    monkeypatch.setattr(hostlock, "runtime_folder", lambda: folder)
+    monkeypatch.setattr(hostlock, "runtime_dir", lambda: folder)
     monkeypatch.setattr(locks, "_beyond_process", {})
     return folder
 
@@ -282,7 +282,7 @@ def test_the_folder_is_that_of_the_settings(tmp_path: Path, monkeypatch: pytest.
         {"runtime_dir": str(tmp_path / "shared"), "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}}
     )
 
-    assert process.runtime_folder() == tmp_path / "shared"
+    assert process.runtime_dir() == tmp_path / "shared"
     process.close()
 
 

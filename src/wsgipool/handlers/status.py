@@ -55,7 +55,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def _document() -> dict[str, Any]:
-    report, processes = report_of_host(process.runtime_folder())
+    report, processes = report_of_host(process.runtime_dir())
     return {
         "pid": os.getpid(),
         "processes": processes,

@@ -24,7 +24,7 @@ from time import monotonic
 
 from wsgipool.errors import ConfigError
 from wsgipool.host.folder import open_file, open_folder
-from wsgipool.process import runtime_folder
+from wsgipool.process import runtime_dir
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.01
 """Seconds between two looks. 100 looks a second cost a waiting process less than 1 % of a processor."""
@@ -87,7 +87,7 @@ class _Files:
     def __init__(self, name: str) -> None:
         self._gate = self._file = -1
         self._signed = False
-        path = runtime_folder()
+        path = runtime_dir()
         self._path = path / f"lock-1-{_file_name(name)}"
         folder = open_folder(path)
         try:
