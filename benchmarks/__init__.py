@@ -2,6 +2,6 @@
 
 Contenders are compared within a round only: each round runs all of them for a moment, in random order, and what is
 reported is the median of the rounds' ratios with their quartiles. So a busy machine widens the spread and favours
-nobody.
+nobody. `python -m benchmarks.strategies` shows four ways to share connections, one of them wrong.
 Nothing here passes or fails by a time.
 """
