@@ -5,7 +5,7 @@ with wsgipool.connection("orders") as conn:      # committed at the end, rolled 
         cursor.execute("SELECT ...")
 """
 
-from wsgipool.cache import CacheStats, SharedCache
+from wsgipool.cache.shared import CacheStats, SharedCache
 from wsgipool.errors import (
     CacheDeadlock,
     CacheTimeout,
@@ -23,7 +23,7 @@ from wsgipool.errors import (
     TooManyRequests,
     WrongThread,
 )
-from wsgipool.locks import Locks
+from wsgipool.locks.named import Locks
 from wsgipool.pool import Pool
 from wsgipool.process import close, configure, connection, pool, transaction
 from wsgipool.request import Middleware

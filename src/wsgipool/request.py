@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
-from wsgipool import holding, locks, process
+from wsgipool import process
 from wsgipool.httpd import process as httpd
+from wsgipool.locks import holding, named
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -101,7 +102,7 @@ def _watch_requests() -> bool:
         if data is not None and _EndOfRequest not in data:
             data[_EndOfRequest] = _EndOfRequest(server)
 
-    process.before_loan = locks.before_block = before_loan
+    process.before_loan = named.before_block = before_loan
     return True
 
 

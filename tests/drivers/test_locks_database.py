@@ -30,7 +30,7 @@ from wsgipool import (
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
-from wsgipool.host import hostlock
+from wsgipool.locks import host as hostlock
 
 MakeLocks = Callable[[], Locks]
 

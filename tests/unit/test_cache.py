@@ -17,7 +17,7 @@ import pytest
 from unit.conftest import Clock
 from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
 from wsgipool import CacheDeadlock, CacheTimeout, SharedCache, process
-from wsgipool.creation import Creation
+from wsgipool.cache.creation import Creation
 from wsgipool.errors import ConfigError
 
 Cache = SharedCache[Any, Any]

@@ -16,14 +16,15 @@ import pytest
 
 from unit.fakes import PATIENCE, Task, eventually
 from unit.test_locks import in_a_child, is_free
-from wsgipool import ConfigError, LockOrderError, Locks, LockTimeout, locks, process
-from wsgipool.host import hostlock
+from wsgipool import ConfigError, LockOrderError, Locks, LockTimeout, process
+from wsgipool.locks import host as hostlock
+from wsgipool.locks import named
 
 PREAMBLE = """
 import contextlib, os, sys, threading, time
 import wsgipool
 from pathlib import Path
-from wsgipool.host import hostlock
+from wsgipool.locks import host as hostlock
 hostlock.runtime_dir = lambda: Path({folder!r})
 locks = wsgipool.Locks(scope="host")
 stack = contextlib.ExitStack()
@@ -73,7 +74,7 @@ class Process:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run"
     monkeypatch.setattr(hostlock, "runtime_dir", lambda: folder)
-    monkeypatch.setattr(locks, "_beyond_process", {})
+    monkeypatch.setattr(named, "_beyond_process", {})
     return folder
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
-from wsgipool import LockOrderError, Locks, LockTimeout, PoolError, WrongThread, holding
-from wsgipool.holding import this_holder
+from wsgipool import LockOrderError, Locks, LockTimeout, PoolError, WrongThread
+from wsgipool.locks import holding
+from wsgipool.locks.holding import this_holder
 
 
 @pytest.fixture
@@ -244,7 +245,7 @@ def test_who_has_waited_its_patience_is_not_overtaken(locks: Locks) -> None:
     first = somebody(locks, "stock")
     waiter = Somebody(locks, "stock")
     eventually(lambda: waiting(locks, "stock") == 1)
-    time.sleep(0.002)  # longer than PATIENCE of wsgipool.rwlock
+    time.sleep(0.002)  # longer than PATIENCE of wsgipool.locks.rwlock
 
     first.give_back()
 

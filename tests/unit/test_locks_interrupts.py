@@ -14,8 +14,8 @@ import pytest
 from unit.fakes import PATIENCE, Task, eventually
 from unit.interrupts import Interrupt, Strikes, debris_ignored, interrupt_at_work
 from wsgipool import Locks, LockTimeout
-from wsgipool.holding import this_holder
-from wsgipool.rwlock import ReadWriteLock, Turn
+from wsgipool.locks.holding import this_holder
+from wsgipool.locks.rwlock import ReadWriteLock, Turn
 
 NAMES = ("a", "b", "c")
 

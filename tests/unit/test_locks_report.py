@@ -16,11 +16,12 @@ from click.testing import CliRunner, Result
 
 from unit.fakes import eventually
 from unit.test_locks import Somebody, somebody, waiting
-from wsgipool import Locks, LockTimeout, lockbook, process
+from wsgipool import Locks, LockTimeout, process
 from wsgipool.cli import main
 from wsgipool.handlers import status
 from wsgipool.host.published import Publication, published
-from wsgipool.lockstats import Counts, LockCounts, LockReport, Report, TakeCounts, report
+from wsgipool.locks import book
+from wsgipool.locks.statistics import Counts, LockCounts, LockReport, Report, TakeCounts, report
 
 SHOP = ("process", "", "shop")
 MS = 20  # the bucket of about a millisecond
@@ -195,14 +196,14 @@ def test_a_folder_that_cannot_be_used_costs_a_line_in_the_log_and_no_lock(
     folder: Path, log: pytest.LogCaptureFixture
 ) -> None:
     folder.mkdir(mode=0o755)
-    book = lockbook.LockBook()
+    page = book.LockBook()
 
-    book._written = [{"something": "else"}]
-    book.publish()
-    book.publish()
+    page._written = [{"something": "else"}]
+    page.publish()
+    page.publish()
 
     assert log.text.count("what locks are asked for is not published: ") == 1
-    assert book.tend() is None
+    assert page.tend() is None
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from wsgipool import config, process
 from wsgipool.host.folder import default_folder
-from wsgipool.lockbook import report_of_host
-from wsgipool.lockstats import COLUMNS, Report, as_cells
+from wsgipool.locks.book import report_of_host
+from wsgipool.locks.statistics import COLUMNS, Report, as_cells
 
 
 @click.command()

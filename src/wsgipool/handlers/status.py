@@ -16,8 +16,8 @@ from urllib.parse import parse_qs
 
 import wsgipool
 from wsgipool import process
-from wsgipool.lockbook import report_of_host
-from wsgipool.lockstats import COLUMNS, LockReport, as_cells
+from wsgipool.locks.book import report_of_host
+from wsgipool.locks.statistics import COLUMNS, LockReport, as_cells
 
 _POOL_COLUMNS = (
     "name", "max_size", "size", "idle", "in_use", "waiting", "loans", "waits", "wait_seconds", "timeouts", "refused",

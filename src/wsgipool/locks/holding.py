@@ -1,125 +1,28 @@
 """What a thread holds: taken at once and in one order, given back whatever happens.
 
-The one order of all locks of a process: those of a database first, then those of the host, then those of the process,
-and within a scope by name. So what may take long is waited for before anything that others wait for is held. It is the
-same in every process, so neither threads nor processes nor hosts can wait for each other in a circle.
-
 A hold knows what it is about to take before it takes it, and giving back takes away what is there. So it can be done
 again, and is done again where an exception from outside has struck in the middle of it.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
 import os
 import threading
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import get_ident
 from time import monotonic, perf_counter_ns
 from types import CodeType, FrameType
-from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from wsgipool.errors import LockLost, LockOrderError, LockTimeout, WrongThread
 from wsgipool.loan import line_of
-from wsgipool.rwlock import ReadWriteLock, Turn
+from wsgipool.locks.plan import NOTHING, Outer, Plan, Resource, every_resource
+from wsgipool.locks.rwlock import Turn
 
 logger = logging.getLogger("wsgipool")
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-Scope = Literal["process", "host", "database"]
-SCOPES: tuple[Scope, ...] = ("database", "host", "process")
-"""In their order."""
-
-BUCKETS = 64
-"""Of a histogram of nanoseconds: bucket n counts what took less than 2**n and at least half of that."""
-
 on_new_thread: Callable[[], object] | None = None
 """Called when a thread of this process is about to hold something for the first time."""
-
-
-class Outer(Protocol):
-    """What keeps other processes out, once the thread has the lock within its own."""
-
-    def take(self, thread_id: int, shared: bool, deadline: float | None, place: str) -> bool:
-        """Take it for a thread, and tell whether that was before the deadline."""
-
-    def give_back(self, thread_id: int) -> None:
-        """Give back what the thread has, if it has anything. Raises LockLost where that had been lost before."""
-
-    def describe_holder(self) -> str:
-        """Return who has it, for a message."""
-
-    def forget(self) -> None:
-        """Leave all to the parent: this is the child of a fork."""
-
-
-class Resource:
-    """A lock with its name and its counts."""
-
-    __slots__ = ("__weakref__", "contended", "database", "key", "lock", "name", "outer", "scope", "timeouts", "waits")
-
-    def __init__(self, name: str, scope: Scope, database: str, outer: Outer | None) -> None:
-        self.name = name
-        self.scope = scope
-        self.database = database
-        """The pool whose connections hold it; "" in the other scopes."""
-        self.outer = outer
-        # Two of one name belong to two `Locks`: the older one comes first.
-        self.key = (SCOPES.index(scope), database, name, next(_numbers))
-        self.lock = ReadWriteLock()
-        self.contended = self.timeouts = 0
-        self.waits = [0] * BUCKETS
-        """How long those waited that had to."""
-        _every_resource.add(self)
-
-    def __str__(self) -> str:
-        if self.scope == "process":
-            return repr(self.name)
-        return f"{self.name!r} of the host" if self.scope == "host" else f"{self.name!r} of database {self.database!r}"
-
-
-_numbers = itertools.count()
-_every_resource: weakref.WeakSet[Resource] = weakref.WeakSet()
-
-Step = tuple[ReadWriteLock, list[Turn], bool, Resource]
-"""A lock to take, its owners, and whether to share it."""
-
-
-class Plan:
-    """What to take, in order. Each function has one of its own, so the counts say who takes what together."""
-
-    __slots__ = ("_parts", "code", "holds", "is_simple", "steps", "timeout")
-
-    def __init__(self, wanted: Mapping[Resource, bool], timeout: float | None, code: CodeType | None = None) -> None:
-        """Take `wanted`, of which the values say whether to share it."""
-        order = sorted(wanted, key=lambda resource: resource.key)
-        self.steps: tuple[Step, ...] = tuple(
-            (resource.lock, resource.lock.owners, wanted[resource], resource) for resource in order
-        )
-        self.is_simple = bool(wanted) and all(resource.outer is None for resource in wanted)
-        self.timeout = timeout
-        self.code = code
-        """The function that requires it; None for `with` blocks, which note their places."""
-        # Counted while it is held, so it needs no lock; where free-threaded Python shares it, one in many may be lost.
-        self.holds = [0] * BUCKETS
-        """How long it was held."""
-        self._parts: dict[tuple[Resource, ...], Plan] = {}
-
-    def part(self, wanted: Mapping[Resource, bool]) -> Plan:
-        """Return the plan of some of these locks: what is left where the thread has the others already."""
-        if len(wanted) == len(self.steps):
-            return self
-        key = tuple(wanted)
-        return self._parts.get(key) or self._parts.setdefault(key, Plan(wanted, self.timeout, self.code))
-
-    def all_parts(self) -> list[Plan]:
-        """Return the plans that count the turns: this one and its parts."""
-        return [self, *(part for part in self._parts.copy().values() if part.steps)]
 
 
 class Holder:
@@ -132,7 +35,7 @@ class Holder:
         """The outermost first."""
         self.exclusive = Turn(self, shared=False)
         self.shared = Turn(self, shared=True)
-        self.outermost = Hold(_NOTHING)
+        self.outermost = Hold(NOTHING)
         """The hold of a function that is called while the thread holds nothing: most are, and it is made once."""
         self.left_to_parent: list[int] = []
         """The blocks that this thread was in when it was forked."""
@@ -167,18 +70,18 @@ class _EndOfThread:
     def __del__(self) -> None:
         if self._holders.get(self._holder.thread_id) is self._holder:
             del self._holders[self._holder.thread_id]
-        if self._holder.holds and _this is not None:  # None: the interpreter ends
+        if self._holder.holds and this_thread is not None:  # None: the interpreter ends
             self._holder.give_all_back()
 
 
 _holders: dict[int, Holder] = {}
 _left_to_parent: list[int] = []
-_this = _Thread()
+this_thread = _Thread()
 
 
 def this_holder() -> Holder:
     """Return the thread that calls, as a holder."""
-    holder = _this.holder
+    holder = this_thread.holder
     if holder is None:
         if on_new_thread is not None:
             on_new_thread()
@@ -186,9 +89,9 @@ def this_holder() -> Holder:
         if holder.thread_id == threading.main_thread().ident:
             # After a fork, the one thread that is there.
             holder.left_to_parent = _left_to_parent.copy()
-        _this.end = _EndOfThread(holder)
+        this_thread.end = _EndOfThread(holder)
         _holders[holder.thread_id] = holder
-        _this.holder = holder
+        this_thread.holder = holder
     return holder
 
 
@@ -219,7 +122,7 @@ class Hold:
 
     def take(self) -> None:
         """Take all that the thread has not yet. Raises LockOrderError and LockTimeout; `release` has to follow then."""
-        holder = _this.holder or this_holder()
+        holder = this_thread.holder or this_holder()
         holds = holder.holds
         taken = self._without_what_is_held(holder) if holds else self.plan
         self.taken = taken
@@ -242,7 +145,7 @@ class Hold:
         holder = self.holder
         if holder is None:
             return
-        if holder is not _this.holder:
+        if holder is not this_thread.holder:
             self._refuse_others(holder)
         holds = holder.holds
         if holds and holds[-1] is not self:
@@ -383,84 +286,6 @@ class Hold:
         return f"{how} by thread {owner.thread_id} ({owner.thread_name}), taken at {self.place}, {duration}"
 
 
-_NOTHING = Plan({}, None)
-
-
-def holding(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Callable[P, R]:
-    """Return the function with its locks around it; the plan is made at the first call."""
-    plan = _NOTHING
-    clock = perf_counter_ns
-
-    @functools.wraps(function)
-    def with_locks(*arguments: P.args, **keywords: P.kwargs) -> R:
-        nonlocal plan
-        holder = _this.holder
-        if holder is None or holder.holds or not plan.is_simple:
-            if plan is _NOTHING:
-                plan = make_plan()
-            return _call(plan, function, *arguments, **keywords)
-        # What follows is _call(), Hold.take() and Hold.release() for what most calls are: half of their time is calls.
-        hold = holder.outermost
-        try:
-            hold.plan = hold.taken = plan
-            hold.deadline = None
-            hold.raised = False
-            hold.holder = holder
-            holder.holds.append(hold)
-            for _, owners, shared, resource in plan.steps:
-                turn = holder.shared if shared else holder.exclusive
-                owners.append(turn)
-                if owners[0] is not turn:
-                    hold.wait(resource, turn)
-            hold.since = clock()
-            result = function(*arguments, **keywords)
-        except BaseException:
-            hold.raised = True
-            raise
-        finally:
-            try:
-                if holder.holds[-1] is hold and (since := hold.since):
-                    now = clock()
-                    hold.since = 0
-                    plan.holds[(now - since).bit_length()] += 1
-                    for lock, owners, shared, _ in plan.steps:
-                        turn = holder.shared if shared else holder.exclusive
-                        if owners[0] is not turn or (lock.queue and now >= lock.strict_from):
-                            lock.give_back(turn, now)
-                        else:
-                            del owners[0]
-                            if lock.queue and not lock.is_rung:
-                                lock.wake()
-                    hold.holder = None
-                    holder.holds.pop()
-                else:
-                    hold.release()
-            except BaseException:
-                hold.release()
-                raise
-        return result
-
-    return with_locks
-
-
-def _call(plan: Plan, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
-    hold = Hold(plan)
-    try:
-        hold.take()
-        result = function(*arguments, **keywords)
-    except BaseException:
-        hold.raised = True
-        raise
-    finally:
-        try:
-            hold.release()
-        except BaseException:
-            # An exception from outside has struck here; or a lock was lost, and then this does nothing.
-            hold.release()
-            raise
-    return result
-
-
 _LONG_FOR_AN_OUTER = 1_000_000
 """Nanoseconds: asking the kernel or a database near by takes less where nobody else has it."""
 
@@ -479,7 +304,7 @@ def reclaim(thread_id: int) -> int:
 
 def _after_fork_in_child() -> None:
     """Free all locks: the threads that hold them are the parent's."""
-    holder = _this.holder
+    holder = this_thread.holder
     _holders.clear()
     if holder is not None:
         blocks = [hold.block for hold in holder.holds if hold.block]
@@ -487,9 +312,9 @@ def _after_fork_in_child() -> None:
             hold.forget()
         holder.holds.clear()
         # A new one, turns and all: another thread of the parent may have been ringing.
-        _this.holder = None
+        this_thread.holder = None
         _left_to_parent[:] = holder.left_to_parent + blocks
-    for resource in list(_every_resource):
+    for resource in list(every_resource):
         resource.lock.start_anew()
         if resource.outer is not None:
             resource.outer.forget()

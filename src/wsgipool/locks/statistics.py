@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsgipool.holding import Plan, Resource
+from wsgipool.locks.plan import Plan, Resource
 
 COLUMNS = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
 

@@ -37,7 +37,7 @@ class _Unusable(BaseException):
 
 
 class DatabaseLock:
-    """One lock of a database; see `wsgipool.holding.Outer`. It is never shared."""
+    """One lock of a database; see `wsgipool.locks.plan.Outer`. It is never shared."""
 
     def __init__(self, name: str, database: str | Pool[Any]) -> None:
         self._name = _lock_name(name)

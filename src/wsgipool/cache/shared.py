@@ -19,11 +19,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from wsgipool import process
-from wsgipool.creation import Creation, Ending
+from wsgipool.cache.creation import Creation, Ending
 from wsgipool.host.invalidations import EVERYTHING, Invalidations, token
 
 if TYPE_CHECKING:
-    from wsgipool.storage import Storage
+    from wsgipool.cache.storage import Storage
 
 logger = logging.getLogger("wsgipool")
 
@@ -117,7 +117,7 @@ class SharedCache(Generic[K, V]):
 
     def _start(self) -> None:
         # Not imported by programs that have no cache.
-        from wsgipool.storage import Storage
+        from wsgipool.cache.storage import Storage
 
         self._lock = threading.Lock()
         self._hits = self._misses = self._waits = self._creations = self._errors = 0

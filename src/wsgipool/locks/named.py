@@ -1,7 +1,7 @@
 """Locks for what threads share: each function says what it needs, and gets all of it at once, in one order.
 
-What is named, grouped and decorated is here; `wsgipool.holding` takes and gives back, `wsgipool.rwlock` lets threads
-wait, and what keeps other processes and hosts out is in `wsgipool.host.filelock` and `wsgipool.databaselock`.
+What is named, grouped and decorated is here; `holding` takes and gives back, `rwlock` lets threads wait, and what keeps
+other processes and hosts out is in `host` and `database`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
-from wsgipool import lockbook, lockstats
 from wsgipool.config import unknown_key
-from wsgipool.databaselock import DatabaseLock
 from wsgipool.errors import WrongThread
-from wsgipool.holding import SCOPES, Hold, Plan, Resource, Scope, holding, this_holder
-from wsgipool.host.hostlock import HostLock
-from wsgipool.lockstats import Report
+from wsgipool.locks import book, statistics
+from wsgipool.locks.database import DatabaseLock
+from wsgipool.locks.holding import Hold, this_holder
+from wsgipool.locks.host import HostLock
+from wsgipool.locks.plan import SCOPES, Plan, Resource, Scope
+from wsgipool.locks.requiring import holding
+from wsgipool.locks.statistics import Report
 from wsgipool.pool import Pool
 
 P = ParamSpec("P")
@@ -53,7 +55,7 @@ class Locks:
         self._resources: dict[str, Resource] = {}
         self._plans: dict[object, Plan] = {}
         self._making = threading.Lock()
-        lockbook.add(self)
+        book.add(self)
 
     def group(
         self, name: str, *names: str, scope: Scope | None = None, database: str | Pool[Any] | None = None
@@ -118,12 +120,12 @@ class Locks:
 
     def report(self) -> Report:
         """Return what these locks were asked for so far in this process, and what would make them better."""
-        return lockstats.report([self.counts()])
+        return statistics.report([self.counts()])
 
-    def counts(self) -> lockstats.Counts:
+    def counts(self) -> statistics.Counts:
         """Return the numbers behind `report()`."""
         plans = list(self._plans.copy().values())
-        return lockstats.counts(self._resources.copy().values(), [part for plan in plans for part in plan.all_parts()])
+        return statistics.counts(self._resources.copy().values(), [part for plan in plans for part in plan.all_parts()])
 
     # --- names ------------------------------------------------------------------------------------------------------
 

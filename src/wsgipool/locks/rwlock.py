@@ -26,7 +26,7 @@ PATIENCE = 1_000_000
 
 
 class Owner(Protocol):
-    """Whose turns these are: a thread, as `wsgipool.holding` knows it."""
+    """Whose turns these are: a thread, as `wsgipool.locks.holding` knows it."""
 
     thread_id: int
 

@@ -33,7 +33,7 @@ _NOTE = 512
 
 
 class HostLock:
-    """One lock of this host; see `wsgipool.holding.Outer`."""
+    """One lock of this host; see `wsgipool.locks.plan.Outer`."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -13,12 +13,13 @@ import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
-from wsgipool import holding, process
+from wsgipool import process
 from wsgipool.errors import ConfigError
 from wsgipool.host.published import Publication, published
 from wsgipool.housekeeping import housekeeping
 from wsgipool.httpd import process as httpd
-from wsgipool.lockstats import Counts, Report, report
+from wsgipool.locks import holding
+from wsgipool.locks.statistics import Counts, Report, report
 
 logger = logging.getLogger("wsgipool")
 
