@@ -8,6 +8,9 @@ would await from the outer one. For the same reason nobody asks the catalogue fr
 The catalogue is read often and changes with an order only, so the books are kept in a cache. An order changes the
 stock in the database, and when that is committed says so to the caches of all processes; the order itself never
 believes them.
+
+Orders for the last copy queue up for the stock's lock, which all processes of the host share, before they borrow a
+connection. Without it they would queue up in the database, each with a connection that nobody else can have.
 """
 
 import logging
@@ -26,7 +29,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 import wsgipool
-from wsgipool import SharedCache
+from wsgipool import Locks, SharedCache
 from wsgipool.demo.schema import execute
 
 LOG = logging.getLogger("wsgipool.demo")
@@ -55,6 +58,10 @@ class FailedOnPurposeError(Exception):
 catalogue: SharedCache[str | int, Any] = SharedCache(maxsize=1000, ttl=60, name="bookshop catalogue")
 ALL_BOOKS = "all books"
 
+locks = Locks("stock", scope="host")
+PATIENCE = 10
+"""Seconds that an order waits for those before it."""
+
 application = Flask(__name__)
 application.json = ReadableJSON(application)
 application.config["MAX_CONTENT_LENGTH"] = 64 * 1024
@@ -78,11 +85,7 @@ def book_page(book_id: int) -> Response:
 def order_book(book_id: int) -> Response:
     form = order_form()
     errors = order_errors(form)
-    with wsgipool.connection("bookshop", readonly=bool(errors)) as conn:
-        remember(conn)
-        order_id = None if errors else place_order(conn, book_id, form["customer"], int(form["quantity"]))
-        order = find_order(conn, order_id) if order_id else None
-        book = find_book(conn, book_id)
+    order, book = (None, read_book(book_id)) if errors else take_order(book_id, form["customer"], int(form["quantity"]))
     # Committed now, and not before: nobody must be sent to an order that a failed commit took back.
     if order:
         catalogue.invalidate(book_id)
@@ -227,10 +230,19 @@ def insert_order(conn: Any, customer: str, total: int) -> int:
     return order_id
 
 
+@locks.requires("stock", timeout=PATIENCE)
+def take_order(book_id: int, customer: str, quantity: int) -> tuple[Any, Any]:
+    """Place an order and commit it; return it, or None when there are not that many copies, and the book."""
+    with wsgipool.connection("bookshop") as conn:
+        remember(conn)
+        order_id = place_order(conn, book_id, customer, quantity)
+        return find_order(conn, order_id) if order_id else None, find_book(conn, book_id)
+
+
 def place_order(conn: Any, book_id: int, customer: str, quantity: int) -> int | None:
     """Take the copies out of stock and write the order down; None when there are not that many."""
-    # The guarded UPDATE comes before any SELECT: it locks the book, so two orders for the last copy queue up
-    # here and the second one finds the new stock, not the one it read a moment ago.
+    # The guarded UPDATE comes before any SELECT, since the database knows more orders than this host's: it locks the
+    # book, so of two for the last copy the second one finds the new stock, not the one it read a moment ago.
     take = "UPDATE books SET stock = stock - %s WHERE id = %s AND stock >= %s"
     if execute(conn, take, quantity, book_id, quantity).rowcount == 0:
         return None
@@ -314,12 +326,15 @@ def money(cents: int) -> str:
 
 
 @application.errorhandler(wsgipool.PoolError)
-def unavailable(error: wsgipool.PoolError) -> Response:
+@application.errorhandler(wsgipool.LockError)
+def unavailable(error: wsgipool.Error) -> Response:
     """The reason names hosts and code, so it goes to the log; the visitor learns what to do."""
     reason = " ".join(str(error).split())
     LOG.error("503 for %s %r: %s: %s", request.method, request.path, type(error).__name__, reason)
     if isinstance(error, wsgipool.PoolTimeout):
         problem = "All our database connections are busy right now"
+    elif isinstance(error, wsgipool.LockError):
+        problem = "Many orders are being taken right now"
     elif isinstance(error, wsgipool.PoolClosed):
         problem = "This server is just being restarted"
     else:
