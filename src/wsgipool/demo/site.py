@@ -90,7 +90,7 @@ def order_book(book_id: int) -> Response:
     if order:
         catalogue.invalidate(book_id)
         catalogue.invalidate(ALL_BOOKS)
-        location = url_for("order_page", order_id=order_id)
+        location = url_for("order_page", order_id=order["id"])
         if not wants_json():
             return flask.make_response(flask.redirect(location, 303))
         response = respond("order.html", {"order": order}, 201)
