@@ -152,10 +152,7 @@ def running_site(
     config = folder / "wsgipool.toml"
     write_config(config, databases, settings or {})
     if budget is not None:
-        runtime_dir = folder / "run"
-        runtime_dir.mkdir(mode=0o700, exist_ok=True)
-        give_to_apache(runtime_dir)
-        add_budget(config, runtime_dir, budget)
+        add_budget(config, made_runtime_dir(folder), budget)
     site = Site(
         script=script or app / "app.wsgi",
         config=config,
@@ -187,6 +184,15 @@ def add_budget(config: Path, runtime_dir: Path, budget: Settings) -> None:
     lines = [f"runtime_dir = {json.dumps(str(runtime_dir))}", "[budget]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
     config.write_text("\n".join([*lines, config.read_text()]))
+
+
+def made_runtime_dir(folder: Path) -> Path:
+    """Make the folder that the processes of a site share, in the site's own, unless it is there."""
+    path = folder / "run"
+    if not path.exists():
+        path.mkdir(mode=0o700)
+        give_to_apache(path)
+    return path
 
 
 def give_to_apache(path: Path) -> None:

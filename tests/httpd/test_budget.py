@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from httpd.harness import Watch, eventually, running_site
+from httpd.harness import Watch, eventually, made_runtime_dir, running_site
 from httpd.loads import (
     Load,
     ServerWatch,
@@ -89,7 +89,7 @@ def test_the_limit_of_the_server_is_asked_for(place: Place) -> None:
 def test_a_folder_open_to_others_is_an_error_in_the_log_and_not_a_missing_limit(
     folder: Path, mariadb: Server, shop: str
 ) -> None:
-    (folder / "run").mkdir(mode=0o755)
+    made_runtime_dir(folder).chmod(0o755)
     with running_site(folder, "worker", {"shop": shop}, processes=1, threads=2, budget={"connections": 2}) as site:
         eventually(lambda: "is open to others, drwxr-xr-x; chmod go= " in site.log(), "the error at the start")
         with Watch(mariadb, str(urlsplit(shop).username)) as watch:

@@ -17,7 +17,7 @@ import pymysql
 import pytest
 
 import wsgipool
-from httpd.harness import add_budget, eventually, give_to_apache, sessions, write_config
+from httpd.harness import add_budget, eventually, made_runtime_dir, sessions, write_config
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.doctor.findings import Severity
 from wsgipool.httpd.express import MODES, apache_user, free_port
@@ -48,11 +48,7 @@ class SiteUnderExamination:
 
     def write_budget(self, connections: int, runtime_dir: Path | None = None) -> None:
         """Add a [budget] whose processes meet in a folder of their own, or in another one."""
-        if runtime_dir is None:
-            runtime_dir = self.folder / "run"
-            runtime_dir.mkdir(mode=0o700)
-            give_to_apache(runtime_dir)
-        add_budget(self.settings, runtime_dir, {"connections": connections})
+        add_budget(self.settings, runtime_dir or made_runtime_dir(self.folder), {"connections": connections})
 
     def run_script(self, options: str) -> None:
         self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from httpd.harness import APP, LONG, add_budget, write_config
+from httpd.harness import APP, LONG, add_budget, made_runtime_dir, write_config
 from httpd.test_demo import WSGIPOOL, command
 from wsgipool.httpd.express import free_port
 
@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_one_clear_line_before_anything_starts(
 def test_a_budget_that_nothing_would_keep_is_one_clear_line_before_anything_starts(script: Path, folder: Path) -> None:
     settings = folder / "wsgipool.toml"
     write_config(settings, {"shop": "mysql://shop@127.0.0.1/shop"}, {})
-    add_budget(settings, folder / "run", {"connections": 6})
+    add_budget(settings, made_runtime_dir(folder), {"connections": 6})
     (folder / "run").chmod(0o755)
     command = [*WSGIPOOL, "serve", str(script), "--port", str(free_port()), "--config", str(settings)]
 
@@ -92,7 +92,7 @@ def test_a_budget_that_nothing_would_keep_is_one_clear_line_before_anything_star
 def test_a_site_with_a_budget_is_served(script: Path, shop: str, folder: Path) -> None:
     settings = folder / "wsgipool.toml"
     write_config(settings, {"shop": shop}, {})
-    add_budget(settings, folder / "run", {"connections": 6})
+    add_budget(settings, made_runtime_dir(folder), {"connections": 6})
     with command(folder, "serve", str(script), "--config", str(settings)) as site:
         site.wait_until_open()
         assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
