@@ -48,11 +48,15 @@ class Database(Server):
 
         eventually(answers, "the database to answer")
 
-    def refused(self) -> int:
-        """Return how many connections were one too many for the server."""
+    def has_refused(self) -> bool:
+        """Tell whether a connection was one too many for the server since it was started.
+
+        MariaDB counts it among those in use before it refuses it, while Connection_errors_max_connections stays 0.
+        """
         with self.admin() as connection, connection.cursor() as cursor:
-            cursor.execute("SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'")
-            return int(cursor.fetchone()[1])
+            cursor.execute("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
+            most_used = int(cursor.fetchone()[1])
+        return most_used > self.max_connections()
 
     def max_connections(self) -> int:
         with self.admin() as connection, connection.cursor() as cursor:
