@@ -78,8 +78,11 @@ class _EndOfRequest:
 
 
 def _reclaim(thread_id: int) -> None:
-    process.reclaim(thread_id)
-    holding.reclaim(thread_id)
+    try:
+        # First: a lock of a database is given back on the connection that has it.
+        holding.reclaim(thread_id)
+    finally:
+        process.reclaim(thread_id)
 
 
 def _request_data(server: ModuleType) -> dict[object, object] | None:

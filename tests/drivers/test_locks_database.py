@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import wsgipool
 from unit.fakes import PATIENCE, Task, eventually
 from unit.test_locks import in_a_child, run_at_random
 from wsgipool import (
@@ -24,13 +25,13 @@ from wsgipool import (
     Pool,
     PoolDeadlock,
     drivers,
-    locks,
     process,
 )
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
 from wsgipool.locks import host as hostlock
+from wsgipool.locks import named
 
 MakeLocks = Callable[[], Locks]
 
@@ -177,13 +178,39 @@ def test_a_pool_without_a_connection_left_says_so_at_once(url: str) -> None:
 
 def test_the_database_is_named_as_in_the_settings(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_current", None)
-    monkeypatch.setattr(locks, "_beyond_process", {})
+    monkeypatch.setattr(named, "_beyond_process", {})
     process.configure({"databases": {"shop": {"url": url}}})
     here = Locks(scope="database", database="shop")
 
     with here.hold("stock"):
         assert not is_free(Locks(scope="database", database=process.pool("shop")), "stock")
     process.close()
+
+
+def test_what_a_request_leaves_behind_is_given_back_before_its_connection(
+    url: str, pools: Callable[[], Pool[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    wsgipool.configure({"databases": {"shop": {"url": url, "max_size": 1}}})
+    here, there = Locks(scope="database", database="shop"), locks_of(pools())
+    left: list[Any] = []
+
+    def application(_environ: object, _start_response: object) -> list[bytes]:
+        left.append(here.hold("stock"))
+        left[0].__enter__()
+        return []
+
+    try:
+        response = wsgipool.Middleware(application)({}, lambda *_: None)
+        held_before_the_end = not is_free(there, "stock")
+        response.close()  # type: ignore[attr-defined]
+
+        assert held_before_the_end
+        assert is_free(there, "stock")
+        assert wsgipool.pool("shop").in_use == 0
+        assert "was still held at the end of the request" in caplog.text
+        assert "not given back" not in caplog.text
+    finally:
+        wsgipool.close()
 
 
 def test_locks_of_a_database_come_before_all_others(pools: Callable[[], Pool[Any]]) -> None:
@@ -243,7 +270,7 @@ def test_32_threads_at_random_in_all_scopes_never_hang_and_keep_their_data(
     mariadb_shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: int
 ) -> None:
     monkeypatch.setattr(hostlock, "runtime_dir", lambda: tmp_path / "run")
-    monkeypatch.setattr(locks, "_beyond_process", {})
+    monkeypatch.setattr(named, "_beyond_process", {})
     # Two a thread at most, and one that was just being opened.
     pool = pool_of(mariadb_shop.replace("mysql+mysqlclient://", "mysql://"), max_size=96)
     here = Locks()
