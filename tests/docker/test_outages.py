@@ -65,6 +65,7 @@ def test_sites_restart_under_load_without_a_refused_connection_to_the_database(
     compose: Compose, database: Database
 ) -> None:
     sites = [site for site in SITES if site != "daemon"]  # whose processes httpd ends at once in a graceful restart
+    database.begin_to_count()
     with Load(urls_of(compose, *sites), visitors=16).running() as load:
         load.wait_for("200")
         for site in sites:

@@ -48,8 +48,13 @@ class Database(Server):
 
         eventually(answers, "the database to answer")
 
+    def begin_to_count(self) -> None:
+        """Forget what was: connections that were given up while the server was paused came all at once."""
+        with self.admin() as connection, connection.cursor() as cursor:
+            cursor.execute("FLUSH STATUS")
+
     def has_refused(self) -> bool:
-        """Tell whether a connection was one too many for the server since it was started.
+        """Tell whether a connection was one too many for the server since it began to count.
 
         MariaDB counts it among those in use before it refuses it, while Connection_errors_max_connections stays 0.
         """
