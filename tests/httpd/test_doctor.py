@@ -334,8 +334,17 @@ def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExaminat
     outcome = daemon.examine("--json", user="nobody")
 
     found = {finding["code"]: finding["what"] for finding in json.loads(outcome.stdout)}
-    assert "Whether daemon can read what the processes need" in found["not-examined"]
+    assert "Whether daemon can read what the processes need is not known to this user." in found["not-examined"]
     assert outcome.returncode == 0
+
+
+def test_a_user_that_is_not_there(daemon: SiteUnderExamination) -> None:
+    daemon.write_apache("User #4294967294")
+
+    outcome = daemon.examine("--json")
+
+    found = {finding["code"]: finding["what"] for finding in json.loads(outcome.stdout)}
+    assert "this host has no such user" in found["not-examined"]
 
 
 # --- limits and the budget -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from wsgipool import config
 from wsgipool.doctor import host
-from wsgipool.doctor.accounts import as_user, may_become, obstacle
+from wsgipool.doctor.accounts import account, as_user, may_become, obstacle
 from wsgipool.doctor.databases import is_this_host
 from wsgipool.doctor.findings import CODES, Finding, Severity, worst_first
 from wsgipool.httpd.configuration import Configuration, Mpm
@@ -128,6 +128,15 @@ def test_a_question_that_fails_is_answered_by_what_went_wrong() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
     assert as_user("nobody", question) == "the reason"
+
+
+def test_httpd_names_users_by_name_or_number() -> None:
+    me = pwd.getpwuid(os.geteuid())
+
+    assert account(me.pw_name) == account(f"#{me.pw_uid}") == me
+    # What a configuration without a User says.
+    assert account("#-1") is account("nobody-here") is account("#") is None
+    assert may_become("#-1") is False
 
 
 def test_everybody_can_be_who_they_are() -> None:

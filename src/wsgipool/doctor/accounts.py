@@ -8,23 +8,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def account(user: str) -> pwd.struct_passwd | None:
+    """Return the account of a user as httpd names it, by a name or as #NUMBER; None where this host has no such."""
+    try:
+        return pwd.getpwuid(int(user[1:])) if user.startswith("#") else pwd.getpwnam(user)
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
 def may_become(user: str) -> bool:
     """Tell whether this process can find out what `user` may do: it is root, or that user."""
-    return os.geteuid() in (0, pwd.getpwnam(user).pw_uid)
+    known = account(user)
+    return known is not None and os.geteuid() in (0, known.pw_uid)
 
 
 def as_user(user: str, question: Callable[[], str]) -> str:
-    """Return the answer to a question, asked by a process of `user`; should it fail, what went wrong is the answer."""
-    account = pwd.getpwnam(user)
+    """Return the answer to a question, asked by a process of `user`; should it fail, what went wrong is the answer.
+
+    Raises ValueError where there is no such user.
+    """
+    known = account(user)
+    if known is None:
+        raise ValueError(f"this host has no user {user}")
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         # Only what cannot touch the parent's state, and out by the shortest way.
         try:
-            if os.geteuid() != account.pw_uid:
-                os.initgroups(user, account.pw_gid)
-                os.setgid(account.pw_gid)
-                os.setuid(account.pw_uid)
+            if os.geteuid() != known.pw_uid:
+                os.initgroups(known.pw_name, known.pw_gid)
+                os.setgid(known.pw_gid)
+                os.setuid(known.pw_uid)
             os.write(writer, question().encode())
         except BaseException as error:
             os.write(writer, str(error).encode())

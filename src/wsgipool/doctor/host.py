@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from wsgipool.config import Settings
-from wsgipool.doctor.accounts import as_user, may_become, obstacle
+from wsgipool.doctor.accounts import account, as_user, may_become, obstacle
 from wsgipool.doctor.findings import Finding
 from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
@@ -32,11 +32,16 @@ _FEATURES = {
 def examine(configuration: Dump, site: Configuration, settings: Settings | None) -> Iterator[Finding]:
     """Yield what can be seen on this host; `settings` is None where there are none to look at."""
     users = _users(configuration, site)
-    if unknown := [user for user in users if not may_become(user)]:
+    unknown = [user for user in users if not may_become(user)]
+    for user in unknown:
+        exists = account(user) is not None
         yield Finding(
             "not-examined",
-            f"Whether {' and '.join(unknown)} can read what the processes need is not known to this user.",
-            f"Run it as root, or as {unknown[0]}.",
+            f"Whether {user} can read what the processes need is not known"
+            f"{' to this user' if exists else ', since this host has no such user'}.",
+            f"Run it as root, or as {user}."
+            if exists
+            else "Name the account that httpd's processes have: User, Group.",
         )
     for user in users:
         if user not in unknown:
@@ -55,9 +60,7 @@ def examine(configuration: Dump, site: Configuration, settings: Settings | None)
 def _users(configuration: Dump, site: Configuration) -> list[str]:
     """Return who the processes run as."""
     daemons = {each.arguments[0]: dump.options(each.text) for each in configuration.named("WSGIDaemonProcess")}
-    # user=#1000 is a number.
-    named = (daemons.get(group.name, {}).get("user", configuration.user) for group in site.groups)
-    return sorted({configuration.user if user.startswith("#") else user for user in named})
+    return sorted({daemons.get(group.name, {}).get("user", configuration.user) for group in site.groups})
 
 
 def _python_homes(configuration: Dump, site: Configuration, user: str) -> Iterator[Finding]:
