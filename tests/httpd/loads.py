@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from httpd.harness import LONG, RunningSite, Settings, eventually, running_site
-from httpd.place import OwnServer, Place, ThisMachine
+from httpd.place import IN_CONTAINERS, OwnServer, Place, ThisMachine
 from wsgipool.demo.mariadb import ADMIN
 
 CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
@@ -146,8 +146,9 @@ class Shape:
     @contextmanager
     def running(self, place: Place, url: str, budget: Settings) -> Iterator[RunningSite]:
         with self._site(place, url, budget) as site:
-            if self.mode != "prefork":  # which starts some, and the others when there are visitors
-                eventually(lambda: site.log().count("within a budget of") >= self.processes, "the processes to start")
+            # In containers prefork starts some, and the others when there are visitors.
+            started = 1 if IN_CONTAINERS and self.mode == "prefork" else self.processes
+            eventually(lambda: site.log().count("within a budget of") >= started, "the processes to start", 10 * LONG)
             if self.asks_for_password:
                 assert site.request("/sleep?seconds=0").status_code == 401
             yield site
