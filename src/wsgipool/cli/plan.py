@@ -95,7 +95,10 @@ def plan(
     if mode is None:
         if processes or threads:
             raise ConfigError("--processes and --threads are by hand, so say the mode as well: --mpm prefork, ...")
-        server = configuration.read(program, httpd_options, graceful_restarts)
+        try:
+            server = configuration.read(program, httpd_options, graceful_restarts)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; or say by hand: --mpm --processes --threads") from None
         groups = server.groups
     else:
         groups = [_by_hand(mode, processes, threads, graceful_restarts)]

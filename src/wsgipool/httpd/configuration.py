@@ -77,7 +77,7 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
     if "wsgi" not in configuration.modules:
         raise ConfigurationError(
             f"the configuration of {configuration.program} does not load mod_wsgi, so nothing in it needs a pool "
-            "(Debian: a2enmod wsgi); or say by hand: --mpm --processes --threads"
+            "(Debian: a2enmod wsgi)"
         )
     mpm = _mpm(configuration)
     daemons = {directive.arguments[0]: directive for directive in configuration.named("WSGIDaemonProcess")}
@@ -106,10 +106,7 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
 def _mpm(configuration: Dump) -> Mpm:
     names = [name for name in SERVER_LIMIT if f"mpm_{name}" in configuration.modules]
     if not names:
-        raise ConfigurationError(
-            f"{configuration.program} runs none of the MPMs {', '.join(SERVER_LIMIT)}; say by hand: --mpm --processes "
-            "--threads"
-        )
+        raise ConfigurationError(f"{configuration.program} runs none of the MPMs {', '.join(SERVER_LIMIT)}")
     (name,) = names
 
     def number(default: int, *directives: str) -> int:
@@ -162,7 +159,7 @@ def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]
     if not places:
         raise ConfigurationError(
             f"the configuration of {configuration.program} has no WSGIScriptAlias and no wsgipool.conf, so nothing in "
-            "it needs a pool; `wsgipool apache install` adds the one, or say by hand: --mpm --processes --threads"
+            "it needs a pool; `wsgipool apache install` adds the one"
         )
     return _known(places, configuration, daemons, notes)
 

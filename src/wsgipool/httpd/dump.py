@@ -111,7 +111,7 @@ def find_program(program: str | None = None) -> str:
             return path
     raise ConfigurationError(
         f"{program or 'no ' + ', '.join(_PROGRAMS[:-1]) + ' or ' + _PROGRAMS[-1]} is "
-        f"{'not ' if program else ''}here; name it by --httpd, or say by hand: --mpm --processes --threads"
+        f"{'not ' if program else ''}here; name it by --httpd"
     )
 
 
@@ -185,8 +185,7 @@ def _mod_info(program: str) -> Path:
             return folder / "mod_info.so"
     raise ConfigurationError(
         f"{program} prints its configuration by mod_info, and there is no mod_info.so in "
-        f"{', '.join(map(str, dict.fromkeys(folders)))}; load it in the configuration (LoadModule info_module ...), or "
-        "say by hand: --mpm --processes --threads"
+        f"{', '.join(map(str, dict.fromkeys(folders)))}; load it in the configuration (LoadModule info_module ...)"
     )
 
 
