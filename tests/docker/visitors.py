@@ -51,7 +51,10 @@ class Database(Server):
     def begin_to_count(self) -> None:
         """Forget what was: connections that were given up while the server was paused came all at once."""
         with self.admin() as connection, connection.cursor() as cursor:
-            cursor.execute("FLUSH STATUS")
+            try:
+                cursor.execute("FLUSH GLOBAL STATUS")  # MariaDB 11.5 and later, where FLUSH STATUS is the session's
+            except pymysql.ProgrammingError:
+                cursor.execute("FLUSH STATUS")
 
     def has_refused(self) -> bool:
         """Tell whether a connection was one too many for the server since it began to count.
