@@ -21,10 +21,11 @@ from typing import Any
 from wsgipool.connector import Connector
 from wsgipool.drivers import C, Reset
 from wsgipool.errors import ConnectFailed, PoolClosed, PoolTimeout
+from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.housekeeping import housekeeping
 from wsgipool.ledger import Ledger
 from wsgipool.loan import Borrower, Ending, Opening, Slot, Waiter, describe, describe_holders
-from wsgipool.permits import Permits
+from wsgipool.permits import Permit, Permits
 
 logger = logging.getLogger("wsgipool")
 
@@ -36,7 +37,8 @@ pool's `timeout`, which is a borrower's, and may be 0."""
 _LOOK_BY_ITSELF = 0.1
 """Seconds after which one who waits for a place in the budget sees whether housekeeping still asks for one."""
 _FAREWELL_PATIENCE = 0.1
-"""Seconds to wait for the server's end of a closed connection, where its place in a budget goes to another process."""
+"""Seconds for which a thread waits for the server's end of a connection with a place in a budget. After that the budget
+looks for it by itself; mostly it comes within a millisecond, and then whoever waits for the place has it at once."""
 
 
 class Lending(Ledger[C]):
@@ -152,7 +154,7 @@ class Lending(Ledger[C]):
         assert dead is not None
         dead.ending = "broken"
         waiter.permit, dead.permit = dead.permit, None
-        self._say_goodbye(dead, waiter.permit is not None)
+        farewell = self._say_goodbye(dead, waiter.permit)
         with self._lock:
             dead.borrower = 0
             self._strike_off(dead)
@@ -161,7 +163,8 @@ class Lending(Ledger[C]):
                 self._connecting.add(waiter)
             else:
                 idle.borrower = waiter.borrower
-                _release_permit(waiter)
+        if idle is not None or (waiter.permit is not None and not farewell.wait(waiter.remaining())):
+            _release_permit(waiter, farewell)
         self._settle()
 
     def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
@@ -186,12 +189,17 @@ class Lending(Ledger[C]):
         return slot
 
     def _opened_by(self, one: Waiter[C] | Opening, timeout: float) -> Slot[C]:
-        is_paused = self._connector.pause_left() > 0
+        is_tried = self._connector.pause_left() <= 0
+        if one.permit is not None:
+            one.permit.is_used = is_tried
+        began = monotonic()
         try:
             slot = self._connector.open(timeout, one.thread_id)
         except ConnectFailed:
+            # What took long the server may still be busy with.
+            _release_permit(one, Farewell(unseen=min(monotonic() - began, UNSEEN) if is_tried else 0.0))
             with self._lock:
-                self._connect_failures += not is_paused
+                self._connect_failures += is_tried
             raise
         slot.permit, one.permit = one.permit, None
         return slot
@@ -251,17 +259,20 @@ class Lending(Ledger[C]):
             self._settle()
 
     def _end(self, slot: Slot[C]) -> None:
+        farewell: Farewell | None = None
         try:
-            self._say_goodbye(slot, slot.permit is not None)
+            farewell = self._say_goodbye(slot, slot.permit)
         finally:
-            _release_permit(slot)
+            _release_permit(slot, farewell)
 
-    def _say_goodbye(self, slot: Slot[C], to_the_end: bool) -> None:
-        """Close a connection; `to_the_end` waits for the server's end too: until then it counts it as open."""
-        if to_the_end:
-            self._driver.close(slot.connection, _FAREWELL_PATIENCE)
+    def _say_goodbye(self, slot: Slot[C], permit: Permit | None) -> Farewell:
+        """Close a connection, and with a permit see whether the server does so at once: until then it counts it."""
+        farewell = self._driver.close(slot.connection)
+        if permit is None:
+            farewell.close()
         else:
-            self._driver.close(slot.connection)
+            farewell.wait(_FAREWELL_PATIENCE)
+        return farewell
 
     def _settle(self) -> None:
         """Bring together what has been given back or closed with those who wait; close what shall not be kept.
@@ -308,7 +319,7 @@ class Lending(Ledger[C]):
     def tend(self) -> float | None:
         """Do what time brings, for the thread of `wsgipool.housekeeping`; return the seconds until the next round."""
         pause = self._look_after()
-        asked = self.permits.pause(bool(self._slots)) if self.permits is not None else None
+        asked = self.permits.tend(bool(self._slots)) if self.permits is not None else None
         return min((one for one in (pause, asked) if one is not None), default=None)
 
     def _look_after(self) -> float | None:
@@ -370,7 +381,7 @@ class Lending(Ledger[C]):
         )
 
 
-def _release_permit(one: Slot[Any] | Waiter[Any] | Opening) -> None:
+def _release_permit(one: Slot[Any] | Waiter[Any] | Opening, farewell: Farewell | None = None) -> None:
     permit, one.permit = one.permit, None
     if permit is not None:
-        permit.release()
+        permit.release(farewell)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from wsgipool.farewell import Farewell
+
 MOST_PERMITS = 16384
 """As many connections as one budget has room for: 8 bytes of shared memory each."""
 
@@ -18,8 +20,14 @@ within half a second in all."""
 class Permit(Protocol):
     """Leave to have one connection; it belongs to whoever opens it, then to the connection's slot."""
 
-    def release(self) -> None:
-        """Give it back, after the connection's end; once more does nothing. Takes no lock."""
+    is_used: bool
+    """Whether a connection may have been opened with it."""
+
+    def release(self, farewell: Farewell | None = None) -> None:
+        """Give it back, as soon as the connection's `farewell` is over; once more does nothing. Takes no lock.
+
+        Without a farewell nobody knows how the connection has ended, or whether it was opened at all.
+        """
 
     def is_due(self) -> bool:
         """Tell whether its turn is over, so that it may go to others."""
@@ -53,5 +61,5 @@ class Permits(Protocol):
     def to_give_up(self, keep: int) -> int:
         """Return how many connections the pool should close for others, and keep so many if nobody has fewer."""
 
-    def pause(self, has_connections: bool) -> float | None:
-        """Return the seconds until the pool should look again, None if it need not."""
+    def tend(self, has_connections: bool) -> float | None:
+        """Do what time brings; return the seconds until the pool should look again, None if it need not."""

@@ -640,14 +640,15 @@ def test_the_server_says_how_many_sessions_it_allows(postgres: PsycopgDriver, co
     assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
-def test_a_patient_close_returns_when_the_server_has_ended_the_session(
+def test_a_farewell_tells_when_the_server_has_ended_the_session(
     postgresql: PostgreSQL, postgres: PsycopgDriver, connect: Connect
 ) -> None:
     connection = connect()
-    session, began = session_of(connection), time.monotonic()
+    session = session_of(connection)
 
-    postgres.close(connection, PATIENCE)
+    farewell = postgres.close(connection)
 
-    assert time.monotonic() - began < PATIENCE / 2
+    assert farewell.wait(PATIENCE)
+    assert 0.0 < farewell.seconds < PATIENCE
     with postgresql.admin() as admin:
         await_end(admin, session)

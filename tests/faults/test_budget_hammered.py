@@ -1,4 +1,4 @@
-"""Two programs with more threads than their budget has connections, on a server that has not one more.
+"""Two programs with more threads than their budget has connections, and a server that counts them.
 
 They are killed, fork and resize their pools all the while: for a minute, under --stress for an hour.
 """

@@ -26,7 +26,10 @@ ADMINISTRATORS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user
 
 
 def full_mariadb(place: Place, budget: int) -> AbstractContextManager[OwnServer]:
-    """A server that has room for the budget and for the one session of the administrator who watches."""
+    """A server that has room for the budget and for the one session of the administrator who watches.
+
+    MariaDB has room for 10 at least.
+    """
     return place.running_mariadb({"max_connections": budget + 1})
 
 

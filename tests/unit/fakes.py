@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from wsgipool.drivers import PlainDriver, Reset
+from wsgipool.farewell import Farewell
 
 T = TypeVar("T")
 
@@ -190,11 +191,12 @@ class FakeDatabase(PlainDriver[FakeConnection]):
     def sessions_allowed(self, connection: FakeConnection) -> int | None:  # noqa: ARG002
         return self.allowed
 
-    def close(self, connection: FakeConnection, patience: float = 0.0) -> None:  # noqa: ARG002
+    def close(self, connection: FakeConnection) -> Farewell:
         with contextlib.suppress(Exception):
             connection.close()
         with self._lock:
             self.sessions -= 1
+        return Farewell(unseen=0.0)
 
     def abandon(self, connection: FakeConnection) -> None:
         self.abandoned.append(connection)

@@ -229,7 +229,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection._is_readable = is_readable(connection._sock.fileno())
     connection._current_timeout = None
     yield connection, server
-    connection._force_close()  # type: ignore[no-untyped-call]
+    connection._force_close()
     server.close()
 
 

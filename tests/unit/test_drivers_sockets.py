@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from unit.fakes import PATIENCE, Task
 from wsgipool.drivers import sockets
-from wsgipool.drivers.sockets import Question, is_readable, seen_to_the_end
+from wsgipool.drivers.sockets import Question, is_readable
 
 
 @pytest.fixture(params=["ctypes", "select"])
@@ -47,37 +45,3 @@ def test_an_end_can_be_read(pair: tuple[Question, socket.socket]) -> None:
     there.close()
 
     assert question()
-
-
-def test_a_goodbye_waits_for_the_other_end() -> None:
-    here, there = socket.socketpair()
-
-    def say_goodbye() -> None:
-        with seen_to_the_end(here.fileno(), PATIENCE):
-            here.send(b"goodbye")
-            here.close()
-
-    goodbye = Task(say_goodbye)
-    assert there.recv(100) == b"goodbye"
-    there.send(b"an answer that nobody reads")
-    time.sleep(0.02)
-    assert not goodbye.done
-    there.close()
-
-    goodbye.result()
-
-
-def test_a_goodbye_to_an_end_that_says_nothing_is_not_for_ever() -> None:
-    here, there = socket.socketpair()
-    began = time.monotonic()
-
-    with there, seen_to_the_end(here.fileno(), 0.05):
-        here.close()
-
-    assert 0.04 < time.monotonic() - began < PATIENCE
-
-
-@pytest.mark.parametrize("patience", [0.0, PATIENCE])
-def test_what_is_closed_already_is_not_waited_for(patience: float) -> None:
-    with seen_to_the_end(-1, patience):
-        pass

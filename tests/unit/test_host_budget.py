@@ -18,6 +18,7 @@ import pytest
 
 from unit.fakes import PATIENCE, eventually
 from wsgipool.errors import ConfigError
+from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host import budget as host_budget
 from wsgipool.host.board import LEASE
 from wsgipool.host.budget import Budget, Limit
@@ -36,11 +37,6 @@ def folder(tmp_path: Path) -> Path:
 def make_budget(folder: Path) -> MakeBudget:
     """Makes the part of a pool in the budget: each has a description of its own, so each is as good as a process."""
     return lambda connections: Budget(folder, SERVER, Limit(connections))
-
-
-@pytest.fixture
-def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_budget, "_REST", 0)
 
 
 class Process:
@@ -118,7 +114,6 @@ def test_there_are_as_many_permits_as_connections(make_budget: MakeBudget) -> No
     assert other.take(1) is None
 
 
-@pytest.mark.usefixtures("_no_rest")
 def test_what_is_given_back_can_be_taken_once(make_budget: MakeBudget) -> None:
     budget, other = make_budget(1), make_budget(1)
     permit = budget.take(1)
@@ -133,7 +128,6 @@ def test_what_is_given_back_can_be_taken_once(make_budget: MakeBudget) -> None:
     assert budget.take(1) is None
 
 
-@pytest.mark.usefixtures("_no_rest")
 def test_a_permit_that_was_dropped_by_an_exception_comes_back(make_budget: MakeBudget) -> None:
     budget, other = make_budget(1), make_budget(1)
     permit = budget.take(1)
@@ -143,15 +137,105 @@ def test_a_permit_that_was_dropped_by_an_exception_comes_back(make_budget: MakeB
     assert other.take(1) is not None
 
 
+def used_permit(budget: Budget) -> Permit:
+    permit = budget.take(1)
+    assert permit is not None
+    permit.is_used = True
+    return permit
+
+
 def test_a_permit_rests_until_the_server_has_ended_its_count(make_budget: MakeBudget) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    permit = used_permit(budget)
+
+    permit.release(Farewell(unseen=0.0))
+
+    assert other.take(1) is None
+    eventually(lambda: other.take(1) is not None)
+
+
+@pytest.fixture
+def farewell() -> Iterator[tuple[Farewell, socket.socket]]:
+    """A farewell to a server, and the server's socket."""
+    here, there = socket.socketpair()
+    farewell = Farewell(here.fileno())
+    here.close()
+    farewell.hang_up()
+    with there:
+        yield farewell, there
+
+
+def test_a_permit_stays_until_the_server_has_ended_the_session(
+    make_budget: MakeBudget, farewell: tuple[Farewell, socket.socket]
+) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    end, server = farewell
+    used_permit(budget).release(end)
+    time.sleep(0.05)  # longer than a rest
+    assert budget.tend(has_connections=False) is not None, "it has to be looked at again"
+    assert other.take(1) is None
+
+    server.close()
+
+    assert budget.tend(has_connections=False) is None
+    assert budget.held == 0
+    eventually(lambda: other.take(1) is not None)
+
+
+def test_a_server_that_was_slow_to_end_a_session_lets_the_next_permit_rest_longer(
+    make_budget: MakeBudget, farewell: tuple[Farewell, socket.socket]
+) -> None:
+    budget, other = make_budget(2), make_budget(2)
+    end, server = farewell
+    time.sleep(0.3)
+    server.close()
+    used_permit(budget).release(end)
+    released = time.monotonic()
+
+    used_permit(other).release(Farewell(unseen=0.0))
+
+    eventually(lambda: (budget.take(1), other.take(1)).count(None) == 0)
+    assert time.monotonic() - released > 0.2
+
+
+def test_a_forks_child_leaves_the_farewells_to_its_parent(
+    make_budget: MakeBudget, farewell: tuple[Farewell, socket.socket]
+) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    used_permit(budget).release(farewell[0])
+
+    child = os.fork()
+    if child == 0:
+        budget.tend(has_connections=False)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+    assert budget.tend(has_connections=False) is not None
+    assert other.take(1) is None
+
+
+def test_a_permit_with_which_nothing_was_opened_needs_no_rest(make_budget: MakeBudget) -> None:
     budget, other = make_budget(1), make_budget(1)
     permit = budget.take(1)
     assert permit is not None
 
     permit.release()
 
-    assert other.take(1) is None
-    eventually(lambda: other.take(1) is not None)
+    assert other.take(1) is not None
+
+
+def test_a_permit_whose_connection_ended_nobody_knows_how_rests_longer(make_budget: MakeBudget) -> None:
+    budget, other = make_budget(1), make_budget(1)
+    released = time.monotonic()
+
+    used_permit(budget).release()
+
+    def is_free() -> bool:
+        budget.tend(has_connections=False)
+        return other.take(1) is not None
+
+    eventually(is_free)
+    assert time.monotonic() - released > UNSEEN
 
 
 def test_servers_do_not_share(folder: Path, make_budget: MakeBudget) -> None:
@@ -237,8 +321,8 @@ def test_a_forks_child_does_not_keep_its_parents_permits_and_takes_its_own(
         time.sleep(0.05)  # longer than a rest, had the child given back what is its parent's
         assert budget.take(1) is None, "the parent has two, the child one"
         process.kill()
-        take_all(budget, 2)
-        assert budget.take(1) is None
+        permits = take_all(budget, 2)
+        assert budget.take(1) is None, f"{permits} are the parent's"
     finally:
         os.kill(int(child), signal.SIGKILL)
 
@@ -327,7 +411,6 @@ def test_the_limit_holds_however_processes_die(
 # --- whose turn it is ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_no_rest")
 def test_the_one_who_has_waited_longest_comes_next(make_budget: MakeBudget) -> None:
     holder, first, second = make_budget(1), make_budget(1), make_budget(1)
     permit = holder.take(1)
@@ -342,7 +425,6 @@ def test_the_one_who_has_waited_longest_comes_next(make_budget: MakeBudget) -> N
     assert first.take(1) is not None
 
 
-@pytest.mark.usefixtures("_no_rest")
 def test_the_one_who_has_none_comes_before_one_who_wants_more(make_budget: MakeBudget) -> None:
     holder, rich, poor = make_budget(2), make_budget(2), make_budget(2)
     permit, one = holder.take(1), rich.take(1)
@@ -357,7 +439,6 @@ def test_the_one_who_has_none_comes_before_one_who_wants_more(make_budget: MakeB
     assert poor.take(1) is not None
 
 
-@pytest.mark.usefixtures("_no_rest")
 def test_what_nobody_waits_for_is_taken_only_where_nobody_hungers(make_budget: MakeBudget) -> None:
     holder, hungry, filler = make_budget(2), make_budget(2), make_budget(2)
     permits = [holder.take(1), holder.take(1)]
@@ -374,7 +455,6 @@ def test_what_nobody_waits_for_is_taken_only_where_nobody_hungers(make_budget: M
     assert filler.take(0) is not None
 
 
-@pytest.mark.usefixtures("_no_rest")
 def test_the_hunger_of_the_dead_lapses(make_budget: MakeBudget, start: Callable[[int], Process]) -> None:
     holder, other, process = make_budget(1), make_budget(1), start(1)
     permit = holder.take(1)
@@ -490,7 +570,7 @@ def test_those_far_behind_look_less_often(make_budget: MakeBudget) -> None:
     for budget in budgets[1:]:
         assert budget.take(1) is None
 
-    pauses = [budget.pause(has_connections=False) for budget in budgets]
+    pauses = [budget.tend(has_connections=False) for budget in budgets]
 
     assert pauses[0] is None, "it has what it wants"
     assert pauses[1] == 0.01

@@ -13,6 +13,7 @@ import pytest
 from unit.conftest import MakePool
 from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, raising
 from wsgipool import ConnectFailed, Pool, PoolTimeout
+from wsgipool.farewell import Farewell
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.housekeeping import housekeeping
 
@@ -21,8 +22,9 @@ class FakePermit:
     def __init__(self, permits: FakePermits) -> None:
         self._permits = permits
         self.is_back = False
+        self.is_used = False
 
-    def release(self) -> None:
+    def release(self, farewell: Farewell | None = None) -> None:  # noqa: ARG002
         if not self.is_back:
             self.is_back = True
             self._permits.free += 1
@@ -67,7 +69,7 @@ class FakePermits:
     def to_give_up(self, keep: int) -> int:
         return max(0, self.others_want - keep + 1)
 
-    def pause(self, has_connections: bool) -> float | None:  # noqa: ARG002
+    def tend(self, has_connections: bool) -> float | None:  # noqa: ARG002
         return 0.01
 
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from wsgipool.config import DatabaseSettings, DatabaseURL, unknown_key
 from wsgipool.errors import ConfigError
+from wsgipool.farewell import Farewell
 
 
 class DBAPIConnection(Protocol):
@@ -71,10 +72,10 @@ class Driver(Protocol[C]):
     def ping(self, connection: C, timeout: float) -> None:
         """Ask the server for a sign of life."""
 
-    def close(self, connection: C, patience: float = 0.0) -> None:
+    def close(self, connection: C) -> Farewell:
         """End the session with the goodbye that the server expects. Never raises an Exception.
 
-        With `patience`, wait at most so long until the server has ended its side as well, where the driver can tell.
+        What is returned tells when the server has ended it as well; whoever does not want to know closes that.
         """
 
     def abandon(self, connection: C) -> None:
@@ -144,8 +145,9 @@ class PlainDriver(Generic[C]):
     def ping(self, connection: C, timeout: float) -> None:
         """PEP 249 has no way to ask."""
 
-    def close(self, connection: C, patience: float = 0.0) -> None:  # noqa: ARG002 - PEP 249 knows no server
+    def close(self, connection: C) -> Farewell:
         close_quietly(connection)
+        return Farewell(unseen=0.0)  # PEP 249 knows no server
 
     def sessions_allowed(self, connection: C) -> int | None:  # noqa: ARG002
         return None

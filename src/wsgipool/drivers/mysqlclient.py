@@ -35,8 +35,8 @@ from MySQLdb.constants import CLIENT, CR, ER
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert, one_of
-from wsgipool.drivers.sockets import seen_to_the_end
 from wsgipool.errors import ConfigError
+from wsgipool.farewell import Farewell
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
 """Seconds; MySQL's server-side connect_timeout."""
@@ -111,13 +111,15 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         connection.send(b"DO 0")
         connection.read_answer(timeout)
 
-    def close(self, connection: PooledConnection, patience: float = 0.0) -> None:
+    def close(self, connection: PooledConnection) -> Farewell:
         # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
         with contextlib.suppress(Exception):
             if connection.answer_is_due and _readable(connection, 0):
                 connection.read_answer(0)
-        with seen_to_the_end(connection.descriptor(), patience):
-            close_quietly(connection)
+        farewell = Farewell(connection.descriptor())
+        close_quietly(connection)
+        farewell.hang_up()
+        return farewell
 
     def sessions_allowed(self, connection: PooledConnection) -> int:
         with connection.cursor() as cursor:

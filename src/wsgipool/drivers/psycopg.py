@@ -28,8 +28,8 @@ from psycopg.rows import tuple_row
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
-from wsgipool.drivers.sockets import seen_to_the_end
 from wsgipool.errors import ConfigError
+from wsgipool.farewell import Farewell
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -137,13 +137,15 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         connection.send(b"")  # the empty statement begins no transaction
         connection.read_answer(timeout)
 
-    def close(self, connection: PooledConnection, patience: float = 0.0) -> None:
+    def close(self, connection: PooledConnection) -> Farewell:
         # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
         with contextlib.suppress(psycopg.Error):
             if connection.answer_is_due and _ready(connection.pgconn.socket, select.POLLIN, 0):
                 connection.pgconn.consume_input()
-        with seen_to_the_end(-1 if connection.closed else connection.fileno(), patience):
-            close_quietly(connection)
+        farewell = Farewell(-1 if connection.closed else connection.fileno())
+        close_quietly(connection)
+        farewell.hang_up()
+        return farewell
 
     def sessions_allowed(self, connection: PooledConnection) -> int:
         allowed = connection.execute(

@@ -23,8 +23,9 @@ from pymysql.constants import COMMAND, ER, SERVER_STATUS
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import Reset, close_quietly, keep_forever, point_nowhere
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
-from wsgipool.drivers.sockets import is_readable, seen_to_the_end
+from wsgipool.drivers.sockets import is_readable
 from wsgipool.errors import ConfigError, WrongThread
+from wsgipool.farewell import Farewell
 
 # Not in pymysql.constants.COMMAND; MySQL 5.7 and MariaDB 10.2 have it.
 _COM_RESET_CONNECTION = 0x1F
@@ -140,7 +141,7 @@ class PyMySQLDriver:
         with connection.patience(timeout):
             connection.ping()
 
-    def close(self, connection: PooledConnection, patience: float = 0.0) -> None:
+    def close(self, connection: PooledConnection) -> Farewell:
         connection.lent_to = None
         if connection._result is not None:
             connection._result.unbuffered_active = False  # or its destructor would go on reading
@@ -148,8 +149,9 @@ class PyMySQLDriver:
         if connection.answers_due and connection._sock is not None:
             with contextlib.suppress(Exception), connection.patience(_GOODBYE_PATIENCE):
                 connection.read_answers()
-        with seen_to_the_end(-1 if connection._sock is None else connection._sock.fileno(), patience):
-            close_quietly(connection)
+        close_quietly(connection)
+        farewell, connection.farewell = connection.farewell, None
+        return farewell or Farewell()
 
     def sessions_allowed(self, connection: PooledConnection) -> int:
         with connection.cursor() as cursor:
@@ -187,6 +189,8 @@ class PooledConnection(Connection):
     """Commands sent whose answers have not been read."""
     sent_at = 0.0
     """When the last of them was sent, by `time.monotonic()`."""
+    farewell: Farewell | None = None
+    """After its end, whether by `close()` or by an error: what the server makes of that."""
 
     def send(self, command: int, payload: str | bytes) -> None:
         """Send a command and leave its answer, an OK packet, to `read_answers`."""
@@ -269,6 +273,13 @@ class PooledConnection(Connection):
     def close(self) -> None:
         self._refuse_other_threads()
         super().close()
+
+    def _force_close(self) -> None:
+        farewell = None if self._sock is None else Farewell(self._sock.fileno())
+        super()._force_close()
+        if farewell is not None:
+            farewell.hang_up()
+            self.farewell = farewell
 
     def _execute_command(self, command: int, sql: Any) -> None:
         if self.lent_to != get_ident():

@@ -7,11 +7,8 @@ that does not wait; where there is no ctypes, as in some sub-interpreters, Pytho
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
-from collections.abc import Callable, Iterator
-from time import monotonic
+from collections.abc import Callable
 
 Question = Callable[[], bool]
 
@@ -40,27 +37,3 @@ def is_readable(descriptor: int) -> Question:
     poll_fd = _PollFD(descriptor, select.POLLIN, 0)
     pointer, call = ctypes.pointer(poll_fd), _poll
     return lambda: call(pointer, 1, 0) != 0
-
-
-@contextlib.contextmanager
-def seen_to_the_end(descriptor: int, patience: float) -> Iterator[None]:
-    """Wait, after a block that says goodbye and closes this socket, until the other end has closed it as well.
-
-    For `patience` seconds at most. A server counts a session until then, and would refuse the one that follows.
-    """
-    ours = -1
-    if patience > 0:
-        with contextlib.suppress(OSError):  # it is closed already
-            ours = os.dup(descriptor)
-    if ours < 0:
-        yield
-        return
-    try:
-        yield
-        poll, deadline = select.poll(), monotonic() + patience
-        poll.register(ours, select.POLLIN)
-        with contextlib.suppress(OSError):
-            while poll.poll(max(0.0, deadline - monotonic()) * 1000) and os.read(ours, 65536):
-                pass
-    finally:
-        os.close(ours)

@@ -21,11 +21,11 @@ LEASE = 500_000_000
 """How long a notice of hunger counts: a process that was killed, or stopped by a debugger, holds nobody up for longer.
 Far more than the pause between two looks of a hungry pool."""
 _TAKEN = 1
-_LONGEST_REST = 1_000_000_000
+_LONGEST_REST = 2_000_000_000
 """A time that lies further ahead was written before the host was last started."""
 
 # In words.
-_HUNGER, _SESSIONS, _USED_PLACES = 0, 1, 2
+_HUNGER, _SESSIONS, _USED_PLACES, _DELAY = 0, 1, 2, 3
 _PLACES = 8
 _PLACE_SIZE = 4
 _PERMITS = _PLACES + _PLACE_SIZE * MOST_POOLS
@@ -126,3 +126,13 @@ class Board:
     @sessions.setter
     def sessions(self, number: int) -> None:
         self._words[_SESSIONS] = number
+
+    @property
+    def delay(self) -> int:
+        """Nanoseconds that the server has lately taken to end a session; the longest counts most, and is forgotten."""
+        return self._words[_DELAY]
+
+    def note_delay(self, nanoseconds: int) -> None:
+        """Note how long the server has taken to end a session."""
+        before = self._words[_DELAY]
+        self._words[_DELAY] = max(nanoseconds, before - before // 8)

@@ -20,12 +20,14 @@ import contextlib
 import os
 import weakref
 import zlib
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
 from typing import Literal
 
 from wsgipool.errors import ConfigError
+from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host.board import MOST_POOLS, SIZE, Board
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder
@@ -40,11 +42,10 @@ _LOOK, _LONGEST_LOOK = 0.01, 0.2
 """Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
 are before them, so that 200 hungry processes do not keep a machine busy with looking."""
 _REST = 20_000_000
-"""Nanoseconds that a permit rests after the connection has been closed. The server closes its side first and then ends
-its count of it, and on a busy machine another process may run in between."""
-_REST_AFTER_DEATH = 750_000_000
-"""Nanoseconds that a permit rests whose process died: the server has yet to see that the socket is gone, which on a
-machine with a hundred processes at work took it more than a quarter of a second."""
+"""Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that: it closes
+its side first and then ends its count of it, and on a busy machine another process may run in between."""
+_LONGEST_DELAY = 500_000_000
+"""Nanoseconds that a rest is longer at most because the server was slow to end a session: it was at work for that."""
 _SEARCH = 50_000_000
 """Nanoseconds between two searches for permits whose process died."""
 
@@ -88,6 +89,7 @@ class Budget:
 
     def _begin(self) -> None:
         self._held: dict[int, int] = {}  # the id() of the object, which may be dropped: it is not kept alive here
+        self._farewells: deque[tuple[_Permit, Farewell]] = deque()  # connections that the server still counts
         self._hungry_since = 0
         self._wanted = 0
         self._ahead = 0  # others whose turn comes before ours
@@ -120,6 +122,7 @@ class Budget:
 
     def take(self, wanted: int) -> _Permit | None:
         shared, now = self._opened(), monotonic_ns()
+        self._see_off()
         permit = self._take_free(shared, wanted, now)
         if permit is None and wanted:
             self._wanted = wanted
@@ -169,6 +172,15 @@ class Budget:
             if not is_taken:
                 self._forget(shared, permit)
 
+    def _see_off(self) -> None:
+        """Give back the permits of connections that the server has ended meanwhile."""
+        for _ in range(len(self._farewells)):
+            try:
+                permit, farewell = self._farewells.popleft()
+            except IndexError:
+                return
+            permit.release(farewell)
+
     def _forget(self, shared: _Shared, permit: _Permit) -> None:
         shared.locks.unlock(permit.index)
         self._held.pop(permit.index, None)
@@ -176,7 +188,7 @@ class Budget:
     def _find_the_ownerless(self, shared: _Shared, limit: int, now: int) -> None:
         for index in shared.board.taken(limit):
             if index not in self._held and shared.locks.lock(index):
-                shared.board.note_free(index, now + _REST_AFTER_DEATH)
+                shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + shared.board.delay)
                 shared.locks.unlock(index)
 
     def _limit(self) -> int:
@@ -224,9 +236,12 @@ class Budget:
                     break
         return given
 
-    def pause(self, has_connections: bool) -> float | None:
+    def tend(self, has_connections: bool) -> float | None:
+        self._see_off()
         if self.hungers:
             return min(_LOOK * (1 + self._ahead / 8), _LONGEST_LOOK)
+        if self._farewells:
+            return _LOOK
         if not has_connections:
             return None
         return TURN if self.others_hunger() else IDLE_LOOK
@@ -264,19 +279,31 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 class _Permit:
     """A locked byte. Dropped without a word, by an exception at the wrong moment, it gives itself back."""
 
-    __slots__ = ("_budget", "index", "taken_at")
+    __slots__ = ("_budget", "index", "is_used", "taken_at")
 
     def __init__(self, budget: Budget, index: int, taken_at: int) -> None:
         self._budget = budget
         self.index = index
         self.taken_at = taken_at
+        self.is_used = False
 
-    def release(self) -> None:
+    def release(self, farewell: Farewell | None = None) -> None:
         budget, shared = self._budget, self._budget._shared
         # In a fork's child the locks are the parent's: to unlock would be for both.
-        if shared is not None and budget._held.get(self.index) == id(self) and shared.is_ours():
-            shared.board.note_free(self.index, monotonic_ns() + _REST)
-            budget._forget(shared, self)
+        if shared is None or budget._held.get(self.index) != id(self) or not shared.is_ours():
+            return
+        if self.is_used and farewell is None:
+            farewell = Farewell()
+        rest = 0
+        if farewell is not None:
+            if not farewell.is_over():
+                budget._farewells.append((self, farewell))
+                return
+            if farewell.seconds:
+                shared.board.note_delay(min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
+            rest = _REST + shared.board.delay
+        shared.board.note_free(self.index, monotonic_ns() + rest)
+        budget._forget(shared, self)
 
     def is_due(self) -> bool:
         return monotonic_ns() - self.taken_at >= TURN * 1e9
