@@ -31,9 +31,10 @@ _TCP_INFO = getattr(socket, "TCP_INFO", None)
 class Farewell:
     """The end of one session. Made while the connection's socket is open, it keeps that for itself."""
 
+    _socket: socket.socket | None = None
+
     def __init__(self, descriptor: int = -1, unseen: float = UNSEEN) -> None:
         """Without a descriptor the session is taken for ended after `unseen` seconds."""
-        self._socket: socket.socket | None = None
         self._began = monotonic()
         self._ends_at = self._began + unseen
         self._bytes = 0
