@@ -129,10 +129,9 @@ class Board:
 
     @property
     def delay(self) -> int:
-        """Nanoseconds that the server has lately taken to end a session; the longest counts most, and is forgotten."""
+        """Nanoseconds that the server takes to end a session, on an average of the last few."""
         return self._words[_DELAY]
 
     def note_delay(self, nanoseconds: int) -> None:
         """Note how long the server has taken to end a session."""
-        before = self._words[_DELAY]
-        self._words[_DELAY] = max(nanoseconds, before - before // 8)
+        self._words[_DELAY] = (3 * self._words[_DELAY] + nanoseconds) // 4

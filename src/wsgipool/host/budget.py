@@ -44,8 +44,8 @@ are before them, so that 200 hungry processes do not keep a machine busy with lo
 _REST = 20_000_000
 """Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that: it closes
 its side first and then ends its count of it, and on a busy machine another process may run in between."""
-_LONGEST_DELAY = 500_000_000
-"""Nanoseconds that a rest is longer at most because the server was slow to end a session: it was at work for that."""
+_LONGEST_DELAY = 200_000_000
+"""Nanoseconds that one slow end of a session counts for at most: the server may have been at a statement until then."""
 _SEARCH = 50_000_000
 """Nanoseconds between two searches for permits whose process died."""
 
