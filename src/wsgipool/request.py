@@ -15,7 +15,7 @@ from typing import Any
 
 from wsgipool import process
 from wsgipool.httpd import process as httpd
-from wsgipool.locks import holding, named
+from wsgipool.locks import block, holding
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -105,7 +105,7 @@ def _watch_requests() -> bool:
         if data is not None and _EndOfRequest not in data:
             data[_EndOfRequest] = _EndOfRequest(server)
 
-    process.before_loan = named.before_block = before_loan
+    process.before_loan = block.before_block = before_loan
     return True
 
 

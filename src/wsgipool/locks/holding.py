@@ -31,14 +31,24 @@ class Holder:
     def __init__(self) -> None:
         self.thread_id = get_ident()
         self.thread_name = threading.current_thread().name
-        self.holds: list[Hold] = []
-        """The outermost first."""
         self.exclusive = Turn(self, shared=False)
         self.shared = Turn(self, shared=True)
-        self.outermost = Hold(NOTHING)
-        """The hold of a function that is called while the thread holds nothing: most are, and it is made once."""
+        self.outermost = Hold(self)
+        """The hold that is taken while the thread has no other: most are, and it is made once."""
+        self.inner: list[Hold] = []
+        """Those that were taken while there was another, the outermost first."""
         self.left_to_parent: list[int] = []
         """The blocks that this thread was in when it was forked."""
+
+    @property
+    def holds(self) -> list[Hold]:
+        """The outermost first."""
+        return [hold for hold in (self.outermost, *self.inner) if hold.plan is not NOTHING]
+
+    def free_hold(self) -> Hold:
+        """Return a hold to take, in which this thread has nothing yet."""
+        hold = self.outermost
+        return hold if hold.plan is NOTHING and not self.inner else Hold(self)
 
     def held(self) -> dict[Resource, tuple[bool, Hold]]:
         """Return what the thread has, whether shared, and by which hold."""
@@ -70,7 +80,7 @@ class _EndOfThread:
     def __del__(self) -> None:
         if self._holders.get(self._holder.thread_id) is self._holder:
             del self._holders[self._holder.thread_id]
-        if self._holder.holds and this_thread is not None:  # None: the interpreter ends
+        if this_thread is not None and self._holder.holds:  # None: the interpreter ends
             self._holder.give_all_back()
 
 
@@ -100,38 +110,43 @@ class Hold:
 
     __slots__ = ("_code", "_instruction", "block", "deadline", "holder", "plan", "raised", "since", "taken")
 
-    def __init__(self, plan: Plan, block: int = 0) -> None:
-        self.plan = plan
-        """What is wanted."""
-        self.taken = plan
+    def __init__(self, holder: Holder) -> None:
+        self.holder = holder
+        self.plan = NOTHING
+        """What is wanted; NOTHING until it is taken, and once it is given back."""
+        self.taken = NOTHING
         """What is taken: without what the thread has already."""
-        self.block = block
+        self.block = 0
         """The id() of the `with` block, which is not kept alive by what it holds; 0 for a function."""
         self.raised = False
         """Whether the block has raised, so that a lost lock is no more the news."""
-        self.holder: Holder | None = None
         self.since = 0
         self.deadline: float | None = None
         self._code: CodeType | None = None
         self._instruction = -1
 
-    def note(self, frame: FrameType) -> None:
-        """Note where in the code this is."""
-        self._code = frame.f_code
-        self._instruction = frame.f_lasti
+    def take(self, plan: Plan, block: int = 0, frame: FrameType | None = None) -> None:
+        """Take all that the thread has not yet, for a function or for a block and its place in the code.
 
-    def take(self) -> None:
-        """Take all that the thread has not yet. Raises LockOrderError and LockTimeout; `release` has to follow then."""
-        holder = this_thread.holder or this_holder()
-        holds = holder.holds
-        taken = self._without_what_is_held(holder) if holds else self.plan
-        self.taken = taken
-        self.holder = holder
-        holds.append(self)
+        Raises LockOrderError and LockTimeout; `release` has to follow then.
+        """
+        holder = self.holder
+        self.block = block
+        if frame is not None:
+            self._code = frame.f_code
+            self._instruction = frame.f_lasti
+        self.raised = False
+        self.deadline = None
+        if self is holder.outermost:
+            self.plan = self.taken = taken = plan
+        else:
+            self.plan = plan
+            self.taken = taken = self._without_what_is_held(holder)
+            holder.inner.append(self)
         for _, owners, shared, resource in taken.steps:
             turn = holder.shared if shared else holder.exclusive
             owners.append(turn)
-            if owners[0] is not turn:
+            if len(owners) > 1:
                 self.wait(resource, turn)
             if resource.outer is not None:
                 self._take_outer(resource, resource.outer, shared)
@@ -142,33 +157,41 @@ class Hold:
 
         Raises WrongThread in another thread than that which holds it, and gives nothing back.
         """
-        holder = self.holder
-        if holder is None:
+        if self.plan is NOTHING:
             return
+        holder = self.holder
         if holder is not this_thread.holder:
             self._refuse_others(holder)
-        holds = holder.holds
-        if holds and holds[-1] is not self:
+        inner = holder.inner
+        if inner and inner[-1] is not self:
             self._leave_to_others(holder)
         taken = self.taken
         now = perf_counter_ns()
-        if self.since:
-            taken.holds[(now - self.since).bit_length()] += 1
+        if since := self.since:
             self.since = 0
+            taken.holds[(now - since).bit_length()] += 1
         lost: LockLost | None = None
-        for lock, _, shared, resource in taken.steps:
+        for lock, owners, shared, resource in taken.steps:
             if resource.outer is not None:
                 lost = self._give_back_outer(resource.outer, holder) or lost
-            lock.give_back(holder.shared if shared else holder.exclusive, now)
-        if self in holds:
-            holds.remove(self)
-        self.holder = None
+            turn = holder.shared if shared else holder.exclusive
+            if lock.queue or not owners or owners[0] is not turn:
+                lock.give_back(turn, now)
+            else:
+                del owners[0]
+                if lock.queue and not lock.is_rung:
+                    lock.wake()
+        if inner and self in inner:
+            inner.remove(self)
+        self.forget()
         if lost is not None and not self.raised:
             raise lost
 
     def forget(self) -> None:
-        """Hold nothing any more: this is the child of a fork, and what is held is the parent's."""
-        self.holder = None
+        """Hold nothing any more."""
+        self.block = self.since = 0
+        self._code = None
+        self.plan = self.taken = NOTHING
 
     def __str__(self) -> str:
         names = ", ".join(str(resource) for *_, resource in self.plan.steps)
@@ -230,7 +253,7 @@ class Hold:
     # --- what has to be waited for ----------------------------------------------------------------------------------
 
     def wait(self, resource: Resource, turn: Turn) -> None:
-        if resource.lock.joins(turn):
+        if resource.lock.has_it(turn):
             return
         asked = perf_counter_ns()
         if not resource.lock.wait(turn, self._limit()):
@@ -239,7 +262,6 @@ class Hold:
         resource.contended += 1
 
     def _take_outer(self, resource: Resource, outer: Outer, shared: bool) -> None:
-        assert self.holder is not None
         asked = perf_counter_ns()
         if not outer.take(self.holder.thread_id, shared, self._limit(), self.place):
             raise self._timed_out(resource, outer.describe_holder())
@@ -293,9 +315,9 @@ _LONG_FOR_AN_OUTER = 1_000_000
 def reclaim(thread_id: int) -> int:
     """Give back what a thread of this process has left behind at the end of its request; return how many holds."""
     holder = _holders.get(thread_id)
-    if holder is None or not holder.holds:
+    left = [str(hold) for hold in holder.holds] if holder is not None else []
+    if holder is None or not left:
         return 0
-    left = holder.holds.copy()
     holder.give_all_back()
     for hold in left:
         logger.warning("%s was still held at the end of the request, and has been given back", hold)
@@ -310,7 +332,7 @@ def _after_fork_in_child() -> None:
         blocks = [hold.block for hold in holder.holds if hold.block]
         for hold in holder.holds:
             hold.forget()
-        holder.holds.clear()
+        holder.inner.clear()
         # A new one, turns and all: another thread of the parent may have been ringing.
         this_thread.holder = None
         _left_to_parent[:] = holder.left_to_parent + blocks

@@ -1,14 +1,12 @@
 """Locks for what threads share: each function says what it needs, and gets all of it at once, in one order.
 
-What is named, grouped and decorated is here; `holding` takes and gives back, `rwlock` lets threads wait, and what keeps
-other processes and hosts out is in `host` and `database`.
+What is named and grouped is here; `requiring` makes functions that hold, and `block` blocks; `holding` takes and gives
+back, `rwlock` lets threads wait, and what keeps other processes and hosts out is in `host` and `database`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import sys
 import threading
 import types
 from collections.abc import Callable, Iterable
@@ -17,21 +15,17 @@ from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
 from wsgipool.config import unknown_key
-from wsgipool.errors import WrongThread
 from wsgipool.locks import book, statistics
+from wsgipool.locks.block import Block
 from wsgipool.locks.database import DatabaseLock
-from wsgipool.locks.holding import Hold, this_holder
 from wsgipool.locks.host import HostLock
 from wsgipool.locks.plan import SCOPES, Plan, Resource, Scope
-from wsgipool.locks.requiring import holding
+from wsgipool.locks.requiring import holding_all, holding_one
 from wsgipool.locks.statistics import Report
 from wsgipool.pool import Pool
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-before_block: Callable[[], object] | None = None
-"""Called before each `with` block's hold; `wsgipool.request` learns so that a request holds something."""
 
 
 class Locks:
@@ -98,6 +92,7 @@ class Locks:
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
             code = _code_of(function)
+            holding = holding_one if len(exclusive) + len(shared) == 1 else holding_all
             return holding(function, lambda: self._plan(function, exclusive, shared, timeout, code))
 
         return decorate
@@ -116,7 +111,7 @@ class Locks:
             exclusive, shared = self._checked_names(names, read)
             _check_timeout(timeout)
             plan = self._plan(key, exclusive, shared, timeout, None)
-        return _Block(plan)
+        return Block(plan)
 
     def report(self) -> Report:
         """Return what these locks were asked for so far in this process, and what would make them better."""
@@ -169,63 +164,6 @@ class _Group:
         self.name = name
         self.scope = scope
         self.database = database
-
-
-class _Block(AbstractContextManager[None]):
-    """Holds while the block runs. It may be entered again, and by several threads, each for itself."""
-
-    __slots__ = ("_is_entered", "_plan")
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._is_entered = False
-
-    def __enter__(self) -> None:
-        if before_block is not None:
-            before_block()
-        self._is_entered = True
-        hold = Hold(self._plan, id(self))
-        hold.note(sys._getframe(1))
-        try:
-            hold.take()
-        except BaseException:
-            hold.raised = True
-            hold.release()
-            raise
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        try:
-            self._release(error)
-            self._is_entered = False
-        except BaseException:
-            # See `requires`; it is at most the second time that this block's hold is sought.
-            self._release_rest()
-            raise
-
-    def __del__(self) -> None:
-        # An exception from outside can strike before the first instruction of __exit__.
-        if getattr(self, "_is_entered", False):
-            with contextlib.suppress(Exception):  # the interpreter ends
-                self._release_rest()
-
-    def _release(self, error: BaseException | None) -> None:
-        holder = this_holder()
-        for hold in reversed(holder.holds):
-            if hold.block == id(self):
-                hold.raised = error is not None
-                hold.release()
-                return
-        if id(self) in holder.left_to_parent:
-            holder.left_to_parent.remove(id(self))
-        elif error is None:
-            names = ", ".join(str(resource) for *_, resource in self._plan.steps)
-            raise WrongThread(f"this thread would give back {names}, which it has not taken; who takes gives back")
-
-    def _release_rest(self) -> None:
-        for hold in this_holder().holds[::-1]:
-            if hold.block == id(self):
-                hold.raised = True
-                hold.release()
 
 
 # --- what names stand for --------------------------------------------------------------------------------------------

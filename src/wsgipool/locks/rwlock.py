@@ -1,9 +1,11 @@
 """A reader-writer lock that serves those who wait in the order of their coming.
 
-Its owners are a list. To take the lock is to append a turn and to see whether it stands first, or behind others that
-read, as it does; to give it back is to remove the turn. Each is one step of the interpreter, so an exception from
-outside finds a turn there or not, and never a lock that nobody knows of. That is all while nobody waits. Those who wait
-stand in a queue, and what concerns them is decided under a lock; only the first of them can be next.
+Its owners are a list. To take the lock is to append a turn and to see who stands there; to give it back is to remove
+the turn. Each is one step of the interpreter, so an exception from outside finds a turn there or not, and never a lock
+that nobody knows of. Who writes has it where it stands first and nobody behind it reads; who reads where it stands
+first, or the first reads too. (Where one who writes has just come between two who read, and the first of these goes, it
+stands first and finds the other.) That is all while nobody waits. Those who wait stand in a queue, and what concerns
+them is decided under a lock; only the first of them can be next.
 
 Who gives the lock back wakes the first and leaves the lock free for whoever is there. Only once that one has stood
 first for `PATIENCE` is the lock handed to it instead. So nobody is overtaken for longer than that, readers do not keep
@@ -78,14 +80,15 @@ class ReadWriteLock:
     def take(self, turn: Turn, deadline: float | None = None) -> bool:
         """Take it, and tell whether that was before the deadline (of `monotonic`); `give_back` follows in any case."""
         self.owners.append(turn)
-        return self.owners[0] is turn or self.joins(turn) or self.wait(turn, deadline)
+        return len(self.owners) == 1 or self.has_it(turn) or self.wait(turn, deadline)
 
-    def joins(self, turn: Turn) -> bool:
-        """Tell whether a turn that was appended to the owners has the lock with those before it."""
+    def has_it(self, turn: Turn) -> bool:
+        """Tell whether a turn that was appended to the owners, and is not alone there, has the lock."""
+        # The queue is looked at first: once its first is handed the lock, it may be empty.
         return self._has_it(turn, may_join=not self.queue)
 
     def wait(self, turn: Turn, deadline: float | None) -> bool:
-        """Go on where a turn was appended to the owners, others stand before it, and it does not join them."""
+        """Go on where a turn was appended to the owners and does not have the lock."""
         # Before the guard: while it stands there, who gives back cannot hand the lock to the next.
         self.owners.remove(turn)
         with self._guard:
@@ -106,8 +109,9 @@ class ReadWriteLock:
     def give_back(self, turn: Turn, now: int) -> None:
         """Take the turn away: from the owners, or from the queue, or where it has been struck in between."""
         owners, queue = self.owners, self.queue
-        if owners and owners[0] is turn and (not queue or (now < self.strict_from and turn not in queue)):
-            del owners[0]
+        if not queue or (now < self.strict_from and turn not in queue):
+            if turn in owners:
+                owners.remove(turn)
             if self.queue and not self.is_rung:
                 self.wake()
             return
@@ -138,15 +142,15 @@ class ReadWriteLock:
     # --- under the guard --------------------------------------------------------------------------------------------
 
     def _has_it(self, turn: Turn, may_join: bool) -> bool:
-        owners = self.owners.copy()
-        if owners[0] is turn:
-            return True
-        return may_join and turn.shared and all(other.shared for other in owners[: owners.index(turn)])
+        if turn.shared:
+            first = self.owners[0]
+            return first is turn or (may_join and first.shared)
+        return self._is_alone(turn)
 
     def _is_alone(self, turn: Turn) -> bool:
-        """Tell whether an owner does not share the lock; those who read come behind it only where nobody waits."""
+        """Tell whether a turn stands first, and nobody who reads behind it."""
         owners = self.owners.copy()
-        return owners[0] is turn and not (turn.shared and any(other.shared for other in owners[1:]))
+        return owners[0] is turn and not any(other.shared for other in owners[1:])
 
     def _is_served(self, turn: Turn) -> bool:
         """Tell whether one who waits has been handed the lock, or can have it now."""
