@@ -28,6 +28,8 @@ _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
 """Seconds without a connect after the server refused the password: each counts against its max_password_errors."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds without a connect after two have failed in a row: a database that comes back is not met by a storm."""
+_FAIR_CHANCE = 1.0
+"""Seconds: where a borrower has less, and they run out, that says nothing of the database."""
 
 
 class Connector(Generic[C]):
@@ -74,7 +76,7 @@ class Connector(Generic[C]):
         try:
             connection = self._open_configured(timeout, thread_id)
         except Exception as error:
-            raise self._failed(error, started) from error
+            raise self._failed(error, started, timeout) from error
         self._succeeded()
         # Less up to a tenth, so that not all are renewed at once.
         return Slot(connection, expires=monotonic() + random.uniform(0.9, 1.0) * self._max_lifetime)
@@ -145,8 +147,10 @@ class Connector(Generic[C]):
         if is_change:
             logger.warning("pool %r is connected to %s again", self._name, self.driver.address)
 
-    def _failed(self, error: Exception, started: float) -> ConnectFailed:
+    def _failed(self, error: Exception, started: float, timeout: float) -> ConnectFailed:
         message = f"cannot connect pool {self._name!r} to {self.driver.address}: {describe(error)}"
+        if timeout < _FAIR_CHANCE and monotonic() - started >= timeout:
+            return ConnectFailed(message)
         failure = ConnectFailed(message)
         failure.__cause__ = error.with_traceback(None)
         with self._lock:

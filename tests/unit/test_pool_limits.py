@@ -180,3 +180,18 @@ def test_a_database_that_is_down_is_asked_less_and_less_often_but_once_a_second(
     assert min(pauses[-10:]) >= 0.5
     assert max(pauses[-10:]) < 1.02
     assert len(set(pauses[-10:])) > 1, "or all processes would come at once"
+
+
+def test_who_has_no_time_to_connect_stops_nobody_else_from_trying(
+    make_pool: MakePool, database: FakeDatabase, clock: Clock
+) -> None:
+    late = then(lambda: clock.advance(0.02), raising(TimeoutError("timed out")))
+    database.hooks["connect"] = in_turn(late, late, late)
+    pool = make_pool()
+    for _ in range(3):
+        with pytest.raises(ConnectFailed, match="timed out"):
+            pool.getconn(timeout=0.01)
+
+    pool.getconn()
+
+    assert pool.size == 1

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from wsgipool import process
-from wsgipool.errors import ConfigError, LockLost
+from wsgipool.errors import ConfigError, ConnectFailed, LockLost, PoolTimeout
 from wsgipool.loan import describe
 from wsgipool.pool import Pool
 
@@ -48,7 +48,13 @@ class DatabaseLock:
 
     def take(self, thread_id: int, shared: bool, deadline: float | None, place: str) -> bool:  # noqa: ARG002 - see above
         block = self._pool().connection(None if deadline is None else max(0.0, deadline - monotonic()), readonly=True)
-        connection = block.__enter__()
+        try:
+            connection = block.__enter__()
+        except (PoolTimeout, ConnectFailed) as error:
+            if deadline is None or monotonic() < deadline:
+                raise
+            self._last_holder = f"there was no connection in time to ask for it ({error})"
+            return False
         self._taken[thread_id] = block, connection
         has_it = False
         try:
