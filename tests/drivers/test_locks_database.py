@@ -129,7 +129,7 @@ def test_a_timeout_says_who_has_it_and_keeps_no_connection(pools: Callable[[], P
 def test_who_has_no_time_to_connect_has_timed_out(pools: Callable[[], Pool[Any]]) -> None:
     here = locks_of(pools())
 
-    with pytest.raises(LockTimeout, match="within 0 s .* no connection in time to ask for it .no connection of pool"):
+    with pytest.raises(LockTimeout, match=r"within 0 s .* no connection in time to ask for it \(no connection of pool"):
         here.hold("stock", timeout=0).__enter__()
 
     assert is_free(here, "stock")

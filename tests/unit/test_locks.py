@@ -17,6 +17,7 @@ from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
 from wsgipool import LockOrderError, Locks, LockTimeout, PoolError, WrongThread
 from wsgipool.locks import holding
 from wsgipool.locks.holding import this_holder
+from wsgipool.locks.rwlock import ReadWriteLock, Turn
 
 
 @pytest.fixture
@@ -176,6 +177,19 @@ def test_one_who_writes_comes_before_those_who_read_later(locks: Locks) -> None:
         task.result()
 
     assert order == ["write", "read", "read", "read"]
+
+
+def test_one_who_writes_and_has_just_come_between_two_who_read_waits_for_both() -> None:
+    lock, thread = ReadWriteLock(), this_holder()
+    first, writer, second = Turn(thread, shared=True), Turn(thread, shared=False), Turn(thread, shared=True)
+    assert lock.take(first)
+    lock.owners.append(writer)  # and has not looked yet
+    assert lock.take(second)
+
+    lock.give_back(first, 0)
+    assert not lock.has_it(writer)
+    lock.give_back(second, 0)
+    assert lock.has_it(writer)
 
 
 def test_readers_without_end_do_not_keep_a_writer_waiting(locks: Locks) -> None:
@@ -600,6 +614,26 @@ def test_a_block_that_was_entered_before_a_fork_ends_in_the_child_without_harm(l
     in_a_child(leave)
     assert not is_free(locks, "stock")
     block.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("names", [["stock"], ["stock", "orders"]])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_function_that_forks_returns_in_the_child_too(locks: Locks, names: list[str]) -> None:
+    @locks.requires(*names)
+    def fork(is_wanted: bool) -> int:
+        return os.fork() if is_wanted else 0
+
+    fork(False)  # the first call is another: it makes the plan
+    child, ended = -1, 1
+    try:
+        child = fork(True)
+        with locks.hold(*names):
+            ended = 0
+    finally:
+        if child == 0:
+            os._exit(ended)
+
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_program_may_end_while_it_holds() -> None:
