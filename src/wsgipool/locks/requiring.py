@@ -37,7 +37,7 @@ def holding_one(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Call
         try:
             hold.plan = hold.taken = plan
             owners.append(turn)
-            if len(owners) > 1:
+            if len(owners) > 1 and not (shared and not lock.queue and owners[0].shared):
                 hold.deadline = None
                 hold.wait(resource, turn)
             hold.since = clock()
@@ -48,10 +48,10 @@ def holding_one(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Call
                     now = clock()
                     hold.since = 0
                     plan.holds[(now - since).bit_length()] += 1
-                    if lock.queue or owners[0] is not turn:
+                    if lock.queue:
                         lock.give_back(turn, now)
                     else:
-                        del owners[0]
+                        owners.remove(turn)
                         if lock.queue and not lock.is_rung:
                             lock.wake()
                     hold.plan = NOTHING
@@ -81,10 +81,10 @@ def holding_all(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Call
         try:
             hold.plan = hold.taken = plan
             hold.deadline = None
-            for _, owners, shared, resource in plan.steps:
+            for lock, owners, shared, resource in plan.steps:
                 turn = holder.shared if shared else holder.exclusive
                 owners.append(turn)
-                if len(owners) > 1:
+                if len(owners) > 1 and not (shared and not lock.queue and owners[0].shared):
                     hold.wait(resource, turn)
             hold.since = clock()
             result = function(*arguments, **keywords)
@@ -96,10 +96,10 @@ def holding_all(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Call
                     plan.holds[(now - since).bit_length()] += 1
                     for lock, owners, shared, _ in plan.steps:
                         turn = holder.shared if shared else holder.exclusive
-                        if lock.queue or owners[0] is not turn:
+                        if lock.queue:
                             lock.give_back(turn, now)
                         else:
-                            del owners[0]
+                            owners.remove(turn)
                             if lock.queue and not lock.is_rung:
                                 lock.wake()
                     hold.plan = NOTHING
