@@ -1,8 +1,8 @@
 """Locks by name against bare locks and against reader-writer locks, by one thread and by many.
 
 The floor is three bare locks, one `with` within the other, in a function: what `requires` with three names replaces.
-The peers' locks are taken as their documentation says, in a `with` block in a function; they neither count nor keep an
-order.
+The peers' locks are taken as their documentation says, in a `with` block in a function, which is what `requires` and
+`hold` stand beside; they neither count nor keep an order, nor give back what an exception from outside leaves.
 """
 
 from __future__ import annotations
@@ -31,10 +31,23 @@ SLICE = 2_000_000
 FLOOR = "three bare locks"
 BASE = "requires, 1 name"
 THREADS = (4, 16, 32)
+MIXED_THREADS = 16
+SHARES = {"90 % read": 9, "read only": 10}
+"""Of ten turns."""
 HOLD = 0.001
 HOLDING_THREADS = 16
 HOLD_SECONDS = 0.5
 
+KINDS = {
+    "fair": rwlock.RWLockFair,
+    "writers first": rwlock.RWLockWrite,
+    "readers first": rwlock.RWLockRead,
+    "fair, downgradable": rwlock.RWLockFairD,
+    "writers first, downgradable": rwlock.RWLockWriteD,
+    "readers first, downgradable": rwlock.RWLockReadD,
+}
+
+Block = Callable[[], AbstractContextManager[Any]]
 Calls = dict[str, Callable[[], object]]
 
 
@@ -42,13 +55,13 @@ def measure(run: Run) -> list[report.Table]:
     gc.collect()
     gc.freeze()
     try:
-        return [uncontended(run), contended(run), held(run)]
+        return [uncontended(run), contended(run), mixed(run), held(run)]
     finally:
         gc.unfreeze()
 
 
 def uncontended(run: Run) -> report.Table:
-    calls = {FLOOR: three_bare_locks(), **named_locks(), **writers(), **readers()}
+    calls = {FLOOR: three_bare_locks(), **named_locks(), **peers(), **beside_another()}
     samples = run.interleave("one thread", 400, {name: timed(call) for name, call in calls.items()})
     to_floor = ratios(samples, FLOOR)
     return report.Table(
@@ -64,7 +77,7 @@ def uncontended(run: Run) -> report.Table:
 
 
 def contended(run: Run) -> report.Table:
-    calls = {BASE: named_locks()[BASE], **writers()}
+    calls = {name: write for name, (write, _) in pairs().items()}
     rows: dict[str, list[report.Value]] = {name: [] for name in calls}
     for threads in THREADS:
         samples = run.interleave(
@@ -84,12 +97,36 @@ def contended(run: Run) -> report.Table:
     )
 
 
+def mixed(run: Run) -> report.Table:
+    """Read mostly, or only: each thread writes once in ten turns, or never."""
+    calls = pairs()
+    rows: dict[str, list[report.Value]] = {name: [] for name in calls}
+    for title, share in SHARES.items():
+        samples = run.interleave(
+            f"{MIXED_THREADS} threads, {title}",
+            20,
+            {name: partial(throughput, ten_turns(*pair, share), MIXED_THREADS, 10) for name, pair in calls.items()},
+        )
+        to_base = ratios(samples, BASE)
+        for name, row in rows.items():
+            row += [Spread.of(samples[name]), Spread.of(to_base[name])]
+    return report.Table(
+        name="locks-mixed",
+        title=f"{MIXED_THREADS} threads that read mostly and do nothing else, thousands of turns a second",
+        columns=[column for title in SHARES for column in (f"{title}: k/s", title)],
+        rows={**rows},
+        plotted=list(SHARES),
+        logarithmic=True,
+        reference=1.0,
+    )
+
+
 def held(run: Run) -> report.Table:
     """Hold for a millisecond: who waits how long, and does everybody have a turn?"""
     locks = wsgipool.Locks()
-    blocks: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    blocks: dict[str, Block] = {
         "hold": lambda: locks.hold("a"),
-        **write_blocks(),
+        **{name: write for name, (write, _) in peers_blocks().items()},
     }
     rounds: dict[str, list[list[float]]] = {name: [] for name in blocks}
     for _ in run.rounds(f"{HOLD * 1000:g} ms hold", 10):
@@ -147,29 +184,64 @@ def named_locks() -> Calls:
     }
 
 
-def write_blocks() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+def peers_blocks() -> dict[str, tuple[Block, Block]]:
+    """Return of each peer's lock what takes it to write, and what takes it to read."""
+    lock = fasteners.ReaderWriterLock()
+    blocks: dict[str, tuple[Block, Block]] = {"fasteners": (lock.write_lock, lock.read_lock)}
+    for name, kind in KINDS.items():
+        peer = kind()
+        blocks[f"readerwriterlock, {name}"] = (peer.gen_wlock, peer.gen_rlock)
+    return blocks
+
+
+def peers() -> Calls:
+    calls: Calls = {}
+    for name, (write, read) in peers_blocks().items():
+        calls |= {f"{name}, write": in_block(write), f"{name}, read": in_block(read)}
+    return calls
+
+
+def beside_another() -> Calls:
+    """Read while another thread reads all the time."""
+    calls: Calls = {}
+    locks = wsgipool.Locks()
+    blocks: dict[str, Block] = {name: read for name, (_, read) in peers_blocks().items()}
+    for name, block in {"requires": lambda: locks.hold(read="a"), **blocks}.items():
+        has_it = threading.Event()
+        threading.Thread(target=hold_for_ever, args=(block, has_it), daemon=True).start()
+        has_it.wait()
+        calls[f"{name}, read beside another"] = in_block(block)
+    calls["requires, read beside another"] = locks.requires(read="a")(lambda: None)
+    return calls
+
+
+def pairs() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """Return of each lock a function that writes and one that reads."""
+    locks = wsgipool.Locks()
     return {
-        "fasteners": fasteners.ReaderWriterLock().write_lock,
-        "readerwriterlock, fair": rwlock.RWLockFair().gen_wlock,
-        "readerwriterlock, writers first": rwlock.RWLockWrite().gen_wlock,
-        "readerwriterlock, readers first": rwlock.RWLockRead().gen_wlock,
+        BASE: (locks.requires("a")(lambda: None), locks.requires(read="a")(lambda: None)),
+        "hold, 1 name": (in_block(lambda: locks.hold("b")), in_block(lambda: locks.hold(read="b"))),
+        **{name: (in_block(write), in_block(read)) for name, (write, read) in peers_blocks().items()},
     }
 
 
-def writers() -> Calls:
-    return {f"{name}, write": in_block(block) for name, block in write_blocks().items()}
+def ten_turns(write: Callable[[], object], read: Callable[[], object], share: int) -> Callable[[], object]:
+    turns = [read] * share + [write] * (10 - share)
+
+    def work() -> None:
+        for turn in turns:
+            turn()
+
+    return work
 
 
-def readers() -> Calls:
-    return {
-        "fasteners, read": in_block(fasteners.ReaderWriterLock().read_lock),
-        "readerwriterlock, fair, read": in_block(rwlock.RWLockFair().gen_rlock),
-        "readerwriterlock, writers first, read": in_block(rwlock.RWLockWrite().gen_rlock),
-        "readerwriterlock, readers first, read": in_block(rwlock.RWLockRead().gen_rlock),
-    }
+def hold_for_ever(block: Block, has_it: threading.Event) -> None:
+    with block():
+        has_it.set()
+        threading.Event().wait()
 
 
-def in_block(block: Callable[[], AbstractContextManager[Any]]) -> Callable[[], object]:
+def in_block(block: Block) -> Callable[[], object]:
     def work() -> None:
         with block():
             pass
@@ -196,23 +268,23 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return once
 
 
-def throughput(call: Callable[[], object], threads: int) -> float:
-    """Return thousands of calls a second."""
+def throughput(call: Callable[[], object], threads: int, turns: int = 1) -> float:
+    """Return thousands of turns a second, of which a call is so many."""
 
     def work(is_over: Callable[[], bool]) -> int:
         done = 0
         while not is_over():
-            for _ in repeat(None, AT_A_TIME):
+            for _ in repeat(None, AT_A_TIME // turns):
                 call()
-            done += AT_A_TIME
+            done += AT_A_TIME // turns
         return done
 
     start = time.perf_counter()
     done = in_threads(work, threads, NO_HOLD_SECONDS)
-    return sum(done) / (time.perf_counter() - start) / 1000
+    return turns * sum(done) / (time.perf_counter() - start) / 1000
 
 
-def fairness(block: Callable[[], AbstractContextManager[Any]]) -> list[float]:
+def fairness(block: Block) -> list[float]:
     """Return the columns of one round."""
 
     def work(is_over: Callable[[], bool]) -> list[float]:
