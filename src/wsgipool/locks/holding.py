@@ -175,10 +175,10 @@ class Hold:
             if resource.outer is not None:
                 lost = self._give_back_outer(resource.outer, holder) or lost
             turn = holder.shared if shared else holder.exclusive
-            if lock.queue or not owners or owners[0] is not turn:
+            if lock.queue or turn not in owners:
                 lock.give_back(turn, now)
             else:
-                del owners[0]
+                owners.remove(turn)
                 if lock.queue and not lock.is_rung:
                     lock.wake()
         if inner and self in inner:
