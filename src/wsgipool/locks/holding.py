@@ -175,7 +175,7 @@ class Hold:
             if resource.outer is not None:
                 lost = self._give_back_outer(resource.outer, holder) or lost
             turn = holder.shared if shared else holder.exclusive
-            if lock.queue or turn not in owners:
+            if lock.queue or turn not in owners.copy():
                 lock.give_back(turn, now)
             else:
                 owners.remove(turn)

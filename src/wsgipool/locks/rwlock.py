@@ -110,8 +110,9 @@ class ReadWriteLock:
     def give_back(self, turn: Turn, now: int) -> None:
         """Take the turn away: from the owners, or from the queue, or where it has been struck in between."""
         owners, queue = self.owners, self.queue
-        if not queue or (now < self.strict_from and turn not in queue):
-            if turn in owners:
+        # Copies: free-threaded Python may miss what it looks for where others are just taken away.
+        if not queue or (now < self.strict_from and turn not in queue.copy()):
+            if turn in owners.copy():
                 owners.remove(turn)
             if self.queue and not self.is_rung:
                 self.wake()
@@ -123,7 +124,7 @@ class ReadWriteLock:
                 queue.remove(turn)
                 if is_first:
                     self._begin_patience()
-            if turn in owners:
+            if turn in owners.copy():
                 if queue and now >= self.strict_from and self._is_alone(turn):
                     owners[0] = queue[0]
                 else:
@@ -156,7 +157,7 @@ class ReadWriteLock:
     def _is_served(self, turn: Turn) -> bool:
         """Tell whether one who waits has been handed the lock, or can have it now."""
         self.is_rung = False  # before it looks: who goes after that rings again
-        while turn not in self.owners:
+        while turn not in self.owners.copy():
             if self.queue[0] is not turn:
                 return False
             self.owners.append(turn)
