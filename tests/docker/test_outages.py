@@ -14,7 +14,7 @@ IN_TROUBLE = {"200", "500", "503"}
 def test_sites_answer_503_while_the_database_is_killed_and_recover_when_it_is_back(
     compose: Compose, database: Database
 ) -> None:
-    with Load(urls_of(compose, *SITES), visitors=20).running() as load:
+    with Load(urls_of(compose, *SITES), visitors=20) as load:
         load.wait_for("200")
         database.container.signal("KILL")
         docker("wait", database.container.name)
@@ -28,7 +28,7 @@ def test_sites_answer_503_while_the_database_is_killed_and_recover_when_it_is_ba
 
 
 def test_a_paused_database_is_answered_for_within_the_deadline(compose: Compose, database: Database) -> None:
-    with Load(urls_of(compose, *SITES), visitors=20).running() as load:
+    with Load(urls_of(compose, *SITES), visitors=20) as load:
         load.wait_for("200")
         docker("pause", database.container.name)
         try:
@@ -45,7 +45,7 @@ def test_a_paused_database_is_answered_for_within_the_deadline(compose: Compose,
 def test_a_host_that_is_cut_off_answers_in_time_and_the_others_do_not_notice(compose: Compose) -> None:
     network = compose.network("back")
     cut_off = compose.container("worker").name
-    with Load(urls_of(compose, "worker")).running() as load, Load(urls_of(compose, "event")).running() as others:
+    with Load(urls_of(compose, "worker")) as load, Load(urls_of(compose, "event")) as others:
         load.wait_for("200")
         others.wait_for("200")
         docker("network", "disconnect", network, cut_off)
@@ -66,7 +66,7 @@ def test_sites_restart_under_load_without_a_refused_connection_to_the_database(
 ) -> None:
     sites = [site for site in SITES if site != "daemon"]  # whose processes httpd ends at once in a graceful restart
     database.begin_to_count()
-    with Load(urls_of(compose, *sites), visitors=16).running() as load:
+    with Load(urls_of(compose, *sites), visitors=16) as load:
         load.wait_for("200")
         for site in sites:
             compose.container(site).signal("USR1")

@@ -22,7 +22,7 @@ def test_each_service_has_its_share_of_the_server_and_none_more(compose: Compose
     most_each = share(database, len(SITES))
     addresses = {compose.container(site).address_on(compose.network("back")): site for site in SITES}
     database.begin_to_count()
-    with Census(database) as census, Load(urls_of(compose, *SITES), visitors=80).running() as load:
+    with Census(database) as census, Load(urls_of(compose, *SITES), visitors=80) as load:
         eventually(lambda: all(census.most[host, "wsgipool:bookshop"] >= most_each for host in addresses), "full use")
         load.wait_for("200", 20)
 
@@ -53,7 +53,7 @@ def test_three_replicas_share_one_budget_and_restart_one_by_one_without_a_failed
     assert len(replicas) == 3
     most_each = share(database, 3)
     database.begin_to_count()
-    with Census(database) as census, Load(replicas, visitors=48).running() as load:
+    with Census(database) as census, Load(replicas, visitors=48) as load:
         eventually(lambda: len(census.most) == 3 and min(census.most.values()) >= most_each, "full use by three hosts")
         for container in compose.containers("worker"):
             # By its stop signal, httpd's graceful stop.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import pymysql
 import requests
 
+from httpd.background import Background
 from httpd.containers import Compose
 from httpd.harness import LONG, eventually
 from wsgipool.demo.mariadb import Server
@@ -76,10 +75,11 @@ Sessions = dict[tuple[str, str], set[int]]
 """The ids of the sessions of each host, by its address, and program name."""
 
 
-class Census:
+class Census(Background):
     """Counts the sessions of each host and program name, ten times a second."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__(self._sample)
         self.most: Counter[tuple[str, str]] = Counter()
         """The most at once."""
         self.most_lasting: Counter[tuple[str, str]] = Counter()
@@ -88,21 +88,11 @@ class Census:
         The server shows a session until it has noticed its end, which on a busy machine takes it a while.
         """
         self._database = database
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-
-    def __enter__(self) -> Census:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _sample(self) -> None:
         before: Sessions = {}
         with self._database.admin() as connection, connection.cursor() as cursor:
-            while not self._stop.wait(0.1):
+            while not self._ending.wait(0.1):
                 cursor.execute(
                     "SELECT id, SUBSTRING_INDEX(host, ':', 1), attr_value FROM information_schema.processlist"
                     " JOIN performance_schema.session_connect_attrs ON processlist_id = id"
@@ -118,22 +108,21 @@ class Census:
                 before = now
 
 
-class Load:
+class Load(Background):
     """Visitors of some sites; each sends one request after the other, and takes another site if one refuses."""
 
     def __init__(self, urls: list[str], path: str = "/slow?seconds=0.1", visitors: int = 8) -> None:
+        super().__init__(*(partial(self._visit, number) for number in range(visitors)))
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         """By site: status codes, and `no connection`."""
         self.longest = 0.0
         """Seconds that a visitor waited for an answer."""
         self._urls = urls
         self._path = path
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(visitors)]
 
     def _visit(self, number: int) -> None:
         for turn in range(number, 10**9):
-            if self._stop.is_set():
+            if self._ending.is_set():
                 return
             url = self._urls[turn % len(self._urls)]
             began = time.monotonic()
@@ -158,14 +147,3 @@ class Load:
             lambda: all(self.outcomes[url][outcome] >= before[url] + number for url in self._urls),
             f"{outcome} from each of {self._urls}",
         )
-
-    @contextmanager
-    def running(self) -> Iterator[Load]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join()

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -21,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import requests
 from pymysql.connections import Connection
 
+from httpd.background import Background
 from wsgipool.httpd.express import Httpd, Site, apache_user, free_port
 
 APP = Path(__file__).parent / "app"
@@ -200,32 +200,20 @@ def give_to_apache(path: Path) -> None:
         shutil.chown(path, apache_user().pw_name)
 
 
-class Watch:
+class Watch(Background):
     """Watches a database's sessions from the server's side, every few milliseconds."""
 
     def __init__(self, mariadb: Administered, user: str) -> None:
+        super().__init__(self._sample)
         self.most = 0
-        self.ids: set[int] = set()
         self._mariadb = mariadb
         self._user = user
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _sample(self) -> None:
         with self._mariadb.admin() as connection, connection.cursor() as cursor:
-            while not self._stop.wait(0.005):
-                cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (self._user,))
-                ids = {row[0] for row in cursor.fetchall()}
-                self.ids |= ids
-                self.most = max(self.most, len(ids))
+            while not self._ending.wait(0.005):
+                cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", (self._user,))
+                self.most = max(self.most, cursor.fetchone()[0])
 
 
 def sessions(mariadb: Administered, user: str) -> set[int]:

@@ -6,14 +6,15 @@ import base64
 import http.client
 import json
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
+from httpd.background import Background
 from httpd.harness import LONG, RunningSite, Settings, eventually, running_site
 from httpd.place import IN_CONTAINERS, OwnServer, Place, ThisMachine
 from wsgipool.demo.mariadb import ADMIN
@@ -33,25 +34,16 @@ def full_mariadb(place: Place, budget: int) -> AbstractContextManager[OwnServer]
     return place.running_mariadb({"max_connections": budget + 1})
 
 
-class ServerWatch:
+class ServerWatch(Background):
     """Counts the connections of a whole server, but its own, as that counts them itself."""
 
     def __init__(self, mariadb: OwnServer) -> None:
+        super().__init__(self._sample)
         self.most = 0
         """Of Threads_connected, every few milliseconds."""
         self.most_ever = 0
         """Max_used_connections at the end, which misses nothing."""
         self._mariadb = mariadb
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-
-    def __enter__(self) -> ServerWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _sample(self) -> None:
         with self._mariadb.admin() as connection, connection.cursor() as cursor:
@@ -64,36 +56,38 @@ class ServerWatch:
             cursor.execute(ADMINISTRATORS, (ADMIN,))
             while cursor.fetchone()[0] > 1:
                 cursor.execute(ADMINISTRATORS, (ADMIN,))
-            while not self._stop.wait(0.003):
+            while not self._ending.wait(0.003):
                 self.most = max(self.most, status_but_me("Threads_connected"))
             self.most_ever = status_but_me("Max_used_connections")
 
 
-class Load:
+class Load(Background):
     """Clients that send one request after the other, each on an HTTP connection of its own, to one of the paths."""
 
     def __init__(self, site: RunningSite, *paths: str, clients: int) -> None:
+        super().__init__(*(partial(self._run, paths[client % len(paths)]) for client in range(clients)))
         self.outcomes: Counter[str] = Counter()
+        """By who answered, the application or httpd, and its status code; or `no answer`."""
         self.served: Counter[tuple[int, str]] = Counter()
         """Requests by process and interpreter."""
         self.seconds: list[float] = []
         self.troubles: list[str] = []
+        self._site = site
         self._address = urlsplit(site.url)
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=[paths[client % len(paths)]]) for client in range(clients)
-        ]
 
     def _run(self, path: str) -> None:
-        while not self._stop.is_set():
+        while not self._ending.is_set():
             began = time.monotonic()
             connection = http.client.HTTPConnection(str(self._address.hostname), self._address.port, timeout=LONG)
             try:
                 connection.request("GET", path, headers={"Connection": "close", "Authorization": CREDENTIALS})
                 response = connection.getresponse()
                 body = response.read()
-            except (OSError, http.client.HTTPException):
-                self.outcomes["no answer"] += 1  # its process was killed
+            except (OSError, http.client.HTTPException) as error:
+                # Its process was killed, or the site has stopped. To be left waiting is another matter.
+                self.outcomes["timeout" if isinstance(error, TimeoutError) else "no answer"] += 1
+                if self._site.has_ended():
+                    return
             else:
                 is_ours = response.headers["Content-Type"] == "application/json"
                 self.outcomes[f"{'application' if is_ours else 'httpd'} {response.status}"] += 1
@@ -110,16 +104,13 @@ class Load:
         before = self.outcomes["application 200"]
         eventually(lambda: self.outcomes["application 200"] >= before + requests, "more requests to be served")
 
-    @contextmanager
-    def running(self) -> Iterator[Load]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join()
+    def wait_for_a_new_process_after(self, restart: Callable[[], None]) -> None:
+        before = self._processes()
+        restart()
+        eventually(lambda: self._processes() - before, "a request to be served by a new process")
+
+    def _processes(self) -> set[int]:
+        return {pid for pid, _ in list(self.served)}
 
 
 @dataclass(frozen=True)
@@ -198,6 +189,6 @@ def assert_no_connection_was_refused(site: RunningSite, load: Load) -> None:
 
 def assert_no_permit_is_lost(mariadb: OwnServer, site: RunningSite, budget: int, shape: Shape) -> None:
     paths = [path.replace("0.01", "0.1") for path in shape.paths]
-    with ServerWatch(mariadb) as watch, Load(site, *paths, clients=shape.clients).running():
+    with ServerWatch(mariadb) as watch, Load(site, *paths, clients=shape.clients):
         eventually(lambda: watch.most >= budget, "all permits to be in use at once")
     assert watch.most == budget

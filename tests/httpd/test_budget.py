@@ -33,7 +33,7 @@ def do_restarts_and_kills(shape: Shape, place: Place, budget: int, *, restarts: 
         with shape.running(place, url, {"connections": budget}) as site:
             with (
                 ServerWatch(mariadb) as watch,
-                Load(site, *shape.paths, clients=shape.clients).running() as load,
+                Load(site, *shape.paths, clients=shape.clients) as load,
             ):
                 for _ in range(restarts):
                     load.wait_for_more(2 * shape.clients)
@@ -58,7 +58,7 @@ def test_more_prefork_children_than_connections_all_have_their_turn(place: Place
         with (
             shape.running(place, url, {"connections": BUDGET}) as site,
             ServerWatch(mariadb) as watch,
-            Load(site, *shape.paths, clients=shape.clients).running() as load,
+            Load(site, *shape.paths, clients=shape.clients) as load,
         ):
             eventually(lambda: len(load.served) == 16 and min(load.served.values()) >= 20, "all to be served")
 
@@ -126,7 +126,7 @@ def test_every_process_has_its_turns(
         with (
             shape.running(place, url, {"connections": budget}) as site,
             ServerWatch(mariadb) as watch,
-            Load(site, *shape.paths, clients=shape.clients).running() as load,
+            Load(site, *shape.paths, clients=shape.clients) as load,
         ):
             load.wait_for_more(10 * shape.clients)
             before = Counter(load.served)
@@ -161,7 +161,7 @@ def test_256_prefork_children_on_a_server_that_allows_100_connections_work(folde
         with (
             shape.running(place, url, {"connections": budget}) as site,
             ServerWatch(mariadb) as watch,
-            Load(site, *shape.paths, clients=shape.clients).running() as load,
+            Load(site, *shape.paths, clients=shape.clients) as load,
         ):
             eventually(lambda: len(load.served) == 256 and min(load.served.values()) >= 20, "all to be served", 300)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
-import requests
 
-from httpd.harness import RunningSite, eventually, sessions, status
+from httpd.harness import eventually, sessions, status
+from httpd.loads import Load
 from httpd.place import MODES, Place
 from wsgipool.demo.mariadb import Server
 
@@ -20,53 +16,7 @@ HTTPD_IN_DAEMON_MODE = {"httpd 502", "httpd 503"}
 without a database (https://github.com/GrahamDumpleton/mod_wsgi/issues/383)."""
 
 
-class Load:
-    """Clients that send one request after the other; counts the outcomes by who answered: the application or httpd."""
-
-    def __init__(self, site: RunningSite, clients: int) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.processes: set[int] = set()
-        self._site = site
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-
-    @property
-    def served(self) -> int:
-        return self.outcomes["application 200"]
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                response = self._site.request("/hold?seconds=0.01")
-            except requests.ConnectionError:
-                self.outcomes["no connection"] += 1
-                if self._site.has_ended():
-                    return
-            else:
-                from_application = response.headers["Content-Type"] == "application/json"
-                self.outcomes[f"{'application' if from_application else 'httpd'} {response.status_code}"] += 1
-                if response.status_code == 200:
-                    self.processes.add(response.json()["pid"])
-
-    def wait_for_more_requests(self) -> None:
-        before = self.served
-        eventually(lambda: self.served > before + 20, "more requests to be served")
-
-    def wait_for_a_new_process_after(self, restart: Callable[[], None]) -> None:
-        before = set(self.processes)
-        restart()
-        eventually(lambda: self.processes - before, "a request to be served by a new process")
-
-    @contextmanager
-    def running(self) -> Iterator[Load]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join()
+HOLD = "/hold?seconds=0.01"
 
 
 def processes_and_threads(mode: str) -> tuple[int, int]:
@@ -81,9 +31,9 @@ def test_graceful_restarts_under_load_fail_no_request_and_abort_no_session(
     processes, threads = processes_and_threads(mode)
     aborted = status(mariadb, "Aborted_clients")
     with place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site:
-        with Load(site, clients=4).running() as load:
+        with Load(site, HOLD, clients=4) as load:
             for _ in range(3):
-                load.wait_for_more_requests()
+                load.wait_for_more(20)
                 load.wait_for_a_new_process_after(site.graceful_restart)
         site.stop_gracefully()
 
@@ -103,13 +53,13 @@ def test_a_graceful_stop_under_load_answers_what_it_accepted_and_aborts_no_sessi
     aborted = status(mariadb, "Aborted_clients")
     with (
         place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site,
-        Load(site, clients=4).running() as load,
+        Load(site, HOLD, clients=4) as load,
     ):
-        load.wait_for_more_requests()
+        load.wait_for_more(20)
         site.stop_gracefully()
 
     # Once it listens no more, httpd itself refuses.
-    allowed = {"application 200", "no connection"} | (HTTPD_IN_DAEMON_MODE if mode == "daemon" else set())
+    allowed = {"application 200", "no answer"} | (HTTPD_IN_DAEMON_MODE if mode == "daemon" else set())
     assert set(load.outcomes) <= allowed, load.outcomes
     assert "Traceback" not in site.log()
     eventually(lambda: not sessions(mariadb, user), "all sessions to end")

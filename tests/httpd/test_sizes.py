@@ -14,20 +14,20 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from httpd.background import Background
 from httpd.harness import LONG, ExpressSite, Watch, eventually, running_site
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.sizing import ProcessGroup, processes_alive, worst_case
 
 
-class Census:
+class Census(Background):
     """Counts the processes below httpd's parent that run Python, every few milliseconds."""
 
     def __init__(self, site: ExpressSite, mode: str) -> None:
+        super().__init__(self._sample)
         self.most = 0
         self._parent = site.httpd.pid
         self._daemons = mode == "daemon"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
 
     def now(self) -> int:
         children = Path(f"/proc/{self._parent}/task/{self._parent}/children").read_text().split()
@@ -42,16 +42,8 @@ class Census:
         return status != "Z" and command.startswith("(wsgi:") == self._daemons
 
     def _sample(self) -> None:
-        while not self._stop.wait(0.005):
+        while not self._ending.wait(0.005):
             self.most = max(self.most, self.now())
-
-    def __enter__(self) -> Census:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @contextmanager
