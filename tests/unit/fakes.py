@@ -272,9 +272,11 @@ class Borrower(Generic[T]):
 def eventually(condition: Callable[[], bool]) -> None:
     """Wait for something that has no event to wait for."""
     deadline = time.monotonic() + PATIENCE
+    pause = 0.00005  # what another thread needs to take its turn, as most often
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.01)
 
 
 def run_python(program: str) -> str:
