@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pymysql
 
-from httpd.harness import APP, RunningSite, Settings, add_budget, eventually, write_config
+from httpd.harness import APP, RunningSite, Settings, SiteOptions, add_budget, eventually, write_config
 from wsgipool.demo.mariadb import Server
 from wsgipool.httpd.express import PACKAGE
 
@@ -223,23 +223,18 @@ class Containers:
 
     @contextmanager
     def running_site(
-        self,
-        mode: str,
-        databases: dict[str, str],
-        *,
-        processes: int,
-        threads: int = 1,
-        settings: Settings | None = None,
-        budget: Settings | None = None,
-        script: Path | None = None,
+        self, mode: str, databases: dict[str, str], **options: Unpack[SiteOptions]
     ) -> Iterator[ContainerSite]:
         config = self._folder / "wsgipool.toml"
-        write_config(config, databases, settings or {})
-        if budget is not None:
-            add_budget(config, Path("/run/wsgipool/budget"), budget)
-        environment = {"WSGIPOOL_PROCESSES": str(processes), "WSGIPOOL_THREADS": str(threads)}
+        write_config(config, databases, options.get("settings", {}))
+        if "budget" in options:
+            add_budget(config, Path("/run/wsgipool/budget"), options["budget"])
+        environment = {
+            "WSGIPOOL_PROCESSES": str(options["processes"]),
+            "WSGIPOOL_THREADS": str(options.get("threads", 1)),
+        }
         # The demo site is in the image, wherever its Python has it.
-        if script is None or not script.is_relative_to(PACKAGE):
+        if "script" not in options or not options["script"].is_relative_to(PACKAGE):
             environment["WSGIPOOL_SCRIPT"] = "/srv/app.wsgi"
         with self._compose.created(mode, environment, networks=("front", "back")) as container:
             app = Path(shutil.copytree(APP, self._folder / "srv"))

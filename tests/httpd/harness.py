@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Required, TypedDict, TypeVar, Unpack
 
 import requests
 from pymysql.connections import Connection
@@ -36,6 +36,19 @@ class Administered(Protocol):
     """A MariaDB server, wherever it runs."""
 
     def admin(self, database: str | None = None) -> Connection: ...
+
+
+class SiteOptions(TypedDict, total=False):
+    """What a test says of the site that it wants, wherever that runs."""
+
+    processes: Required[int]
+    threads: int
+    """Of each process: 1 unless said."""
+    settings: Settings
+    """Of the pool of each database."""
+    budget: Settings
+    script: Path
+    """The WSGI script, if not that of tests/httpd/app."""
 
 
 class VisitedSite:
@@ -139,27 +152,23 @@ def running_site(
     mode: str,
     databases: dict[str, str],
     *,
-    processes: int,
-    threads: int = 1,
-    settings: Settings | None = None,
-    budget: Settings | None = None,
-    script: Path | None = None,
     express_options: tuple[str, ...] = (),
+    **options: Unpack[SiteOptions],
 ) -> Iterator[ExpressSite]:
-    """Start httpd with the databases (URLs by name) and the pool settings given; its log stays in `folder`."""
+    """Start httpd with the databases (URLs by name); its log stays in `folder`."""
     # Copied: the checkout may be where the Apache user cannot read it.
     app = Path(shutil.copytree(APP, folder / "app"))
     config = folder / "wsgipool.toml"
-    write_config(config, databases, settings or {})
-    if budget is not None:
-        add_budget(config, made_runtime_dir(folder), budget)
+    write_config(config, databases, options.get("settings", {}))
+    if "budget" in options:
+        add_budget(config, made_runtime_dir(folder), options["budget"])
     site = Site(
-        script=script or app / "app.wsgi",
+        script=options.get("script", app / "app.wsgi"),
         config=config,
         folder=folder,
         mode=mode,
-        processes=processes,
-        threads=threads,
+        processes=options["processes"],
+        threads=options.get("threads", 1),
         host="127.0.0.1",
         port=free_port(),
         log_folder=folder,

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from pymysql.connections import Connection
 
-from httpd.harness import RunningSite, Settings, running_site
+from httpd.harness import RunningSite, Settings, SiteOptions, running_site
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd import express
 
@@ -38,17 +38,9 @@ class OwnServer(Protocol):
 
 class Place(Protocol):
     def running_site(
-        self,
-        mode: str,
-        databases: dict[str, str],
-        *,
-        processes: int,
-        threads: int = 1,
-        settings: Settings | None = None,
-        budget: Settings | None = None,
-        script: Path | None = None,
+        self, mode: str, databases: dict[str, str], **options: Unpack[SiteOptions]
     ) -> AbstractContextManager[RunningSite]:
-        """Start httpd with the databases (URLs by name) and the pool settings given, and stop it afterwards."""
+        """Start httpd with the databases (URLs by name), and stop it afterwards."""
 
     def running_mariadb(self, settings: Settings) -> AbstractContextManager[OwnServer]:
         """Start a MariaDB with these options of mariadbd, and stop it afterwards."""
@@ -61,26 +53,9 @@ class ThisMachine:
         self.folder = folder
 
     def running_site(
-        self,
-        mode: str,
-        databases: dict[str, str],
-        *,
-        processes: int,
-        threads: int = 1,
-        settings: Settings | None = None,
-        budget: Settings | None = None,
-        script: Path | None = None,
+        self, mode: str, databases: dict[str, str], **options: Unpack[SiteOptions]
     ) -> AbstractContextManager[RunningSite]:
-        return running_site(
-            self.folder,
-            mode,
-            databases,
-            processes=processes,
-            threads=threads,
-            settings=settings,
-            budget=budget,
-            script=script,
-        )
+        return running_site(self.folder, mode, databases, **options)
 
     @contextmanager
     def running_mariadb(self, settings: Settings) -> Iterator[MariaDB]:
