@@ -9,17 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import ExitStack
-
-import click
 
 from benchmarks import report
-from benchmarks.database import Database, running_database
-from benchmarks.httpd import PROCESSES, THREADS, load, started_in, warm_up
-from benchmarks.measuring import Run, Samples, Spread, ratios, shuffled
+from benchmarks.database import Database
+from benchmarks.httpd import PROCESSES, THREADS, compared, started_in
+from benchmarks.measuring import Run
 from wsgipool.httpd import express
 
-PATH = "/wsgipool"
 BASE = "no budget"
 CLIENTS = PROCESSES * THREADS
 BUDGETS = {
@@ -34,35 +30,13 @@ BUDGETS = {
 
 
 def measure(run: Run) -> list[report.Table]:
-    if shutil.which("wrk") is None:
-        raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
-    with running_database() as database, ExitStack() as close:
-        sites = {name: close.enter_context(started(name, database)) for name in BUDGETS}
-        for name in run.each("warming up", list(BUDGETS)):
-            warm_up(sites[name].url + PATH)
-        rate: Samples = {name: [] for name in BUDGETS}
-        cpu: Samples = {name: [] for name in BUDGETS}
-        for _ in run.rounds(f"{CLIENTS} clients", 20):
-            for name in shuffled(BUDGETS):
-                requests, used = load(sites[name], PATH)
-                rate[name].append(requests)
-                cpu[name].append(used)
-    rate_ratios, cpu_ratios = ratios(rate, BASE), ratios(cpu, BASE)
     return [
         report.Table(
             name="budget",
             title=f"httpd, worker MPM, {PROCESSES} processes x {THREADS} threads: a lookup by key a request",
-            columns=["requests/s", "rate x no budget", "CPU µs/request", "CPU x no budget"],
-            rows={
-                name: [
-                    Spread.of(rate[name]).median,
-                    Spread.of(rate_ratios[name]),
-                    Spread.of(cpu[name]).median,
-                    Spread.of(cpu_ratios[name]),
-                ]
-                for name in BUDGETS
-            },
-            plotted=["rate x no budget"],
+            columns=["requests/s", f"rate x {BASE}", "CPU µs/request", f"CPU x {BASE}"],
+            rows=compared(run, started, dict.fromkeys(BUDGETS, "/wsgipool"), BASE, rounds=20),
+            plotted=[f"rate x {BASE}"],
             reference=1.0,
             notes=["CPU: of httpd's processes and the Python in them, not of MariaDB and wrk beside them"],
         )

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,35 +45,13 @@ SECONDS = 1
 
 
 def measure(run: Run) -> list[report.Table]:
-    if shutil.which("wrk") is None:
-        raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
-    with running_database() as database, ExitStack() as close:
-        sites = {name: close.enter_context(started(name, database)) for name in WAYS}
-        for name in run.each("warming up", list(WAYS)):
-            warm_up(sites[name].url + WAYS[name])
-        rate: Samples = {name: [] for name in WAYS}
-        cpu: Samples = {name: [] for name in WAYS}
-        for _ in run.rounds(f"{THREADS * PROCESSES} clients", 18):
-            for name in shuffled(WAYS):
-                requests, used = load(sites[name], WAYS[name])
-                rate[name].append(requests)
-                cpu[name].append(used)
-    rate_ratios, cpu_ratios = ratios(rate, BASE), ratios(cpu, BASE)
     return [
         report.Table(
             name="httpd",
             title=f"httpd, worker MPM, {PROCESSES} processes x {THREADS} threads: a lookup by key a request",
-            columns=["requests/s", "rate x thread-local", "CPU µs/request", "CPU x thread-local"],
-            rows={
-                name: [
-                    Spread.of(rate[name]).median,
-                    Spread.of(rate_ratios[name]),
-                    Spread.of(cpu[name]).median,
-                    Spread.of(cpu_ratios[name]),
-                ]
-                for name in WAYS
-            },
-            plotted=["rate x thread-local", "CPU x thread-local"],
+            columns=["requests/s", f"rate x {BASE}", "CPU µs/request", f"CPU x {BASE}"],
+            rows=compared(run, started, WAYS, BASE, rounds=18),
+            plotted=[f"rate x {BASE}", f"CPU x {BASE}"],
             logarithmic=True,
             reference=1.0,
             notes=[
@@ -82,6 +61,35 @@ def measure(run: Run) -> list[report.Table]:
             ],
         )
     ]
+
+
+def compared(
+    run: Run, start: Callable[[str, Database], express.Httpd], paths: Mapping[str, str], base: str, *, rounds: int
+) -> dict[str, Sequence[report.Value]]:
+    """Put each site under load on its path, in turns; return rates and CPU times, and those relative to `base`."""
+    if shutil.which("wrk") is None:
+        raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
+    with running_database() as database, ExitStack() as close:
+        sites = {name: close.enter_context(start(name, database)) for name in paths}
+        for name in run.each("warming up", list(paths)):
+            warm_up(sites[name].url + paths[name])
+        rate: Samples = {name: [] for name in paths}
+        cpu: Samples = {name: [] for name in paths}
+        for _ in run.rounds(f"{PROCESSES * THREADS} clients", rounds):
+            for name in shuffled(paths):
+                requests, used = load(sites[name], paths[name])
+                rate[name].append(requests)
+                cpu[name].append(used)
+    rate_ratios, cpu_ratios = ratios(rate, base), ratios(cpu, base)
+    return {
+        name: [
+            Spread.of(rate[name]).median,
+            Spread.of(rate_ratios[name]),
+            Spread.of(cpu[name]).median,
+            Spread.of(cpu_ratios[name]),
+        ]
+        for name in paths
+    }
 
 
 def started(name: str, database: Database) -> express.Httpd:
@@ -105,18 +113,24 @@ def started(name: str, database: Database) -> express.Httpd:
 
 
 def started_in(folder: Path, config: str, database: Database) -> express.Httpd:
-    """Start an httpd with its files in this folder, and this wsgipool.toml."""
-    script = Path(shutil.copy(Path(__file__).with_name("lookup_site.py"), folder))
+    """Start an httpd for the lookups, with its files in this folder, and this wsgipool.toml."""
     settings = {"arguments": database.arguments(), "items": ITEMS, "lookup": LOOKUP, "threads": THREADS}
-    (folder / "database.json").write_text(json.dumps(settings), encoding="utf-8")
+    return started_with("lookup_site.py", settings, folder, config, PROCESSES, THREADS)
+
+
+def started_with(
+    script: str, settings: Mapping[str, object], folder: Path, config: str, processes: int, threads: int
+) -> express.Httpd:
+    """Start an httpd for a script of this folder, which finds its settings beside itself."""
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "wsgipool.toml").write_text(config, encoding="utf-8")
     site = express.Site(
-        script=script,
+        script=Path(shutil.copy(Path(__file__).with_name(script), folder)),
         config=folder / "wsgipool.toml",
         folder=folder,
         mode="worker",
-        processes=PROCESSES,
-        threads=THREADS,
+        processes=processes,
+        threads=threads,
         host="127.0.0.1",
         port=express.free_port(),
         log_folder=folder,

@@ -1,7 +1,7 @@
 """Loaded by httpd: one lookup by key a request, in each of the ways that are compared; the path names the way.
 
 Plain WSGI, so that little else costs time. It imports what a way needs at its first request, so that a process has
-loaded, and mod_wsgi calls, only what its own way uses. database.json beside it has the arguments for PyMySQL.
+loaded, and mod_wsgi calls, only what its own way uses. settings.json beside it has the arguments for PyMySQL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pymysql
 
 Connect = Callable[[], AbstractContextManager[Any]]
 
-SETTINGS: dict[str, Any] = json.loads((Path(__file__).parent / "database.json").read_text(encoding="utf-8"))
+SETTINGS: dict[str, Any] = json.loads((Path(__file__).parent / "settings.json").read_text(encoding="utf-8"))
 ARGUMENTS: dict[str, Any] = SETTINGS["arguments"]
 
 _lock = threading.Lock()

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from benchmarks import report
-from benchmarks.httpd import wait_until_quiet
+from benchmarks.httpd import started_with, wait_until_quiet
 from benchmarks.measuring import Run, Spread, shuffled
 from wsgipool.demo import mariadb
 from wsgipool.httpd import express
@@ -146,31 +146,10 @@ def fill(server: mariadb.MariaDB, way: str, database: str) -> dict[str, Any]:
 
 def start(folder: Path, arguments: dict[str, dict[str, dict[str, Any]]]) -> express.Httpd:
     folder.mkdir()
-    script = Path(shutil.copy(Path(__file__).with_name("strategies_site.py"), folder))
     settings = {"ways": arguments, "databases": list(DATABASES), "lookup": LOOKUP, "timeout": TIMEOUT}
-    (folder / "strategies.json").write_text(json.dumps(settings), encoding="utf-8")
     url = "mysql://{user}:{password}@{host}:{port}/{database}?autocommit=true"
     lines = [f"[databases.{name}]\nurl = {json.dumps(url.format(**arguments['pooled'][name]))}" for name in DATABASES]
-    (folder / "wsgipool.toml").write_text("\n".join(lines), encoding="utf-8")
-    httpd = express.Httpd(
-        express.Site(
-            script=script,
-            config=folder / "wsgipool.toml",
-            folder=folder,
-            mode="worker",
-            processes=PROCESSES,
-            threads=THREADS,
-            host="127.0.0.1",
-            port=express.free_port(),
-            log_folder=folder,
-        )
-    )
-    try:
-        httpd.start()
-    except BaseException:
-        httpd.stop()
-        raise
-    return httpd
+    return started_with("strategies_site.py", settings, folder, "\n".join(lines), PROCESSES, THREADS)
 
 
 def load(httpd: express.Httpd, way: str, outcome: Outcome) -> None:

@@ -1,6 +1,6 @@
 """Loaded by httpd: one row of each of two databases a request, in each of the four ways to share connections.
 
-The path names the way, the query the key. strategies.json beside it has the arguments for PyMySQL, by way and database.
+The path names the way, the query the key. settings.json beside it has the arguments for PyMySQL, by way and database.
 What a way does wrong is answered and not mended: an error is a 500 that names it.
 """
 
@@ -17,7 +17,7 @@ import pymysql
 
 import wsgipool
 
-SETTINGS: dict[str, Any] = json.loads((Path(__file__).parent / "strategies.json").read_text(encoding="utf-8"))
+SETTINGS: dict[str, Any] = json.loads((Path(__file__).parent / "settings.json").read_text(encoding="utf-8"))
 
 Borrow = Callable[[str], AbstractContextManager[Any]]
 
