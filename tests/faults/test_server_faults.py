@@ -150,24 +150,20 @@ def test_connections_that_are_open_go_on_serving_while_new_ones_cannot_be_opened
         only = session_of(connection)
     proxy.greeting = "black hole"
     held = pool.getconn()
-    stuck = Task(lambda: pool.getconn(timeout=SOON))
-    eventually(lambda: proxy.accepted == 2, "a thread to hang in its connect")
 
     def request() -> int:
         with pool.connection() as connection:
             return session_of(connection)
 
-    tasks = [Task(request) for _ in range(4)]
-    eventually(lambda: pool.waiting == 4, "four threads to wait behind it")
+    tasks = [Task(request) for _ in range(5)]
+    eventually(lambda: proxy.accepted == 2, "a connect to hang")
+    eventually(lambda: pool.waiting == 5, "five threads to wait for it")
     clock = Clock()
     pool.putconn(held)
-    used = {task.result() for task in tasks}
 
-    assert used == {only}
+    assert {task.result() for task in tasks} == {only}
     assert clock.seconds < SOON
     proxy.cut()
-    with contextlib.suppress(PoolError):
-        pool.putconn(stuck.result())
 
 
 def test_the_right_password_is_asked_for_in_a_message_without_the_wrong_one(
