@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 
 import pymysql
 import pytest
+from click.testing import CliRunner, Result
 
 import wsgipool
 from httpd.harness import add_budget, eventually, made_runtime_dir, sessions, write_config
+from wsgipool.cli import main
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.doctor.findings import Severity
 from wsgipool.httpd.express import MODES, apache_user, free_port
@@ -101,10 +103,16 @@ class SiteUnderExamination:
             process.terminate()
             process.wait(30)
 
-    def examine(self, *arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    def examine(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, self._command(*arguments), env={"WSGIPOOL_CONFIG": None})
+
+    def examine_as(self, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "WSGIPOOL_CONFIG"}
-        command = [sys.executable, "-m", "wsgipool", "doctor", "--httpd", "apache2", *arguments, "--", *self.options()]
+        command = [sys.executable, "-m", "wsgipool", *self._command(*arguments)]
         return subprocess.run(command, env=environment, user=user, capture_output=True, text=True, check=False)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return ["doctor", "--httpd", "apache2", *arguments, "--", *self.options()]
 
     def findings(self, *arguments: str) -> dict[str, str]:
         """Return what was found beside mere notes, by code; the exit status must tell whether an error was."""
@@ -112,7 +120,7 @@ class SiteUnderExamination:
         assert outcome.stdout, outcome.stderr
         assert str(urlsplit(self.shop).password) not in outcome.stdout + outcome.stderr
         found = json.loads(outcome.stdout)
-        assert outcome.returncode == any(finding["severity"] == "error" for finding in found)
+        assert outcome.exit_code == any(finding["severity"] == "error" for finding in found)
         order = [Severity[finding["severity"].upper()] for finding in found]
         assert order == sorted(order)
         return {finding["code"]: finding["what"] for finding in found if finding["severity"] != "note"}
@@ -157,7 +165,7 @@ def test_it_prints_the_worst_first_with_a_remedy_and_no_password(daemon: SiteUnd
 
     outcome = daemon.examine()
 
-    assert outcome.returncode == 1
+    assert outcome.exit_code == 1
     lines = re.findall(r"^(error|warning|note): ([\w-]+)\n    \S.*\n    Do: \S.*$", outcome.stdout, re.M)
     assert lines == [
         ("error", "transactions-left-open"),
@@ -178,7 +186,7 @@ def test_it_sees_the_server_that_runs_and_the_environment_that_only_that_has(
         seeing = daemon.examine()
 
     assert "the environment has no variable SHOP_PASSWORD" in blind["settings-invalid"]
-    assert seeing.returncode == 0, seeing.stdout
+    assert seeing.exit_code == 0, seeing.stdout
     assert f"/usr/sbin/apache2: event MPM, running as process {pid}\n" in seeing.stdout
     assert "\ndatabase shop: mysql://" in seeing.stdout
 
@@ -331,7 +339,7 @@ def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExaminat
     daemon.write_apache("WSGIDaemonProcess other processes=2 threads=5 user=daemon")
     daemon.run_script("process-group=other application-group=%{GLOBAL}")
 
-    outcome = daemon.examine("--json", user="nobody")
+    outcome = daemon.examine_as("nobody", "--json")
 
     found = {finding["code"]: finding["what"] for finding in json.loads(outcome.stdout)}
     assert "Whether daemon can read what the processes need is not known to this user." in found["not-examined"]
