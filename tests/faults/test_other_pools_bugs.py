@@ -226,7 +226,7 @@ def test_dbutils_go_10886_a_waiter_that_gives_up_while_it_connects_wakes_the_nex
 # --- psycopg_pool #370 #438: never refills after a failed grow -------------------------------------------------------
 
 
-@pytest.mark.parametrize("failures", [1, 2, 10])
+@pytest.mark.parametrize("failures", [1, 2, 5])
 def test_psycopg_pool_370_438_refills_after_a_failed_grow(
     make_fake_pool: MakeFakePool, database: FakeDatabase, failures: int
 ) -> None:

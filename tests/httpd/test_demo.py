@@ -94,7 +94,7 @@ def get_json(url: str) -> dict[str, object]:
 @pytest.mark.parametrize("database", ["mariadb", "sqlite"])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_bookshop_sells_books_in_every_mode_on_either_database(mode: str, database: str, folder: Path) -> None:
-    with command(folder, "demo", "--mpm", mode, "--db", database) as site:
+    with command(folder, "demo", "--mpm", mode, "--processes", "2", "--db", database) as site:
         site.wait_until_open()
         listing = requests.get(site.url, timeout=LONG)
         page = requests.get(f"{site.url}/books/1", timeout=LONG)
@@ -138,10 +138,18 @@ def test_concurrent_orders_never_sell_a_book_twice(database: str, folder: Path) 
     assert left == stock - 3 * outcomes.count(201)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        ("worker", signal.SIGINT),
+        ("worker", signal.SIGTERM),
+        ("worker", signal.SIGHUP),
+        ("prefork", signal.SIGTERM),
+        ("daemon", signal.SIGINT),
+    ],
+)
 def test_a_signal_stops_everything_and_leaves_nothing(mode: str, number: signal.Signals, folder: Path) -> None:
-    with command(folder, "demo", "--mpm", mode, "--db", "mariadb") as site:
+    with command(folder, "demo", "--mpm", mode, "--processes", "2", "--db", "mariadb") as site:
         site.wait_until_open()
         assert requests.get(site.url, timeout=LONG).status_code == 200
         assert any("mariadbd" in process for process in site.processes())

@@ -739,6 +739,6 @@ def run_at_random(locks: Locks, order: Sequence[str], seconds: float) -> int:
 
 
 def test_32_threads_at_random_never_hang_and_keep_their_data(locks: Locks, effort: int) -> None:
-    assert run_at_random(locks, NAMES, seconds=10 if effort == 1 else 60) > 1
+    assert run_at_random(locks, NAMES, seconds=4 if effort == 1 else 60) > 1
 
     assert is_free(locks, *NAMES)
