@@ -113,7 +113,10 @@ class Housekeeping:
             if self._thread is not threading.current_thread():
                 return  # an exception from outside has struck watch() just then, so the next will start another
         while not self._stopped:
-            pauses = [pause for tended in list(self._tended) if (pause := self._tend(tended)) is not None]
+            with self._lock:
+                watched = list(self._tended)
+            pauses = [pause for tended in watched if (pause := self._tend(tended)) is not None]
+            del watched  # a pool that nobody has any more is garbage while this sleeps, too
             self._called.acquire(timeout=min(pauses) if pauses else -1)
 
     @staticmethod

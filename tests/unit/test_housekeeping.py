@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +54,26 @@ def test_a_call_in_the_middle_of_a_round_puts_nobody_to_sleep(housekeeping: Hous
     housekeeping.watch(restless)
 
     eventually(lambda: rounds > 15_000)
+
+
+def test_what_is_watched_while_the_thread_goes_through_the_others_does_not_end_it(housekeeping: Housekeeping) -> None:
+    """A set that grows while it is gone through is an error, and would be the thread's last."""
+    plant, latecomer = Plant(), Plant()
+    watching = threading.Thread(target=housekeeping.watch, args=[latecomer])
+
+    class GoneThroughSlowly(weakref.WeakSet[Plant]):
+        def __iter__(self) -> Iterator[Plant]:
+            for watched in super().__iter__():
+                if watching.ident is None:
+                    watching.start()
+                    watching.join(0.1)  # it may have to wait until we are through
+                yield watched
+
+    housekeeping._tended = GoneThroughSlowly()
+    housekeeping.watch(plant)
+
+    eventually(lambda: bool(latecomer.tended_by))
+    watching.join()
 
 
 def test_a_watch_that_is_interrupted_as_its_thread_starts_leaves_no_second_one(
