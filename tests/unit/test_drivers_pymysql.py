@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 
@@ -285,6 +286,28 @@ def test_an_owed_answer_that_says_no_ends_the_connection(connected: tuple[Pooled
     assert not connection.open
     with pytest.raises(pymysql.InterfaceError):
         driver(MYSQL).begin_reset(connection, "rollback")
+
+
+def test_what_a_new_connection_sets_first_is_not_waited_for(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+
+    connection.set_character_set("utf8mb4", "utf8mb4_bin")
+
+    assert server.recv(100)[5:] == b"SET NAMES utf8mb4 COLLATE utf8mb4_bin"
+    server.send(packet(1, b"\xff" + (1273).to_bytes(2, "little") + b"#HY000Unknown collation"))
+    with pytest.raises(pymysql.OperationalError, match="Unknown collation"):
+        connection.read_answers()
+
+
+def test_a_borrower_that_sets_the_character_set_learns_at_once_whether_that_went_well(
+    connected: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = connected
+    driver(MYSQL).lend(connection, threading.get_ident())
+    server.send(packet(1, b"\xff" + (1115).to_bytes(2, "little") + b"#42000Unknown character set"))
+
+    with pytest.raises(pymysql.OperationalError, match="Unknown character set"):
+        connection.set_character_set("utf8mb4")
 
 
 def test_close_says_goodbye(connected: tuple[PooledConnection, socket.socket]) -> None:

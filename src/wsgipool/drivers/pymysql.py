@@ -92,6 +92,7 @@ class PyMySQLDriver:
         # and says nothing (a paused machine, a full backlog behind a proxy) would hold the request until killed.
         with connection.patience(limit):
             connection.connect()
+            connection.read_answers()
         connection.remember_session()
         return connection
 
@@ -202,17 +203,23 @@ class PooledConnection(Connection):
         """Tell without waiting whether the server has sent something, or closed the socket."""
         return self._is_readable()
 
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        """As PyMySQL's, but within `connect()` it waits for no answer: that comes with the next one, or after it."""
+        if self.lent_to is None:
+            self.send(COMMAND.COM_QUERY, _set_names(charset, collation))
+        else:
+            super().set_character_set(charset, collation)
+
     def remember_session(self) -> None:
         """Note what `connect()` has set, for `send_session_reset`."""
         socket: Any = self._sock
         self._is_readable = is_readable(socket.fileno())
         self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
-        collation = f" COLLATE {self.collation}" if self.collation else ""
         commands: list[tuple[int, str | bytes | None]] = [
             (_COM_RESET_CONNECTION, b""),
             # The reset puts back the server's defaults, which are not ours, and leaves the database as it is.
             (COMMAND.COM_INIT_DB, self.db),
-            (COMMAND.COM_QUERY, f"SET NAMES {self.charset}{collation}"),
+            (COMMAND.COM_QUERY, _set_names(self.charset, self.collation)),
             (COMMAND.COM_QUERY, self.sql_mode and f"SET sql_mode={self.escape(self.sql_mode)}"),
             (COMMAND.COM_QUERY, self.init_command),
         ]
@@ -313,6 +320,10 @@ class PooledConnection(Connection):
 
 IN_THE_POOL = 0
 """The `lent_to` of a connection that lies in the pool: no thread has this number."""
+
+
+def _set_names(charset: str, collation: str | None) -> str:
+    return f"SET NAMES {charset} COLLATE {collation}" if collation else f"SET NAMES {charset}"
 
 
 def _borrower(thread_id: int) -> str:
