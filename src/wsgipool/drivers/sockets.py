@@ -25,7 +25,8 @@ else:
 
     # PyDLL, unlike CDLL, keeps the GIL.
     _poll = ctypes.PyDLL(None).poll
-    _poll.argtypes = (ctypes.POINTER(_PollFD), ctypes.c_ulong, ctypes.c_int)
+    # Its arguments are C's own already: converting them by `argtypes` would take longer than the call.
+    _one_descriptor, _no_wait = ctypes.c_ulong(1), ctypes.c_int(0)
 
 
 def is_readable(descriptor: int) -> Question:
@@ -35,5 +36,5 @@ def is_readable(descriptor: int) -> Question:
         poll.register(descriptor, select.POLLIN)
         return lambda: bool(poll.poll(0))
     poll_fd = _PollFD(descriptor, select.POLLIN, 0)
-    pointer, call = ctypes.pointer(poll_fd), _poll
-    return lambda: call(pointer, 1, 0) != 0
+    reference, call, one, no_wait = ctypes.byref(poll_fd), _poll, _one_descriptor, _no_wait
+    return lambda: call(reference, one, no_wait) != 0
