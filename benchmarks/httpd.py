@@ -33,6 +33,7 @@ WAYS = {
     "thread-local, rollback()": "/thread-local-rollback",
     "wsgipool, autocommit": "/wsgipool-autocommit",
     'wsgipool, autocommit, max_size = "threads/4"': "/wsgipool-quarter",
+    "lock and list, FIFO, as few connections": "/first-come-quarter",
     "wsgipool": "/wsgipool",
     "SQLAlchemy": "/sqlalchemy",
     "DBUtils": "/dbutils",
@@ -57,6 +58,7 @@ def measure(run: Run) -> list[report.Table]:
             notes=[
                 "CPU: of httpd's processes and the Python in them, not of MariaDB and wrk beside them",
                 "thread-local is in autocommit mode and ends no transaction; its like is wsgipool, autocommit",
+                "lock and list, FIFO: what waiting for a quarter of the connections costs by itself",
                 "SQLAlchemy without pre_ping and DBUtils with its ping, as they are by default",
             ],
         )

@@ -7,10 +7,12 @@ loaded, and mod_wsgi calls, only what its own way uses. settings.json beside it 
 from __future__ import annotations
 
 import json
+import queue
 import random
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, closing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,35 @@ def thread_local(*, rolls_back: bool = False) -> Connect:
     return lambda: local
 
 
+class FirstComeFirstServed:
+    """The least that is fair: a lock, a list, and a returned connection goes to the oldest waiter."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._idle = [pymysql.connect(**ARGUMENTS, autocommit=True) for _ in range(size)]
+        self._waiting: deque[queue.SimpleQueue[Any]] = deque()
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        connection = self._borrow()
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                if self._waiting:
+                    self._waiting.popleft().put(connection)
+                else:
+                    self._idle.append(connection)
+
+    def _borrow(self) -> Any:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            turn: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            self._waiting.append(turn)
+        return turn.get()
+
+
 def sqlalchemy() -> Connect:
     from sqlalchemy import URL, create_engine
 
@@ -117,6 +148,7 @@ MAKERS: dict[str, Callable[[], Connect]] = {
     "/shared": shared,
     "/thread-local": thread_local,
     "/thread-local-rollback": lambda: thread_local(rolls_back=True),
+    "/first-come-quarter": lambda: FirstComeFirstServed(SETTINGS["threads"] // 4).connection,
     "/sqlalchemy": sqlalchemy,
     "/dbutils": dbutils,
     "/wsgipool": lambda: wsgipool("shop"),
