@@ -408,6 +408,29 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
+def test_a_forks_child_keeps_no_socket_that_its_parent_was_opening(proxy: Proxy, shop: str) -> None:
+    proxy.delay = 0.1
+    report = outcome_of(
+        """
+def sockets():
+    return sum("socket:" in os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+
+def child():
+    print(json.dumps({"child's": sockets()}), flush=True)
+
+other = Task(pool.getconn)
+eventually(lambda: sockets() == 1)
+report["status"] = fork(child)
+report["parent's"] = sockets()
+pool.putconn(other.result())
+print(json.dumps(report))
+""",
+        proxy.through(shop),
+    )
+
+    assert report == {"status": 0, "child's": 0, "parent's": 1}
+
+
 def test_a_fork_while_threads_wait_and_query_leaves_both_sides_a_working_pool(shop: str, aborted: Aborted) -> None:
     report = outcome_of(
         """

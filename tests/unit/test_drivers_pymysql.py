@@ -326,6 +326,19 @@ def test_abandon_says_nothing(connected: tuple[PooledConnection, socket.socket])
     assert server.recv(100) == b""
 
 
+def test_a_socket_that_was_being_closed_is_abandoned_too(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, _ = connected
+    assert connection._sock is not None
+    assert connection._rfile is not None
+    connection._rfile.close()
+    connection._sock.close()
+    assert connection._sock.fileno() == -1
+
+    driver(MYSQL).abandon(connection)
+
+    assert not connection.open
+
+
 def test_a_close_never_raises(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
     server.close()

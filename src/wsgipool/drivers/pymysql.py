@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import ssl
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from threading import get_ident
 from time import monotonic
@@ -90,6 +92,7 @@ class PyMySQLDriver:
         connection = PooledConnection(**self._arguments, connect_timeout=limit, defer_connect=True)
         # PyMySQL waits for the server's greeting with the read timeout, by default for ever: a server that accepts
         # and says nothing (a paused machine, a full backlog behind a proxy) would hold the request until killed.
+        _every_connection.add(connection)
         with connection.patience(limit):
             connection.connect()
             connection.read_answers()
@@ -160,12 +163,7 @@ class PyMySQLDriver:
             return min(int(number) for number in cursor.fetchone() if int(number))
 
     def abandon(self, connection: PooledConnection) -> None:
-        # close() would send COM_QUIT through the socket shared with the parent and end the parent's session. Even the
-        # reader on top of the socket is not closed: a thread that the child does not have may have been in it.
-        if connection._sock is not None:
-            point_nowhere(connection._sock.fileno())
-            keep_forever(connection._rfile)
-            connection._sock = connection._rfile = None
+        connection.abandon()
 
     def will_be_refused_again(self, error: BaseException) -> bool:
         return isinstance(error, pymysql.MySQLError) and error.args[:1] in (
@@ -281,6 +279,17 @@ class PooledConnection(Connection):
         self._refuse_other_threads()
         super().close()
 
+    def abandon(self) -> None:
+        """Let go of a socket that is the parent's, in the child of a fork."""
+        # close() would send COM_QUIT through the socket shared with the parent and end the parent's session. Even the
+        # reader on top of the socket is not closed: a thread that the child does not have may have been in it.
+        if self._sock is not None:
+            descriptor = self._sock.fileno()
+            if descriptor >= 0:  # or such a thread has just closed it
+                point_nowhere(descriptor)
+            keep_forever(self._rfile)
+            self._sock = self._rfile = None
+
     def _force_close(self) -> None:
         farewell = None if self._sock is None else Farewell(self._sock.fileno())
         super()._force_close()
@@ -317,6 +326,19 @@ class PooledConnection(Connection):
             return sslp
         return _tls_context(tuple(sorted(sslp.items())), super()._create_ssl_ctx)
 
+
+_every_connection: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+"""Those too that a thread is just opening or closing, and no pool knows of. A fork's child that kept their sockets would
+keep the sessions from ending with its parent's death, while their places in a budget go to others."""
+
+
+def _after_fork_in_child() -> None:
+    for connection in list(_every_connection):
+        connection.abandon()
+    _every_connection.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 IN_THE_POOL = 0
 """The `lent_to` of a connection that lies in the pool: no thread has this number."""

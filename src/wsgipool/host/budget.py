@@ -44,6 +44,8 @@ are before them, so that 200 hungry processes do not keep a machine busy with lo
 _REST = 20_000_000
 """Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that: it closes
 its side first and then ends its count of it, and on a busy machine another process may run in between."""
+_DELAYS = 4
+"""As many times the server may take longer to see that a process has died than it takes to end a session on demand."""
 _LONGEST_DELAY = 200_000_000
 """Nanoseconds that one slow end of a session counts for at most: the server may have been at a statement until then."""
 _SEARCH = 50_000_000
@@ -188,7 +190,7 @@ class Budget:
     def _find_the_ownerless(self, shared: _Shared, limit: int, now: int) -> None:
         for index in shared.board.taken(limit):
             if index not in self._held and shared.locks.lock(index):
-                shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + shared.board.delay)
+                shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay)
                 shared.locks.unlock(index)
 
     def _limit(self) -> int:
