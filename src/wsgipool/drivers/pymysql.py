@@ -328,7 +328,7 @@ class PooledConnection(Connection):
 
 
 _every_connection: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
-"""Those too that a thread is just opening or closing, and no pool knows of. A fork's child that kept their sockets would
+"""Those too that a thread is just opening or closing, which no pool knows. A fork's child that kept their sockets would
 keep the sessions from ending with its parent's death, while their places in a budget go to others."""
 
 
