@@ -21,6 +21,7 @@ from wsgipool.cli import main
 from wsgipool.handlers import status
 from wsgipool.host.published import Publication, published
 from wsgipool.locks import book
+from wsgipool.locks.plan import TIMED
 from wsgipool.locks.statistics import Counts, LockCounts, LockReport, Report, TakeCounts, report
 
 SHOP = ("process", "", "shop")
@@ -62,13 +63,30 @@ def test_waiting_and_holding_are_timed() -> None:
     assert "stock" in str(locks.report())
 
 
+@pytest.mark.parametrize("names", [("stock",), ("stock", "orders")])
+def test_each_turn_is_counted_and_one_of_some_is_timed(names: tuple[str, ...]) -> None:
+    locks = Locks()
+
+    @locks.requires(*names)
+    def work(turn: int) -> None:
+        if turn % TIMED == 0:
+            time.sleep(0.02)
+
+    for turn in range(2 * TIMED):
+        work(turn)
+
+    stock = row(locks.report(), "stock")
+    assert stock.turns == 2 * TIMED
+    assert stock.hold_p50 >= 0.02, "the others are not among them"
+
+
 def counts(
     turns: int = 1000, contended: int = 0, bucket: int = 5, also: tuple[str, ...] = (), alone: int = 0
 ) -> Counts:
     """Return the counts of the lock "shop", and how often it was taken with others."""
     keys = [SHOP, *(("process", "", name) for name in also)]
-    takes = [TakeCounts(tuple(keys), Counter({bucket: turns}))]
-    takes += [TakeCounts((key,), Counter({bucket: alone})) for key in keys[1:] if alone]
+    takes = [TakeCounts(tuple(keys), turns, Counter({bucket: turns}))]
+    takes += [TakeCounts((key,), alone, Counter({bucket: alone})) for key in keys[1:] if alone]
     return Counts([LockCounts(key, contended, 0, Counter({bucket: contended})) for key in keys], takes)
 
 
@@ -99,7 +117,7 @@ def test_the_counts_of_processes_add_up() -> None:
 
 def test_the_most_contended_comes_first() -> None:
     numbers = [
-        Counts([LockCounts(key, contended, 0, Counter())], [TakeCounts((key,), Counter({5: 100}))])
+        Counts([LockCounts(key, contended, 0, Counter())], [TakeCounts((key,), 100, Counter({5: 100}))])
         for key, contended in [(("process", "", "a"), 1), (("process", "", "b"), 50), (("process", "", "c"), 0)]
     ]
 
@@ -220,7 +238,7 @@ def get(**environ: str) -> tuple[str, dict[str, str], str]:
 def test_the_page_is_for_people_and_json_for_machines(folder: Path) -> None:
     numbers = Counts(
         [LockCounts(("process", "", "<b>stock</b>"), 0, 0, Counter())],
-        [TakeCounts((("process", "", "<b>stock</b>"),), Counter({5: 12}))],
+        [TakeCounts((("process", "", "<b>stock</b>"),), 12, Counter({5: 12}))],
     )
     Publication(folder).write({"locks": [numbers.as_json()]})
     process.pool("shop")

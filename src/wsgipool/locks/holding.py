@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 
 from wsgipool.errors import LockLost, LockOrderError, LockTimeout, WrongThread
 from wsgipool.loan import line_of
-from wsgipool.locks.plan import NOTHING, Outer, Plan, Resource, every_resource
+from wsgipool.locks.plan import NOTHING, TIMED, Outer, Plan, Resource, every_resource
 from wsgipool.locks.rwlock import Turn
 
 logger = logging.getLogger("wsgipool")
@@ -166,17 +166,18 @@ class Hold:
         if inner and inner[-1] is not self:
             self._leave_to_others(holder)
         taken = self.taken
-        now = perf_counter_ns()
         if since := self.since:
             self.since = 0
-            taken.holds[(now - since).bit_length()] += 1
+            taken.turns = turns = taken.turns + 1
+            if turns % TIMED == 1:
+                taken.holds[(perf_counter_ns() - since).bit_length()] += 1
         lost: LockLost | None = None
         for lock, owners, shared, resource in taken.steps:
             if resource.outer is not None:
                 lost = self._give_back_outer(resource.outer, holder) or lost
             turn = holder.shared if shared else holder.exclusive
             if lock.queue or turn not in owners.copy():
-                lock.give_back(turn, now)
+                lock.give_back(turn, perf_counter_ns())
             else:
                 owners.remove(turn)
                 if lock.queue and not lock.is_rung:

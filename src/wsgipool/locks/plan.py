@@ -19,6 +19,10 @@ Scope = Literal["process", "host", "database"]
 SCOPES: tuple[Scope, ...] = ("database", "host", "process")
 """In their order."""
 
+TIMED = 7
+"""Of so many turns one is timed, the first to begin with: a second look at the clock and the record of it took a tenth
+of a turn. A prime, so that a program's own rhythm seldom falls in with it."""
+
 BUCKETS = 64
 """Of a histogram of nanoseconds: bucket n counts what took less than 2**n and at least half of that."""
 
@@ -74,7 +78,7 @@ Step = tuple[ReadWriteLock, list[Turn], bool, Resource]
 class Plan:
     """What to take, in order. Each function has one of its own, so the counts say who takes what together."""
 
-    __slots__ = ("_parts", "code", "holds", "is_simple", "steps", "timeout")
+    __slots__ = ("_parts", "code", "holds", "is_simple", "steps", "timeout", "turns")
 
     def __init__(self, wanted: Mapping[Resource, bool], timeout: float | None, code: CodeType | None = None) -> None:
         """Take `wanted`, of which the values say whether to share it."""
@@ -87,8 +91,9 @@ class Plan:
         self.code = code
         """The function that requires it; None for `with` blocks, which note their places."""
         # Counted while it is held, so it needs no lock; where free-threaded Python shares it, one in many may be lost.
+        self.turns = 0
         self.holds = [0] * BUCKETS
-        """How long it was held."""
+        """How long it was held, in those turns that were timed."""
         self._parts: dict[tuple[Resource, ...], Plan] = {}
 
     def part(self, wanted: Mapping[Resource, bool]) -> Plan:

@@ -13,7 +13,7 @@ from time import perf_counter_ns
 from typing import ParamSpec, TypeVar
 
 from wsgipool.locks.holding import this_holder, this_thread
-from wsgipool.locks.plan import NOTHING, Plan
+from wsgipool.locks.plan import NOTHING, TIMED, Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,11 +45,12 @@ def holding_one(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Call
         finally:
             try:
                 if (since := hold.since) and not holder.inner:
-                    now = clock()
                     hold.since = 0
-                    plan.holds[(now - since).bit_length()] += 1
+                    plan.turns = turns = plan.turns + 1
+                    if turns % TIMED == 1:
+                        plan.holds[(clock() - since).bit_length()] += 1
                     if lock.queue:
-                        lock.give_back(turn, now)
+                        lock.give_back(turn, clock())
                     else:
                         owners.remove(turn)
                         if lock.queue and not lock.is_rung:
@@ -91,13 +92,14 @@ def holding_all(function: Callable[P, R], make_plan: Callable[[], Plan]) -> Call
         finally:
             try:
                 if (since := hold.since) and not holder.inner:
-                    now = clock()
                     hold.since = 0
-                    plan.holds[(now - since).bit_length()] += 1
+                    plan.turns = turns = plan.turns + 1
+                    if turns % TIMED == 1:
+                        plan.holds[(clock() - since).bit_length()] += 1
                     for lock, owners, shared, _ in plan.steps:
                         turn = holder.shared if shared else holder.exclusive
                         if lock.queue:
-                            lock.give_back(turn, now)
+                            lock.give_back(turn, clock())
                         else:
                             owners.remove(turn)
                             if lock.queue and not lock.is_rung:

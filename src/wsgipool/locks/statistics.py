@@ -1,7 +1,8 @@
 """What locks were asked for, in numbers, and what would make them better.
 
 Times are kept in histograms of powers of two nanoseconds, so a time here is right to a factor of two: it was at most so
-long, and more than half of that. Percentiles are of all turns, those that did not wait among them.
+long, and more than half of that. Percentiles of waits are of all turns, those that did not wait among them; those of
+holds are of the turns that were timed, one of `plan.TIMED`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ TOGETHER = 0.99
 LockKey = tuple[str, str, str]
 """A lock's scope, database and name."""
 Histogram = Counter[int]
+Takes = tuple[int, Histogram]
+"""How often some locks were taken at once, and how long they were held then."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class TakeCounts:
     """How often, and how long, some locks were taken at once."""
 
     keys: tuple[LockKey, ...]
+    turns: int
     holds: Histogram
+    """Of the turns that were timed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Counts:
     def as_json(self) -> dict[str, Any]:
         return {
             "locks": [[*lock.key, lock.contended, lock.timeouts, dict(lock.waits)] for lock in self.locks],
-            "takes": [[[list(key) for key in take.keys], dict(take.holds)] for take in self.takes],
+            "takes": [[[list(key) for key in take.keys], take.turns, dict(take.holds)] for take in self.takes],
         }
 
     @classmethod
@@ -68,8 +73,8 @@ class Counts:
                 for scope, database, name, contended, timeouts, waits in document["locks"]
             ],
             [
-                TakeCounts(tuple((scope, database, name) for scope, database, name in keys), _histogram(holds))
-                for keys, holds in document["takes"]
+                TakeCounts(tuple((scope, database, name) for scope, database, name in keys), turns, _histogram(holds))
+                for keys, turns, holds in document["takes"]
             ],
         )
 
@@ -124,14 +129,17 @@ def counts(resources: Iterable[Resource], plans: Iterable[Plan]) -> Counts:
             LockCounts(_key(resource), resource.contended, resource.timeouts, _of_buckets(resource.waits))
             for resource in resources
         ],
-        [TakeCounts(tuple(_key(resource) for *_, resource in plan.steps), _of_buckets(plan.holds)) for plan in plans],
+        [
+            TakeCounts(tuple(_key(resource) for *_, resource in plan.steps), plan.turns, _of_buckets(plan.holds))
+            for plan in plans
+        ],
     )
 
 
 def report(all_counts: Iterable[Counts]) -> Report:
     """Return the report of several counts: of the processes of a host, of the `Locks` of a process."""
     locks: dict[LockKey, LockCounts] = {}
-    takes: dict[frozenset[LockKey], Histogram] = {}
+    takes: dict[frozenset[LockKey], Takes] = {}
     for one in all_counts:
         for lock in one.locks:
             known = locks.get(lock.key) or LockCounts(lock.key, 0, 0, Counter())
@@ -142,7 +150,8 @@ def report(all_counts: Iterable[Counts]) -> Report:
                 known.waits + lock.waits,
             )
         for take in one.takes:
-            takes[frozenset(take.keys)] = takes.get(frozenset(take.keys), Counter()) + take.holds
+            turns, holds = takes.get(frozenset(take.keys), (0, Counter()))
+            takes[frozenset(take.keys)] = turns + take.turns, holds + take.holds
     rows = [_row(lock, takes) for lock in locks.values()]
     return Report(sorted(rows, key=lambda row: (-row.share_contended, -row.turns, row.scope, row.name)))
 
@@ -172,12 +181,13 @@ def seconds(number: float) -> str:
     return f"{number * 1e9:.0f} ns" if number else "0"
 
 
-def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Histogram]) -> LockReport:
+def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Takes]) -> LockReport:
     holds: Histogram = Counter()
-    for keys, histogram in takes.items():
+    turns = 0
+    for keys, (number, histogram) in takes.items():
         if lock.key in keys:
+            turns += number
             holds += histogram
-    turns = holds.total()
     # Who waits now is counted before its turn has ended.
     contended = min(lock.contended, turns)
     waits = Counter({0: turns - contended}) + lock.waits
@@ -197,9 +207,7 @@ def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Histogram]) -> LockRe
     )
 
 
-def _advice(
-    key: LockKey, turns: int, contended: int, hold_p50: float, takes: dict[frozenset[LockKey], Histogram]
-) -> str:
+def _advice(key: LockKey, turns: int, contended: int, hold_p50: float, takes: dict[frozenset[LockKey], Takes]) -> str:
     if turns < ENOUGH:
         return f"fewer than {ENOUGH} turns: too early to say"
     inseparable = _always_with(key, turns, takes)
@@ -214,13 +222,13 @@ def _advice(
     return "leave it"
 
 
-def _always_with(key: LockKey, turns: int, takes: dict[frozenset[LockKey], Histogram]) -> list[str]:
+def _always_with(key: LockKey, turns: int, takes: dict[frozenset[LockKey], Takes]) -> list[str]:
     """Return the names of the locks that are taken with this one nearly always, and this one with them."""
     alone: Counter[LockKey] = Counter()
     together: Counter[LockKey] = Counter()
-    for keys, holds in takes.items():
+    for keys, (number, _) in takes.items():
         for other in keys - {key}:
-            (together if key in keys else alone)[other] += holds.total()
+            (together if key in keys else alone)[other] += number
     return sorted(
         name
         for (scope, database, name), number in together.items()
