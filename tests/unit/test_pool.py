@@ -1003,7 +1003,9 @@ def test_reclaim_leaves_other_threads_alone(make_pool: MakePool) -> None:
 
     assert pool.reclaim(threading.get_ident()) == 2
 
-    assert all(connection.closed for connection in mine)
+    # Housekeeping may be the one that closes them.
+    eventually(lambda: all(connection.closed for connection in mine))
+    eventually(lambda: pool.size == 1)
     assert not other.connection.closed
     assert counts(pool) == {"size": 1, "idle": 0, "in_use": 1, "waiting": 0}
 
