@@ -24,7 +24,7 @@ PATIENCE = 60.0
 """Seconds that a program may take, of which it needs one or two; far less than those that it must not wait for."""
 
 PREAMBLE = """
-import json, os, sys, threading, time, warnings
+import json, os, sys, threading, time, traceback, warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # that is the test
 sys.path.insert(0, {tests!r})
 from faults.harness import pool_of, run, session_of, value
@@ -418,8 +418,12 @@ def sockets():
 def child():
     print(json.dumps({"child's": sockets()}), flush=True)
 
+def awaits_greeting():
+    stacks = [traceback.extract_stack(frame) for frame in sys._current_frames().values()]
+    return any(entry.name == "_read_packet" for stack in stacks for entry in stack)
+
 other = Task(pool.getconn)
-eventually(lambda: sockets() == 1)
+eventually(awaits_greeting)
 report["status"] = fork(child)
 report["parent's"] = sockets()
 pool.putconn(other.result())
