@@ -18,8 +18,9 @@ processes at work a server took more than a quarter of a second to see that a cl
 
 _LONGEST = 60.0
 """Seconds after which a server that does not end a session, though its machine has our goodbye, is taken for gone."""
-_UNACKNOWLEDGED = 5.0
-"""The same for a server whose machine does not say that it has our goodbye: it is off, or the network is cut."""
+_UNACKNOWLEDGED = 15.0
+"""The same for a server whose machine does not say that it has our goodbye: it is off, or the network is cut. Where it
+was cut for ten seconds, TCP sends the goodbye again within as many."""
 _MOST_BYTES = 1 << 20
 """Of an answer that nobody wants, as many are read; then the socket is closed, so that the server stops sending."""
 

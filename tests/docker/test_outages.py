@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from docker.visitors import DEADLINE, SITES, Database, Load, urls_of
 from httpd.containers import Compose, docker
 
@@ -41,8 +39,9 @@ def test_a_paused_database_is_answered_for_within_the_deadline(compose: Compose,
     assert all(set(outcomes) <= IN_TROUBLE for outcomes in load.outcomes.values()), load.outcomes
 
 
-@pytest.mark.usefixtures("database")
-def test_a_host_that_is_cut_off_answers_in_time_and_the_others_do_not_notice(compose: Compose) -> None:
+def test_a_host_that_is_cut_off_answers_in_time_and_the_others_do_not_notice(
+    compose: Compose, database: Database
+) -> None:
     network = compose.network("back")
     cut_off = compose.container("worker").name
     with Load(urls_of(compose, "worker")) as load, Load(urls_of(compose, "event")) as others:
@@ -59,6 +58,7 @@ def test_a_host_that_is_cut_off_answers_in_time_and_the_others_do_not_notice(com
     assert load.longest < DEADLINE
     assert all(set(outcomes) <= IN_TROUBLE for outcomes in load.outcomes.values()), load.outcomes
     assert all(set(outcomes) == {"200"} for outcomes in others.outcomes.values()), others.outcomes
+    database.wait_until_shares_are_kept()
 
 
 def test_sites_restart_under_load_without_a_refused_connection_to_the_database(

@@ -6,12 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from docker.visitors import SITES, Census, Database, Load, urls_of
+from docker.visitors import RESERVE, SITES, Census, Database, Load, urls_of
 from httpd.containers import Compose, docker, wait_until_healthy
 from httpd.harness import eventually
-
-RESERVE = 5
-"""What `connections = "auto"` leaves to others."""
 
 
 def share(database: Database, hosts: int) -> int:

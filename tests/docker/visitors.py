@@ -16,6 +16,9 @@ from wsgipool.demo.mariadb import Server
 
 SITES = ("prefork", "worker", "event", "daemon", "bookworm")
 
+RESERVE = 5
+"""Sessions that `connections = "auto"` leaves to others."""
+
 DEADLINE = 15.0
 """Seconds within which a visitor has an answer, whatever has become of the database.
 
@@ -64,6 +67,17 @@ class Database(Server):
             cursor.execute("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
             most_used = int(cursor.fetchone()[1])
         return most_used > self.max_connections()
+
+    def wait_until_shares_are_kept(self) -> None:
+        """Wait until no session is left that a site has given up, and the server not yet."""
+        most = self.max_connections() - RESERVE
+
+        def are_kept() -> bool:
+            with self.admin() as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'bookshop'")
+                return bool(cursor.fetchone()[0] <= most)
+
+        eventually(are_kept, "the server to have no more sessions than the sites")
 
     def max_connections(self) -> int:
         with self.admin() as connection, connection.cursor() as cursor:

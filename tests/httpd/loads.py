@@ -84,9 +84,12 @@ class Load(Background):
                 response = connection.getresponse()
                 body = response.read()
             except (OSError, http.client.HTTPException) as error:
-                # Its process was killed, or the site has stopped. To be left waiting is another matter.
-                self.outcomes["timeout" if isinstance(error, TimeoutError) else "no answer"] += 1
-                if self._site.has_ended():
+                has_ended = self._site.has_ended()
+                # Its process was killed, or the site has stopped. To be left waiting is another matter, but by a
+                # container that is gone: with it goes whoever would refuse.
+                is_left_waiting = isinstance(error, TimeoutError) and not has_ended
+                self.outcomes["timeout" if is_left_waiting else "no answer"] += 1
+                if has_ended:
                     return
             else:
                 is_ours = response.headers["Content-Type"] == "application/json"
