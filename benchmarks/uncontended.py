@@ -85,14 +85,17 @@ def flatness(run: Run, close: ExitStack) -> report.Table:
         name = f"wsgipool, {size} connection{'s' if size > 1 else ''}"
         loops[name] = peers.by_call(name, pool.getconn, pool.putconn).loop
     pools = {f"database{number}": peers.wsgipool_pool(1, None, close) for number in range(MANY)}
+    locks: Locks = {name: (threading.Lock(), [FakeConnection()]) for name in pools}
     names = list(pools)
-    turns = {"1 database, by name": names[:1] * MANY, f"{MANY} databases, by name in turn": names}
-    for title, turn in turns.items():
-        loops[f"wsgipool, {title}"] = by_name(pools, turn)
-    # What the processor's caches alone make of it.
-    locks: Locks = {name: (threading.Lock(), [FakeConnection()]) for name in names}
-    for title, turn in turns.items():
-        loops[f"floor, {title}"] = floor_by_name(locks, turn)
+    alone = names[:1]
+    for title, there, turn in (
+        ("1 database, by name", alone, alone),
+        (f"1 of {MANY} databases, by name", names, alone),
+        (f"{MANY} databases, by name in turn", names, names),
+    ):
+        loops[f"wsgipool, {title}"] = by_name({name: pools[name] for name in there}, turn)
+        # What the processor's caches alone make of it.
+        loops[f"floor, {title}"] = floor_by_name({name: locks[name] for name in there}, turn)
     samples = run.interleave("sizes", 200, {name: timed(loop) for name, loop in loops.items()})
     rows: dict[str, Sequence[report.Value]] = {}
     for name in loops:

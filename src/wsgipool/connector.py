@@ -10,7 +10,6 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from threading import get_ident
 from time import monotonic
 from typing import Generic
 
@@ -91,19 +90,18 @@ class Connector(Generic[C]):
         return self._last_failure
 
     def is_usable(self, slot: Slot[C], thread_id: int, remaining: float) -> bool:
-        """Make a connection that was idle ready for its borrower, and tell whether that went well."""
+        """Make a connection that was idle, and whose loan is noted, ready for its borrower; tell whether it is."""
         connection, driver = slot.connection, self.driver
-        # With timeout=0 too, since an answer that is due has long arrived.
-        patience = max(remaining, _LEAST_PATIENCE)
         try:
             driver.lend(connection, thread_id)
             if slot.answer_due:
-                driver.finish_reset(connection, patience)
+                # With timeout=0 too, since an answer that is due has long arrived.
+                driver.finish_reset(connection, max(remaining, _LEAST_PATIENCE))
                 slot.answer_due = False
             if not driver.is_alive(connection):
                 return False
-            if monotonic() - slot.idle_since > self._check_after:
-                driver.ping(connection, patience)
+            if slot.since - slot.idle_since > self._check_after:
+                driver.ping(connection, max(remaining, _LEAST_PATIENCE))
             if self._check is not None:
                 self._check(connection)
         except Exception:
@@ -114,13 +112,12 @@ class Connector(Generic[C]):
         """Make a connection ready for its next borrower. Raises the driver's error where it cannot be used again."""
         connection, driver = slot.connection, self.driver
         if how is not None:
-            # The thread that gives back need not be the one that has borrowed.
-            driver.lend(connection, get_ident())
             slot.answer_due = driver.begin_reset(connection, how)
             if slot.answer_due and not self._pipeline:
                 driver.finish_reset(connection, _ANSWER_TIMEOUT)
                 slot.answer_due = False
-        self.lay_down(slot)
+        slot.idle_since = monotonic()
+        driver.lend(connection, None)
 
     def lay_down(self, slot: Slot[C]) -> None:
         """Note that nobody uses a connection from now on."""

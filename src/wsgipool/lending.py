@@ -57,8 +57,9 @@ class Lending(Ledger[C]):
         self.timeout = timeout
         self.max_lifetime = max_lifetime
         self._debug = debug
-        self.before_loan: Callable[[], object] | None = None
-        """Called on the thread of the borrower; not for a plain callable's connections, which are lent as they are."""
+        self.before_loan: Callable[[], list[int] | None] | None = None
+        """Called on the thread of the borrower; not for a plain callable's connections, which are lent as they are.
+        It may return a list of what the request owes, with a new entry at its end; the return takes off one."""
         self._connector = connector
         self._driver = connector.driver
         self._is_plain = connector.is_plain and permits is None
@@ -66,21 +67,24 @@ class Lending(Ledger[C]):
         super().__init__(permits=permits, **sizes)
 
     def _borrow(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
-        if self.before_loan is not None:
-            self.before_loan()
-        if not self._by_lock and not self._lends_as_is:
-            slot = self._pop_idle()
-            if slot is not None:
-                slot.borrower = borrower
-                return self._usable(slot, timeout, frame)
-        return self._wait(borrower, timeout, frame)
+        debts = None if self.before_loan is None else self.before_loan()
+        limit = self.timeout if timeout is None else timeout
+        slot = self._borrow_idle(borrower, limit, frame) if not (self._by_lock or self._lends_as_is) else None
+        if slot is None:
+            slot = self._wait(borrower, limit, frame)
+        slot.debts = debts
+        return slot
 
-    def _usable(self, slot: Slot[C], timeout: float | None, frame: FrameType) -> Slot[C]:
-        """Return this slot, or if its connection is dead another, or a new one."""
-        limit = self._limit(timeout)
+    def _borrow_idle(self, borrower: int | Borrower, limit: float, frame: FrameType) -> Slot[C] | None:
+        """Borrow what is idle, if its connection is dead another, or a new one; None where nothing is idle."""
+        try:
+            slot = self._idle.pop()
+        except IndexError:
+            return None
+        slot.borrower = borrower
         try:
             slot.note(frame, self._debug)
-            if self._connector.is_usable(slot, slot.thread_id, limit):
+            if self._connector.is_usable(slot, get_ident(), limit):
                 return slot
         except BaseException:
             self._take_back(slot, None, keep=False)
@@ -94,8 +98,8 @@ class Lending(Ledger[C]):
             self._withdraw(waiter)
             raise
 
-    def _wait(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
-        waiter: Waiter[C] = Waiter(borrower, self._limit(timeout))
+    def _wait(self, borrower: int | Borrower, limit: float, frame: FrameType) -> Slot[C]:
+        waiter: Waiter[C] = Waiter(borrower, limit)
         try:
             with self._lock:
                 self._refuse_the_hopeless(waiter)
@@ -128,9 +132,6 @@ class Lending(Ledger[C]):
                 return slot
             self._replace_dead(waiter)
         return self._connect(waiter, frame)
-
-    def _limit(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
 
     def _sleep(self, waiter: Waiter[C]) -> bool:
         if self.permits is None:
@@ -223,6 +224,7 @@ class Lending(Ledger[C]):
         self._call_for_those_who_wait()
 
     def _take_back(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
+        debts, slot.debts = slot.debts, None
         slot.borrower = 0
         if slot.retired or not keep:
             self._close(slot, slot.ending if slot.retired else "broken")
@@ -248,6 +250,8 @@ class Lending(Ledger[C]):
         self._idle.append(slot)
         if self._by_lock:
             self._settle()
+        if debts is not None:
+            debts.pop()  # last: what an interruption leaves undone is for the end of the request
 
     def _close(self, slot: Slot[C], ending: Ending) -> None:
         slot.ending = ending

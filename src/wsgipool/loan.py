@@ -28,8 +28,8 @@ class Slot(Generic[C]):
     """The place of an open connection in its pool."""
 
     __slots__ = (
-        "_code", "_instruction", "answer_due", "borrower", "connection", "ending", "expires", "idle_since", "loans",
-        "permit", "quiet_since", "retired", "since", "stack", "used",
+        "_code", "_instruction", "answer_due", "borrower", "connection", "debts", "ending", "expires", "idle_since",
+        "loans", "permit", "quiet_since", "retired", "since", "stack", "used",
     )  # fmt: skip
 
     def __init__(self, connection: C, expires: float) -> None:
@@ -38,6 +38,8 @@ class Slot(Generic[C]):
         self.borrower: int | Borrower = 0
         """Who has it: the thread, or the `with` block, which is another one for each loan; 0 while nobody has. Only
         this thread or block gives it back, so that needs no lock."""
+        self.debts: list[int] | None = None
+        """What the borrower's request owes, where `Lending.before_loan` has said so: one entry is for this loan."""
         self.permit: Permit | None = None  # where the pool has a budget
         self.loans = 0  # those that were noted
         self.used = True  # since housekeeping has last looked

@@ -29,7 +29,7 @@ logger = logging.getLogger("wsgipool")
 
 T = TypeVar("T")
 
-before_loan: Callable[[], object] | None = None
+before_loan: Callable[[], list[int] | None] | None = None
 """Called before each loan of a pool that is made from now on; `wsgipool.request` learns so that a request borrows."""
 
 CONFIG_VARIABLE = "WSGIPOOL_CONFIG"
@@ -161,7 +161,7 @@ def connection(name: str, timeout: float | None = None, readonly: bool = False) 
     Waits for one at most `timeout` seconds (default: the database's setting). With `readonly=True` the block always
     ends in a rollback. Raises ConfigError, or a PoolError: PoolTimeout, ConnectFailed, PoolDeadlock, PoolClosed.
     """
-    return _configured().get(name).connection(timeout, readonly)
+    return (_current or _configured()).get(name).connection(timeout, readonly)
 
 
 def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, timeout: float | None = None) -> T:

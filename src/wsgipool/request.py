@@ -8,9 +8,8 @@ whether it borrows or not.) Elsewhere a PEP 3333 middleware does it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType
+from threading import get_ident
 from typing import Any
 
 from wsgipool import process
@@ -34,7 +33,7 @@ class Middleware:
         if _told_by_mod_wsgi:
             # That is seen to already, and the server may look at the response itself: its length, a file to send.
             return self._application(environ, start_response)
-        thread_id = threading.get_ident()
+        thread_id = get_ident()
         try:
             response = self._application(environ, start_response)
         except BaseException:
@@ -65,16 +64,16 @@ class _Response:
 class _EndOfRequest:
     """Lies in the dictionary of a request that borrows or holds, and takes back what is left when that is dropped."""
 
-    __slots__ = ("_server", "_thread_id")
+    __slots__ = ("debts",)
 
-    def __init__(self, server: ModuleType) -> None:
-        self._server = server
-        self._thread_id = threading.get_ident()
+    def __init__(self) -> None:
+        self.debts: list[int] = []
+        """The thread, once for each loan that is not given back: mostly none is left, and nothing is looked for."""
 
     def __del__(self) -> None:
         # Where somebody has kept the dictionary, what the thread holds now may be a later request's, which has its own.
-        if threading.get_ident() == self._thread_id and _EndOfRequest not in (_request_data(self._server) or {}):
-            _reclaim(self._thread_id)
+        if self.debts and get_ident() == self.debts[0] and _EndOfRequest not in (_request_data() or {}):
+            _reclaim(get_ident())
 
 
 def _reclaim(thread_id: int) -> None:
@@ -85,28 +84,28 @@ def _reclaim(thread_id: int) -> None:
         process.reclaim(thread_id)
 
 
-def _request_data(server: ModuleType) -> dict[object, object] | None:
+def _request_data() -> dict[object, Any] | None:
     """Return the dictionary of the request that this thread serves, or None where it serves none."""
     try:
-        data: dict[object, object] = server.request_data()
+        data: dict[object, Any] = _server.request_data()
     except RuntimeError:
         return None
     return data
 
 
-def _watch_requests() -> bool:
-    """Have the end of each request told, and say whether this server can tell."""
-    server = httpd.mod_wsgi()
-    if server is None or not hasattr(server, "request_data"):
-        return False
-
-    def before_loan() -> None:
-        data = _request_data(server)
-        if data is not None and _EndOfRequest not in data:
-            data[_EndOfRequest] = _EndOfRequest(server)
-
-    process.before_loan = block.before_block = before_loan
-    return True
+def _note_debt() -> list[int] | None:
+    """Note that the request that this thread serves, if any, borrows something, and return what it owes so far."""
+    data = _request_data()
+    if data is None:
+        return None
+    end: _EndOfRequest | None = data.get(_EndOfRequest)
+    if end is None:
+        end = data[_EndOfRequest] = _EndOfRequest()
+    end.debts.append(get_ident())
+    return end.debts
 
 
-_told_by_mod_wsgi = _watch_requests()
+_server: Any = httpd.mod_wsgi()
+_told_by_mod_wsgi = hasattr(_server, "request_data")
+if _told_by_mod_wsgi:
+    process.before_loan = block.before_block = _note_debt

@@ -227,7 +227,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection = unconnected()
     connection._sock, server = socket.socketpair()
     connection._rfile = connection._sock.makefile("rb")
-    connection._is_readable = is_readable(connection._sock.fileno())
+    connection.has_something_to_read = is_readable(connection._sock.fileno())
     connection._current_timeout = None
     yield connection, server
     connection._force_close()

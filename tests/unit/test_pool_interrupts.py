@@ -15,6 +15,7 @@ import random
 import sys
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import Any
@@ -109,6 +110,9 @@ class Site:
         )
         # Housekeeping would mend, unseen, what the end of a request has to.
         self.pool.tend = lambda: None  # type: ignore[method-assign]
+        self._is_told_of_loans = not plain
+        self._debts: defaultdict[int, list[int]] = defaultdict(list)
+        self.pool.before_loan = self._note_debt
         self.waits = threading.Event()
         self.holders: list[Borrower[Session]] = []
         self.others: list[Task[Any]] = []
@@ -168,7 +172,9 @@ class Site:
         """End the request of this thread."""
         self.waits.set()
         self.server.refuses = False
-        self.pool.reclaim(get_ident())
+        # As wsgipool.request does it: a request that owes nothing is not looked after.
+        if self._debts.pop(get_ident(), None) or not self._is_told_of_loans:
+            self.pool.reclaim(get_ident())
 
     def assert_whole(self) -> None:
         """Assert that nothing is lost and nobody stranded."""
@@ -196,6 +202,11 @@ class Site:
         for session in sessions:
             session.execute()
             self.pool.putconn(session)
+
+    def _note_debt(self) -> list[int]:
+        debts = self._debts[get_ident()]
+        debts.append(get_ident())
+        return debts
 
     def _request(self) -> None:
         with self.pool.connection() as session:

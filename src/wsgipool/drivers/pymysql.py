@@ -32,6 +32,9 @@ from wsgipool.farewell import Farewell
 # Not in pymysql.constants.COMMAND; MySQL 5.7 and MariaDB 10.2 have it.
 _COM_RESET_CONNECTION = 0x1F
 
+_AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+_AUTOCOMMIT_OR_IN_TRANSACTION = _AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
+
 _LEAST_TIMEOUT = 0.001
 """Seconds; a socket's timeout of 0 would mean something else."""
 
@@ -112,7 +115,9 @@ class PyMySQLDriver:
             return True  # its borrower has done nothing, not even waited for the last one's answer
         if how == "session":
             connection.send_session_reset()
-        elif not connection.is_between_transactions():
+        elif connection.server_status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
+            # A transaction may be open. With autocommit off the server's flags do not tell: PyMySQL drops those that
+            # end a result set.
             connection.send(COMMAND.COM_QUERY, "ROLLBACK")
         return connection.answers_due > 0
 
@@ -188,6 +193,8 @@ class PooledConnection(Connection):
     """Commands sent whose answers have not been read."""
     sent_at = 0.0
     """When the last of them was sent, by `time.monotonic()`."""
+    has_something_to_read: Callable[[], object]
+    """Tells without waiting whether the server has sent something, or closed the socket. From `connect()` on."""
     farewell: Farewell | None = None
     """After its end, whether by `close()` or by an error: what the server makes of that."""
 
@@ -196,10 +203,6 @@ class PooledConnection(Connection):
         Connection._execute_command(self, command, payload)
         self.answers_due += 1
         self.sent_at = monotonic()
-
-    def has_something_to_read(self) -> bool:
-        """Tell without waiting whether the server has sent something, or closed the socket."""
-        return self._is_readable()
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """As PyMySQL's, but within `connect()` it waits for no answer: that comes with the next one, or after it."""
@@ -211,7 +214,7 @@ class PooledConnection(Connection):
     def remember_session(self) -> None:
         """Note what `connect()` has set, for `send_session_reset`."""
         socket: Any = self._sock
-        self._is_readable = is_readable(socket.fileno())
+        self.has_something_to_read = is_readable(socket.fileno())
         self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
         commands: list[tuple[int, str | bytes | None]] = [
             (_COM_RESET_CONNECTION, b""),
@@ -243,15 +246,6 @@ class PooledConnection(Connection):
             self._force_close()
             raise
         self._result = None
-
-    def is_between_transactions(self) -> bool:
-        """Tell whether the server said that no transaction can be open.
-
-        With autocommit off its flags do not tell: PyMySQL drops those that end a result set.
-        """
-        flags: int = self.server_status
-        autocommit, in_transaction = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT, SERVER_STATUS.SERVER_STATUS_IN_TRANS
-        return bool(flags & autocommit) and not flags & in_transaction
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from functools import partial
 
-Question = Callable[[], bool]
+Question = Callable[[], object]
+"""Its answer is what is true or false of it."""
 
 try:
     import ctypes
@@ -34,7 +36,6 @@ def is_readable(descriptor: int) -> Question:
     if _poll is None:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return lambda: bool(poll.poll(0))
+        return partial(poll.poll, 0)
     poll_fd = _PollFD(descriptor, select.POLLIN, 0)
-    reference, call, one, no_wait = ctypes.byref(poll_fd), _poll, _one_descriptor, _no_wait
-    return lambda: call(reference, one, no_wait) != 0
+    return partial(_poll, ctypes.byref(poll_fd), _one_descriptor, _no_wait)
