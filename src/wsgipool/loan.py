@@ -6,6 +6,7 @@ import itertools
 import threading
 import traceback
 from collections.abc import Iterable
+from threading import get_ident
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Generic, Literal, Protocol
@@ -102,7 +103,7 @@ class Waiter(Generic[C]):
         self.limit = limit
         self.asked = monotonic() if asked is None else asked
         self.deadline = self.asked + limit
-        self.thread_id = borrower if isinstance(borrower, int) else borrower.thread_id
+        self.thread_id = get_ident()
         self.slot = slot
         self.permit: Permit | None = None  # to open a connection
         self.touched = False  # something may have been sent or read on the slot's connection
@@ -112,7 +113,10 @@ class Waiter(Generic[C]):
 
     def wait(self, at_most: float = threading.TIMEOUT_MAX) -> bool:
         """Wait until woken, and tell whether that was before the deadline, or within `at_most` seconds."""
-        return self._asleep.acquire(timeout=min(max(0.0, self.remaining()), at_most))
+        seconds = self.deadline - monotonic()
+        if seconds < 0.0:
+            seconds = 0.0
+        return self._asleep.acquire(True, seconds if seconds < at_most else at_most)
 
     def wake(self) -> None:
         """End the wait, now or when it begins; once more does nothing."""
