@@ -12,7 +12,7 @@ import pymysql
 import pytest
 from pymysql.constants import COMMAND
 
-from unit.fakes import Task
+from unit.fakes import PATIENCE, Task
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
@@ -267,6 +267,70 @@ def test_a_socket_whose_owed_answer_has_just_arrived_is_alive(
     server.send(packet(1, b"\x00" * 7))
 
     assert driver(MYSQL).is_alive(connection)
+
+
+OK = packet(1, b"\x00\x00\x00\x02\x00\x00\x00")
+"""Nothing changed, no key, autocommit is on, no warnings."""
+
+
+@pytest.mark.parametrize("read_timeout", [None, 30.0])
+def test_an_owed_answer_tells_whether_a_transaction_is_open(
+    connected: tuple[PooledConnection, socket.socket], read_timeout: float | None
+) -> None:
+    connection, server = connected
+    connection._read_timeout = read_timeout
+    connection.server_status = 0
+    mysql = driver(MYSQL)
+    assert mysql.begin_reset(connection, "rollback")
+    server.send(OK)
+
+    mysql.finish_reset(connection, PATIENCE)
+
+    assert connection.answers_due == 0
+    assert not mysql.begin_reset(connection, "rollback"), "nothing is owed: no transaction can be open"
+
+
+def test_an_owed_answer_may_arrive_in_parts(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+    connection.server_status = 0
+    mysql = driver(MYSQL)
+    mysql.begin_reset(connection, "rollback")
+    server.send(OK[:5])
+
+    reader = Task(lambda: mysql.finish_reset(connection, PATIENCE))
+    assert not reader.is_done_within(0.05)
+    server.send(OK[5:])
+    reader.result()
+
+    assert connection.answers_due == 0
+    assert mysql.is_alive(connection), "nothing is left to read"
+
+
+def test_an_owed_answer_may_say_more_than_yes(connected: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = connected
+    connection.server_status = 0
+    mysql = driver(MYSQL)
+    mysql.begin_reset(connection, "rollback")
+    server.send(packet(1, b"\x00\x00\x00\x02\x00\x00\x00so be it"))
+
+    mysql.finish_reset(connection, PATIENCE)
+
+    assert mysql.is_alive(connection), "nothing is left to read"
+
+
+def test_an_owed_answer_that_has_arrived_and_says_no_ends_the_connection(
+    connected: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = connected
+    connection.server_status = 0
+    mysql = driver(MYSQL)
+    mysql.begin_reset(connection, "rollback")
+    server.send(packet(1, b"\xff" + (1317).to_bytes(2, "little") + b"#70100interrupted"))
+
+    with pytest.raises(pymysql.OperationalError, match="interrupted"):
+        mysql.finish_reset(connection, PATIENCE)
+
+    assert not connection.open
 
 
 def test_a_connection_without_a_socket_is_dead() -> None:
