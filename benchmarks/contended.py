@@ -77,7 +77,11 @@ def no_hold(run: Run, contenders: dict[str, Contender]) -> report.Table:
         plotted=[f"{threads} threads" for threads in THREADS],
         logarithmic=True,
         reference=1.0,
-        notes=["median (quartiles) of the rounds; mysql-connector is not here: its pool raises where others wait"],
+        notes=[
+            f"median (quartiles) of rounds of {NO_HOLD_SECONDS:g} s; mysql-connector is not here: its pool raises",
+            "first come, first served: once somebody waits all do, and each turn is a switch of threads; so the "
+            "longer a round, the nearer all that are fair come to each other",
+        ],
     )
 
 
