@@ -3,12 +3,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unit.fakes import eventually
+from drivers.shops import Connect, MakePool, Shop, driver_of
+from unit.fakes import PATIENCE, eventually
+from wsgipool import Pool
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
+from wsgipool.drivers import Driver
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +55,36 @@ def postgresql_shop(postgresql: PostgreSQL) -> Iterator[str]:
         eventually(
             lambda: not connection.execute("SELECT 1 FROM pg_stat_activity WHERE usename = %s", (name,)).rowcount
         )
+
+
+@pytest.fixture
+def driver(shop: Shop) -> Driver[Any]:
+    return shop.driver
+
+
+@pytest.fixture
+def connect(shop: Shop) -> Iterator[Connect]:
+    """Connects to the module's shop, by a URL with these options, and closes at the end."""
+    connected: list[Any] = []
+
+    def connect(options: str = "") -> Any:
+        connected.append(driver_of(f"{shop.url}?{options}").connect(PATIENCE))
+        return connected[-1]
+
+    yield connect
+    for connection in connected:
+        shop.driver.close(connection)
+
+
+@pytest.fixture
+def make_pool(shop: Shop) -> Iterator[MakePool]:
+    """Makes pools for the module's shop, and closes them at the end."""
+    pools: list[Pool[Any]] = []
+
+    def make(**settings: Any) -> Pool[Any]:
+        pools.append(Pool(shop.driver, name="shop", timeout=3 * PATIENCE, **settings))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()

@@ -1,0 +1,179 @@
+"""A shop with a table of books, by mysqlclient on MariaDB or psycopg on PostgreSQL, and what differs between them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import MySQLdb
+import MySQLdb.cursors
+import psycopg
+
+from unit.fakes import PATIENCE, eventually
+from wsgipool import Pool, drivers
+from wsgipool.config import DatabaseSettings, parse_url
+
+Connect = Callable[..., Any]
+"""Connects to the shop, by a URL with these options."""
+MakePool = Callable[..., Pool[Any]]
+
+
+def settings_of(url: str) -> DatabaseSettings:
+    return DatabaseSettings("shop", parse_url(url), "wsgipool.toml: databases.shop")
+
+
+def driver_of(url: str) -> drivers.Driver[Any]:
+    return drivers.for_database(settings_of(url))
+
+
+def run(connection: Any, *statements: str) -> None:
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def value(connection: Any, query: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
+
+
+def clean(driver: drivers.Driver[Any], connection: Any, how: drivers.Reset = "rollback") -> None:
+    if driver.begin_reset(connection, how):
+        driver.finish_reset(connection, PATIENCE)
+
+
+class Shop:
+    """One database: `server` is a MariaDB or a PostgreSQL."""
+
+    dbapi: Any
+    session: str
+    """In SQL, the number of one's own session."""
+    sessions: str
+    """In SQL, how many sessions have a number."""
+    end: str
+    nap: bytes
+    """A statement that takes half a second and has no rows."""
+    sessions_allowed: int
+    deadlock: int | str
+    lock_timeout: int | str
+    leftovers: ClassVar[dict[str, tuple[str, str]]]
+    """What a session can keep: a statement that makes it so, and a query whether it is."""
+
+    def __init__(self, server: Any, url: str) -> None:
+        self.server = server
+        self.url = url
+        self.driver = driver_of(url)
+        self.user = url.rpartition("/")[2]
+
+    def session_of(self, connection: Any) -> int:
+        """Return the number of a session without asking the server."""
+        raise NotImplementedError
+
+    def code(self, error: Any) -> int | str:
+        raise NotImplementedError
+
+    def unread(self, connection: Any) -> Iterator[Any]:
+        """Run a query whose rows come one by one, and are too many to be read to their end."""
+        raise NotImplementedError
+
+    def hears_a_goodbye(self, session: int) -> contextlib.AbstractContextManager[None]:
+        """Check that a session ends within the block, and as the server expects it."""
+        raise NotImplementedError
+
+    def kill(self, session: int) -> None:
+        """End a session as an administrator does, and wait until it is gone."""
+        with self.server.admin() as admin:
+            run(admin, self.end.format(session))
+        self.await_end(session)
+
+    def await_end(self, session: int) -> None:
+        with self.server.admin() as admin:
+            eventually(lambda: not value(admin, self.sessions.format(session)))
+
+
+class MariaDBShop(Shop):
+    dbapi = MySQLdb
+    session = "CONNECTION_ID()"
+    sessions = "SELECT count(*) FROM information_schema.processlist WHERE id = {}"
+    end = "KILL {}"
+    nap = b"DO SLEEP(0.5)"
+    sessions_allowed = 200
+    deadlock = 1213
+    lock_timeout = 1205
+    leftovers: ClassVar = {
+        "user variable": ("SET @discount = 1", "SELECT @discount IS NOT NULL"),
+        "setting": ("SET time_zone = '+03:00'", "SELECT @@time_zone = '+03:00'"),
+        "isolation level": (
+            "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SELECT @@tx_isolation = 'SERIALIZABLE'",
+        ),
+        "lock": ("DO GET_LOCK('till', 0)", "SELECT IS_USED_LOCK('till') = CONNECTION_ID()"),
+        "database": ("USE information_schema", "SELECT database() = 'information_schema'"),
+        "autocommit": ("SET autocommit = 1", "SELECT @@autocommit"),
+        "character set": ("SET NAMES latin1", "SELECT @@character_set_client = 'latin1'"),
+    }
+
+    def session_of(self, connection: Any) -> int:
+        return int(connection.thread_id())
+
+    def code(self, error: Any) -> int | str:
+        return int(error.args[0])
+
+    def unread(self, connection: Any) -> Iterator[Any]:
+        cursor = connection.cursor(MySQLdb.cursors.SSCursor)
+        cursor.execute("SELECT seq, repeat('x', 1000) FROM seq_1_to_100000000")
+        return iter(cursor)
+
+    @contextlib.contextmanager
+    def hears_a_goodbye(self, session: int) -> Iterator[None]:
+        def aborted() -> str:
+            with self.server.admin() as admin, admin.cursor() as cursor:
+                cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+                return str(cursor.fetchone()[1])
+
+        before = aborted()
+        yield
+        self.await_end(session)
+        assert aborted() == before
+
+
+class PostgreSQLShop(Shop):
+    dbapi = psycopg
+    session = "pg_backend_pid()"
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE pid = {}"
+    end = "SELECT pg_terminate_backend({})"
+    nap = b"DO 'BEGIN PERFORM pg_sleep(0.5); END'"
+    sessions_allowed = 100 - 3  # PostgreSQL's defaults: three are for administrators
+    deadlock = "40P01"
+    lock_timeout = "55P03"
+    leftovers: ClassVar = {
+        "setting": ("SET TIME ZONE 'Asia/Tokyo'", "SELECT current_setting('TimeZone') = 'Asia/Tokyo'"),
+        "lock": ("SELECT pg_advisory_lock(1)", "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory'"),
+        "temporary table": ("CREATE TEMPORARY TABLE basket (id INT)", "SELECT to_regclass('basket') IS NOT NULL"),
+        "role": ("SELECT set_config('role', current_user, false)", "SELECT current_setting('role') <> 'none'"),
+        "prepared statement": ("PREPARE one AS SELECT 1", "SELECT count(*) > 0 FROM pg_prepared_statements"),
+        "listener": ("LISTEN orders", "SELECT count(*) > 0 FROM pg_listening_channels()"),
+    }
+
+    def session_of(self, connection: Any) -> int:
+        return int(connection.info.backend_pid)
+
+    def code(self, error: Any) -> int | str:
+        return str(error.sqlstate)
+
+    def unread(self, connection: Any) -> Iterator[Any]:
+        return iter(connection.cursor().stream("SELECT * FROM generate_series(1, 1000000)"))
+
+    @contextlib.contextmanager
+    def hears_a_goodbye(self, session: int) -> Iterator[None]:
+        logged = self.server.log.stat().st_size
+        yield
+
+        def last_words() -> list[str]:
+            lines = self.server.log.read_bytes()[logged:].decode().splitlines()
+            return [line.partition("LOG:  ")[2].partition(":")[0] for line in lines if f"[{session}]" in line]
+
+        eventually(lambda: "disconnection" in last_words())
+        assert last_words() == ["disconnection"]

@@ -1,0 +1,418 @@
+"""What is promised of mysqlclient and of psycopg alike, against a real MariaDB and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, clean, driver_of, run, value
+from unit.fakes import PATIENCE, Task, run_python
+from wsgipool import ConfigError, ConnectFailed, Pool, drivers
+from wsgipool.drivers.mysqlclient import MySQLClientDriver
+from wsgipool.drivers.psycopg import PsycopgDriver
+
+SHOPS: dict[str, type[Shop]] = {"mariadb": MariaDBShop, "postgresql": PostgreSQLShop}
+
+
+@pytest.fixture(params=SHOPS)
+def shop(request: pytest.FixtureRequest) -> Shop:
+    server = request.param
+    return SHOPS[server](request.getfixturevalue(server), request.getfixturevalue(f"{server}_shop"))
+
+
+# --- the URL ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"), [("mysql+mysqlclient", MySQLClientDriver), ("postgresql", PsycopgDriver)]
+)
+def test_the_scheme_names_the_driver(scheme: str, expected: type) -> None:
+    assert isinstance(driver_of(f"{scheme}://shop@db/orders"), expected)
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("mysql+mysqlclient:///orders", "no host; write mysql+mysqlclient://user@host/database, or for a local"),
+        ("mysql+mysqlclient://db/x?charst=utf8", "charst is not an option of mysql+mysqlclient://; did you mean char"),
+        ("mysql+mysqlclient://db/x?colour=red", "colour is not an option of mysql+mysqlclient://; known are: auto"),
+        ("mysql+mysqlclient://db/x?passwd=s3cret", "passwd is not an option"),
+        ("mysql+mysqlclient://db/x?autocommit=maybe", "the option autocommit is true or false, not 'maybe'"),
+        ("mysql+mysqlclient://db/x?read_timeout=0", "read_timeout is a number of seconds above 0, not '0'"),
+        ("mysql+mysqlclient://db/x?ssl_mode=maybe", "ssl_mode is DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY"),
+        ("postgresql:///orders", "no host; write postgresql://user@host/database, or for a local server postgresql:"),
+        ("postgresql://db/x?sslmod=require", "sslmod is not an option of postgresql://; did you mean sslmode?"),
+        ("postgresql://db/x?colour=red", "colour is not an option of postgresql://; known are: application_name, "),
+        ("postgresql://db/x?password=s3cret", "password is not an option of postgresql://; did you mean sslpassword?"),
+        ("postgresql://db/x?autocommit=maybe", "the option autocommit is true or false, not 'maybe'"),
+        ("postgresql://db/x?connect_timeout=0", "connect_timeout is a number of seconds above 0, not '0'"),
+        ("postgresql://db/x?prepare_threshold=-1", "prepare_threshold is a number from 0, or none, not '-1'"),
+        ("postgresql://db/x?host=/run/postgresql", "the host stands before the '?' and after it; keep one"),
+    ],
+)
+def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        driver_of(url)
+
+    assert str(caught.value).startswith("wsgipool.toml: databases.shop.url: ")
+    assert remedy in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options"), [("mysql+mysqlclient", "charset=utf8mb4"), ("postgresql", "sslmode=require")]
+)
+def test_the_address_has_no_password(scheme: str, options: str) -> None:
+    driver = driver_of(f"{scheme}://shop:s3cret@db:3307/orders?{options}")
+
+    assert driver.address == f"{scheme}://shop@db:3307/orders"
+    assert "s3cret" not in repr(driver)
+
+
+# --- connecting ------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_the_drivers_error_and_in_no_message(shop: Shop) -> None:
+    with_wrong_password = shop.url.replace(f"{shop.user}:", f"{shop.user}:wr0ng")
+    pool = Pool(driver_of(with_wrong_password), name="shop", max_size=1)
+
+    with pytest.raises(ConnectFailed, match=r"1045|password authentication failed") as caught:
+        pool.getconn()
+
+    assert isinstance(caught.value.__cause__, shop.dbapi.OperationalError)
+    assert "wr0ng" not in f"{caught.value} {caught.value.__cause__}"
+
+
+def driver_at(shop: Shop, port: int) -> drivers.Driver[Any]:
+    """Return the driver for what listens, or does not, on a port of this machine."""
+    return driver_of(f"{shop.url.partition(':')[0]}://shop@127.0.0.1:{port}/orders")
+
+
+def test_a_server_that_accepts_and_says_nothing_fails_the_connect_in_time(shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        driver = driver_at(shop, silent.getsockname()[1])
+        started = time.monotonic()
+
+        with pytest.raises(shop.dbapi.OperationalError, match=r"2013|no connection within 0\.5 s"):
+            Task(lambda: driver.connect(0.5)).result()
+
+        assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_a_port_without_a_server_fails_the_connect_at_once(shop: Shop) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+
+        with pytest.raises(shop.dbapi.OperationalError, match=r"2002|refused"):
+            driver_at(shop, unheard.getsockname()[1]).connect(PATIENCE)
+
+
+# --- the reset -------------------------------------------------------------------------------------------------------
+
+
+def test_a_reset_ends_the_transaction_before_its_answer_is_read(shop: Shop, connect: Connect) -> None:
+    returned, other = connect(), connect()
+    run(returned, "UPDATE books SET stock = 0")
+
+    assert shop.driver.begin_reset(returned, "rollback")
+
+    run(other, "UPDATE books SET stock = stock + 1")  # would wait for the lock
+    other.commit()
+    shop.driver.finish_reset(returned, PATIENCE)
+    assert value(returned, "SELECT stock FROM books WHERE id = 1") == 11
+
+
+@pytest.mark.parametrize(("how", "left"), [("rollback", True), ("session", False)])
+@pytest.mark.parametrize(
+    ("shop", "leftover"),
+    [(server, leftover) for server, kind in SHOPS.items() for leftover in kind.leftovers],
+    indirect=["shop"],
+)
+def test_a_rollback_leaves_the_session_as_it_is_and_a_session_reset_nothing_of_it(
+    leftover: str, how: drivers.Reset, left: bool, shop: Shop, connect: Connect
+) -> None:
+    leave, is_left = shop.leftovers[leftover]
+    connection = connect()
+    run(connection, leave)
+    connection.commit()
+
+    clean(shop.driver, connection, how)
+
+    assert bool(value(connection, is_left)) is left
+
+
+def test_a_session_reset_in_a_transaction_ends_both(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    run(connection, "UPDATE books SET stock = 0")
+
+    clean(shop.driver, connection, "session")
+
+    assert value(connection, "SELECT stock FROM books WHERE id = 1") == 10
+
+
+def test_a_result_that_was_not_read_to_its_end_is_not_waited_for(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    rows = shop.unread(connection)
+    assert next(rows)[0] == 1
+
+    with pytest.raises(shop.dbapi.Error, match=r"not read to its end|out of sync"):
+        shop.driver.begin_reset(connection, "rollback")
+
+    shop.driver.close(connection)
+    with pytest.raises(shop.dbapi.Error):
+        next(rows)
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_said(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    connection.send(shop.nap)
+
+    with pytest.raises(shop.dbapi.OperationalError, match=r"did not answer within 0\.05 s"):
+        shop.driver.finish_reset(connection, 0.05)
+
+
+def test_with_autocommit_each_statement_stays(shop: Shop, connect: Connect) -> None:
+    connection = connect("autocommit=true")
+    run(connection, "UPDATE books SET stock = 7 WHERE id = 1")
+
+    clean(shop.driver, connection)
+
+    assert value(connection, "SELECT stock FROM books WHERE id = 1") == 7
+
+
+# --- alive or not ----------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_nobody_harmed_is_alive(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+
+    assert shop.driver.is_alive(connection)
+    shop.driver.ping(connection, PATIENCE)
+    assert shop.driver.is_alive(connection)
+    clean(shop.driver, connection)
+    assert shop.driver.is_alive(connection)
+
+
+def test_a_session_that_was_killed_is_seen_without_asking(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    shop.kill(shop.session_of(connection))
+
+    assert not shop.driver.is_alive(connection)
+    with pytest.raises(shop.dbapi.OperationalError):
+        shop.driver.ping(connection, PATIENCE)
+    with pytest.raises(shop.dbapi.OperationalError):
+        clean(shop.driver, connection)
+
+
+def test_a_session_killed_while_its_answer_is_due_is_seen_with_the_answer(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    run(connection, "SELECT 1")
+    assert shop.driver.begin_reset(connection, "rollback")
+    shop.kill(shop.session_of(connection))
+
+    def check_out() -> None:
+        shop.driver.finish_reset(connection, PATIENCE)
+        shop.driver.ping(connection, PATIENCE)  # the ROLLBACK may have been answered before the end
+
+    with pytest.raises(shop.dbapi.OperationalError):
+        check_out()
+
+
+def test_a_connection_that_was_closed_is_dead(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    connection.close()
+
+    assert not shop.driver.is_alive(connection)
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer_due", [False, True])
+def test_close_says_goodbye(answer_due: bool, shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    with shop.hears_a_goodbye(shop.session_of(connection)):
+        if answer_due:
+            run(connection, "SELECT 1")
+            assert shop.driver.begin_reset(connection, "rollback")
+
+        shop.driver.close(connection)
+
+
+def test_a_close_never_raises(shop: Shop, connect: Connect) -> None:
+    killed = connect()
+    shop.kill(shop.session_of(killed))
+
+    for connection in (killed, killed, connect()):
+        shop.driver.close(connection)
+
+    assert not shop.driver.is_alive(connection)
+
+
+FORKED = """
+import os, sys
+from drivers.shops import driver_of, run, value
+from wsgipool import Pool
+
+def session(connection):
+    return value(connection, "SELECT SESSION")
+
+pool = Pool(driver_of("URL"), name="shop", max_size=2)
+idle, busy = pool.getconn(), pool.getconn()
+before = session(idle), session(busy)
+run(busy, "UPDATE books SET stock = 5 WHERE id = 1")
+pool.putconn(idle)
+child = os.fork()
+if child == 0:
+    try:
+        session(busy)
+    except Exception:
+        pass
+    else:
+        os._exit(1)
+    with pool.connection() as own:
+        if session(own) in before:
+            os._exit(2)
+    pool.close()
+    sys.exit(0)  # as a process ends: with atexit, and the destructors of what is left
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert session(busy) == before[1]
+busy.commit()
+pool.putconn(busy)
+with pool.connection() as one, pool.connection() as other:
+    assert {session(one), session(other)} == set(before)
+    print(value(one, "SELECT stock FROM books WHERE id = 1"))
+pool.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("shop", "psycopgs"), [("mariadb", ""), ("postgresql", ""), ("postgresql", "python")], indirect=["shop"]
+)
+def test_a_forks_child_leaves_the_parents_sessions_alone(
+    psycopgs: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSYCOPG_IMPL", psycopgs)
+
+    assert run_python(FORKED.replace("URL", shop.url).replace("SESSION", shop.session)) == "5\n"
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_deadlock_can_be_run_again(shop: Shop, connect: Connect) -> None:
+    one, other = connect(), connect()
+    run(one, "UPDATE books SET stock = 1 WHERE id = 1")
+    run(other, "UPDATE books SET stock = 2 WHERE id = 2")
+    waiting = Task(lambda: run(one, "UPDATE books SET stock = 1 WHERE id = 2"))
+    errors: list[Exception] = []
+
+    attempts = [lambda: run(other, "UPDATE books SET stock = 2 WHERE id = 1"), waiting.result]
+    for attempt in attempts:
+        try:
+            attempt()
+        except shop.dbapi.Error as error:
+            errors.append(error)
+        other.rollback()
+
+    assert [shop.code(error) for error in errors] == [shop.deadlock]
+    assert shop.driver.can_run_again(errors[0])
+
+
+def test_a_lock_that_took_too_long_can_be_waited_for_again(shop: Shop, connect: Connect) -> None:
+    one, other = connect(), connect()
+    run(one, "UPDATE books SET stock = 1 WHERE id = 1")
+
+    with pytest.raises(shop.dbapi.OperationalError) as caught:
+        run(other, "SELECT * FROM books WHERE id = 1 FOR UPDATE NOWAIT")
+
+    assert shop.code(caught.value) == shop.lock_timeout
+    assert shop.driver.can_run_again(caught.value)
+
+
+def test_other_errors_would_come_again(shop: Shop, connect: Connect) -> None:
+    with pytest.raises(shop.dbapi.IntegrityError) as caught:
+        run(connect(), "INSERT INTO books VALUES (1, 1)")
+
+    assert not shop.driver.can_run_again(caught.value)
+    assert not shop.driver.can_run_again(ValueError(shop.deadlock))
+
+
+# --- in a pool -------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_killed_while_idle_is_replaced_unseen(shop: Shop, make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+    with pool.connection() as connection:
+        session = shop.session_of(connection)
+    shop.kill(session)
+
+    with pool.connection() as connection:
+        assert value(connection, f"SELECT {shop.session}") != session
+
+
+def test_a_block_that_raises_leaves_nothing(shop: Shop, make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+
+    with pytest.raises(shop.dbapi.ProgrammingError, match="nowhere"), pool.connection() as connection:
+        run(connection, "UPDATE books SET stock = 0", "SELECT nothing FROM nowhere")
+
+    with pool.connection() as again:
+        assert again is connection
+        assert value(again, "SELECT stock FROM books WHERE id = 1") == 10
+
+
+def test_a_connection_comes_back_from_each_borrower_with_a_clean_session(shop: Shop, make_pool: MakePool) -> None:
+    leave, is_left = shop.leftovers["setting"]
+    pool = make_pool(max_size=1, reset="session")
+    with pool.connection() as connection:
+        run(connection, leave, "UPDATE books SET stock = 3 WHERE id = 1")
+
+    with pool.connection() as again:
+        assert again is connection
+        assert not value(again, is_left)
+        assert value(again, "SELECT stock FROM books WHERE id = 1") == 3
+
+
+def test_sixteen_threads_share_four_connections_and_no_two_have_one_at_once(shop: Shop, make_pool: MakePool) -> None:
+    pool = make_pool(max_size=4)
+    users: dict[int, threading.Lock] = {}
+    sessions: set[int] = set()
+
+    def borrow_often() -> None:
+        for number in range(20):
+            with pool.connection(readonly=number % 2 == 0) as connection:
+                alone = users.setdefault(shop.session_of(connection), threading.Lock())
+                assert alone.acquire(blocking=False), "two threads have one connection"
+                sessions.add(value(connection, f"SELECT {shop.session}"))
+                run(connection, f"UPDATE books SET stock = stock + {number % 2} WHERE id = 1")
+                alone.release()
+
+    for task in [Task(borrow_often) for _ in range(16)]:
+        task.result()
+
+    assert len(sessions) <= 4
+    with pool.connection() as connection:
+        assert value(connection, "SELECT stock FROM books WHERE id = 1") == 10 + 16 * 10
+
+
+# --- for a budget ----------------------------------------------------------------------------------------------------
+
+
+def test_the_server_says_how_many_sessions_it_allows(shop: Shop, connect: Connect) -> None:
+    assert shop.driver.sessions_allowed(connect()) == shop.sessions_allowed
+
+
+def test_a_farewell_tells_when_the_server_has_ended_the_session(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    session = shop.session_of(connection)
+
+    farewell = shop.driver.close(connection)
+
+    assert farewell.wait(PATIENCE)
+    assert 0.0 < farewell.seconds < PATIENCE
+    shop.await_end(session)
