@@ -235,9 +235,9 @@ def test_a_connection_that_was_closed_is_dead(shop: Shop, connect: Connect) -> N
 @pytest.mark.parametrize("answer_due", [False, True])
 def test_close_says_goodbye(answer_due: bool, shop: Shop, connect: Connect) -> None:
     connection = connect()
+    run(connection, "SELECT 1")  # PostgreSQL notices the want of a goodbye only in a transaction
     with shop.hears_a_goodbye(shop.session_of(connection)):
         if answer_due:
-            run(connection, "SELECT 1")
             assert shop.driver.begin_reset(connection, "rollback")
 
         shop.driver.close(connection)
