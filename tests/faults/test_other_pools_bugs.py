@@ -1,7 +1,7 @@
 """The bugs that other pools have or had, each a test of this one.
 
 Where the promise is about servers the server is real; elsewhere fake connections make the moment exact. Some of these
-stand under names of their own among the tests of the pool (tests/unit/test_pool.py) and are not written twice:
+stand under names of their own among the tests of the pool (tests/unit/test_pool_*.py) and are not written twice:
 
 psycopg_pool 3.3.3, a waiter hit by KeyboardInterrupt still accepts a connection, which is lost:
     test_a_waiter_hit_by_a_signal_loses_nothing, test_a_waiter_hit_by_an_asynchronous_exception_loses_nothing

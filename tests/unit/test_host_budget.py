@@ -74,6 +74,12 @@ class Process:
         self._process.communicate()
 
 
+def take_one(budget: Budget) -> Permit:
+    permit = budget.take(1)
+    assert permit is not None
+    return permit
+
+
 def take_all(budget: Budget, number: int) -> list[Permit]:
     """Wait until so many permits can be had, and return them."""
     permits: list[Permit] = []
@@ -116,8 +122,7 @@ def test_there_are_as_many_permits_as_connections(make_budget: MakeBudget) -> No
 
 def test_what_is_given_back_can_be_taken_once(make_budget: MakeBudget) -> None:
     budget, other = make_budget(1), make_budget(1)
-    permit = budget.take(1)
-    assert permit is not None
+    permit = take_one(budget)
 
     permit.release()
     permit.release()
@@ -138,8 +143,7 @@ def test_a_permit_that_was_dropped_by_an_exception_comes_back(make_budget: MakeB
 
 
 def used_permit(budget: Budget) -> Permit:
-    permit = budget.take(1)
-    assert permit is not None
+    permit = take_one(budget)
     permit.is_used = True
     return permit
 
@@ -216,8 +220,7 @@ def test_a_forks_child_leaves_the_farewells_to_its_parent(
 
 def test_a_permit_with_which_nothing_was_opened_needs_no_rest(make_budget: MakeBudget) -> None:
     budget, other = make_budget(1), make_budget(1)
-    permit = budget.take(1)
-    assert permit is not None
+    permit = take_one(budget)
 
     permit.release()
 
@@ -413,8 +416,7 @@ def test_the_limit_holds_however_processes_die(
 
 def test_the_one_who_has_waited_longest_comes_next(make_budget: MakeBudget) -> None:
     holder, first, second = make_budget(1), make_budget(1), make_budget(1)
-    permit = holder.take(1)
-    assert permit is not None
+    permit = take_one(holder)
     assert first.take(1) is None
     assert second.take(1) is None
 
@@ -427,8 +429,7 @@ def test_the_one_who_has_waited_longest_comes_next(make_budget: MakeBudget) -> N
 
 def test_the_one_who_has_none_comes_before_one_who_wants_more(make_budget: MakeBudget) -> None:
     holder, rich, poor = make_budget(2), make_budget(2), make_budget(2)
-    permit, one = holder.take(1), rich.take(1)
-    assert permit is not None
+    permit, one = take_one(holder), rich.take(1)
     assert one is not None
     assert rich.take(1) is None
     assert poor.take(1) is None
@@ -457,8 +458,7 @@ def test_what_nobody_waits_for_is_taken_only_where_nobody_hungers(make_budget: M
 
 def test_the_hunger_of_the_dead_lapses(make_budget: MakeBudget, start: Callable[[int], Process]) -> None:
     holder, other, process = make_budget(1), make_budget(1), start(1)
-    permit = holder.take(1)
-    assert permit is not None
+    permit = take_one(holder)
     process.run("assert budget.take(1) is None")
     process.kill()
     permit.release()
@@ -508,9 +508,8 @@ def test_what_is_given_up_for_others(
 
 def test_nobody_is_asked_for_what_is_about_to_be_free(make_budget: MakeBudget) -> None:
     me, another, hungry = make_budget(2), make_budget(2), make_budget(2)
-    mine, coming = me.take(1), another.take(1)
+    mine, coming = me.take(1), take_one(another)
     assert mine is not None
-    assert coming is not None
     assert hungry.take(1) is None
     assert me.to_give_up(1) == 1
 
@@ -521,8 +520,7 @@ def test_nobody_is_asked_for_what_is_about_to_be_free(make_budget: MakeBudget) -
 
 def test_a_permit_stays_for_a_turn(make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch) -> None:
     me, hungry = make_budget(1), make_budget(1)
-    permit = me.take(1)
-    assert permit is not None
+    permit = take_one(me)
     assert hungry.take(1) is None
 
     monkeypatch.setattr(host_budget, "TURN", PATIENCE)

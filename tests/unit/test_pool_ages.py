@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unit.conftest import Clock, MakePool
+from unit.conftest import Clock, MakePool, use
 from unit.fakes import FakeConnection, FakeDatabase, eventually, raising
 from wsgipool import Pool
 from wsgipool.housekeeping import housekeeping
@@ -13,14 +13,6 @@ from wsgipool.housekeeping import housekeeping
 @pytest.fixture(autouse=True)
 def _clock(clock: Clock) -> Clock:
     return clock
-
-
-def use(pool: Pool[FakeConnection], number: int = 1) -> list[FakeConnection]:
-    """Borrow so many connections at once, give them back, and return them."""
-    connections = [pool.getconn() for _ in range(number)]
-    for connection in connections:
-        pool.putconn(connection)
-    return connections
 
 
 def test_a_connection_that_nobody_needed_is_closed(make_pool: MakePool, clock: Clock) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from unit.conftest import MakePool
-from unit.fakes import FakeConnection, FakeDatabase, raising
+from unit.conftest import MakePool, all_idle, counts, use
+from unit.fakes import FakeConnection, FakeDatabase, in_turn, raising
+from unit.interrupts import Interrupt
 from wsgipool import ConnectFailed, Pool
 
 
@@ -76,8 +77,7 @@ def test_without_pipeline_the_answer_is_read_at_the_return(make_pool: MakePool, 
 def test_a_connection_whose_reset_failed_unseen_is_replaced_unseen(make_pool: MakePool, database: FakeDatabase) -> None:
     database.pipelined = True
     pool = make_pool()
-    first = pool.getconn()
-    pool.putconn(first)
+    (first,) = use(pool)
     database.hooks["read_answer"] = raising(OSError("connection reset by peer"))
 
     second = pool.getconn()
@@ -98,6 +98,78 @@ def test_a_borrower_does_not_wait_longer_for_an_answer_than_it_wants_to_wait(
     pool.getconn(timeout=5)
 
     assert 0 < database.timeouts[0] <= 5
+
+
+# --- one that died while idle ----------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_died_while_idle_is_replaced_by_a_new_one(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(1)
+    (dead,) = use(pool)
+    dead.alive = False
+
+    connection = pool.getconn()
+
+    assert connection is database.opened[1]
+    assert dead.closed
+    assert database.most_sessions == 1
+
+
+def test_a_connection_that_died_while_idle_is_replaced_by_another_idle_one(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(3)
+    connections = use(pool, 3)
+    for connection in connections[1:]:
+        connection.alive = False
+
+    assert pool.getconn() is connections[0]
+    assert [connection.closed for connection in connections] == [False, True, True]
+    assert len(database.opened) == 3
+
+
+def test_a_dead_connection_whose_replacement_fails_leaves_its_place(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(1)
+    (dead,) = use(pool)
+    dead.alive = False
+    database.hooks["connect"] = in_turn(raising(OSError("refused")))
+
+    with pytest.raises(ConnectFailed):
+        pool.getconn()
+
+    assert pool.getconn() is database.opened[1]
+
+
+def test_a_connection_whose_check_fails_is_not_lent_again(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(1)
+    (unsound,) = use(pool)
+
+    def check() -> None:
+        if not unsound.closed:
+            raise ValueError("file descriptor cannot be a negative integer (-1)")
+
+    database.hooks["is_alive"] = check
+
+    assert pool.getconn() is not unsound
+    assert unsound.closed
+
+
+def test_a_connection_is_closed_when_its_borrower_is_interrupted_in_the_middle_of_checking_it(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(1)
+    (connection,) = use(pool)
+    database.hooks["is_alive"] = raising(Interrupt())
+
+    with pytest.raises(Interrupt):
+        pool.getconn()
+
+    assert connection.closed
+    assert counts(pool) == all_idle(0)
 
 
 def test_a_connection_that_was_idle_for_long_is_asked_for_a_sign_of_life(make_pool: MakePool) -> None:
@@ -124,12 +196,14 @@ def test_a_connection_that_gives_no_sign_of_life_is_replaced_unseen(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(check_after=-1)
-    first = pool.getconn()
-    pool.putconn(first)
+    (first,) = use(pool)
     database.hooks["ping"] = raising(OSError("timed out"))
 
     assert pool.getconn() is not first
     assert first.closed
+
+
+# --- what an application says of its connections ---------------------------------------------------------------------
 
 
 def test_each_new_connection_is_configured_once(make_pool: MakePool) -> None:
@@ -172,8 +246,7 @@ def test_a_connection_is_checked_each_time_it_is_lent(make_pool: MakePool) -> No
 
 def test_a_connection_that_fails_its_check_is_replaced_unseen(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(check=lambda connection: connection.execute())
-    first = pool.getconn()
-    pool.putconn(first)
+    (first,) = use(pool)
     database.hooks["execute"] = raising(OSError("read only"))
 
     assert pool.getconn() is not first

@@ -129,6 +129,11 @@ class Site:
             self.pool.drain()
         return sessions
 
+    def have_only_one(self) -> None:
+        """Have room for one connection, which is open, new and idle."""
+        self.have_idle(1)
+        self.pool.resize(0, 1)
+
     def hold(self, number: int) -> None:
         """Have other threads hold so many connections."""
         self.holders += [Borrower(self.pool.getconn, self.pool.putconn) for _ in range(number)]
@@ -256,8 +261,7 @@ def waits_and_is_served(site: Site) -> Iterator[None]:
 
 
 def waits_before_another(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     site.hold(1)
     site.line_up_when_it_waits()
     site.give_back_when_it_waits()
@@ -267,8 +271,7 @@ def waits_before_another(site: Site) -> Iterator[None]:
 
 
 def waits_in_vain(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     site.hold(1)
     yield
     with contextlib.suppress(PoolTimeout):
@@ -276,8 +279,7 @@ def waits_in_vain(site: Site) -> Iterator[None]:
 
 
 def waits_and_is_served_in_the_last_moment(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     site.hold(1)
     site.give_back_when_it_waits()
     yield
@@ -307,8 +309,7 @@ def gives_back(site: Site) -> Iterator[None]:
 
 
 def gives_back_to_one_who_waits(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     session = site.pool.getconn()
     site.have_waiting()
     yield
@@ -324,8 +325,7 @@ def gives_back_what_cannot_be_reset(site: Site) -> Iterator[None]:
 
 
 def gives_back_what_cannot_be_reset_while_another_waits(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     session = site.pool.getconn()
     session.fails_at = "rollback"
     site.have_waiting()
@@ -341,8 +341,7 @@ def commits(site: Site) -> Iterator[None]:
 
 
 def commits_while_another_waits(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     block = site.pool.connection()
     with block as session:
         session.execute()
@@ -389,8 +388,7 @@ def ends_a_request_that_has_kept_some(site: Site) -> Iterator[None]:
 
 
 def ends_a_request_that_has_kept_what_another_waits_for(site: Site) -> Iterator[None]:
-    site.have_idle(1)
-    site.pool.resize(0, 1)
+    site.have_only_one()
     site.pool.getconn()
     site.have_waiting()
     yield

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from unit.conftest import Clock, MakePool
-from unit.fakes import Borrower, FakeConnection, FakeDatabase, Task, eventually, in_turn, raising
+from unit.conftest import Clock, MakePool, borrower, waiting_task
+from unit.fakes import FakeConnection, FakeDatabase, in_turn, raising
 from wsgipool import ConnectFailed, Pool, PoolDeadlock, PoolTimeout, TooManyRequests
 
 
@@ -38,9 +38,8 @@ def test_loans_and_what_was_opened_for_them_are_counted(make_pool: MakePool) -> 
 
 def test_waits_and_how_long_they_were_are_counted(make_pool: MakePool, clock: Clock) -> None:
     pool = make_pool(1)
-    held = Borrower(pool.getconn, pool.putconn)
-    waiter = Task(pool.getconn)
-    eventually(lambda: pool.waiting == 1)
+    held = borrower(pool)
+    waiter = waiting_task(pool)
     clock.advance(2.5)
 
     held.give_back()
@@ -54,11 +53,10 @@ def test_those_who_went_without_are_counted(make_pool: MakePool, database: FakeD
     database.hooks["connect"] = in_turn(raising(OSError("refused")))
     with pytest.raises(ConnectFailed):
         pool.getconn()
-    Borrower(pool.getconn, pool.putconn)
+    borrower(pool)
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=0)
-    Task(pool.getconn)
-    eventually(lambda: pool.waiting == 1)
+    waiting_task(pool)
     with pytest.raises(TooManyRequests):
         pool.getconn()
 

@@ -1,0 +1,72 @@
+"""A fork in the middle of things: the parent keeps its connections, the child begins with none and touches none."""
+
+from __future__ import annotations
+
+from unit.fakes import run_python
+
+FORK = """
+import os
+import warnings
+from unit.fakes import FakeDatabase, Gate, Task, eventually
+from wsgipool import Pool
+
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # that is the test
+
+database = FakeDatabase()
+pool = Pool(database, name="orders", max_size=2, timeout=5)
+held, idle = pool.getconn(), pool.getconn()
+pool.putconn(idle)
+{before}
+child = os.fork()
+if child == 0:
+    {child}
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+{parent}
+"""
+
+
+def fork(child: str, parent: str = "", before: str = "") -> str:
+    return run_python(FORK.format(child=child, parent=parent, before=before))
+
+
+def test_the_pool_of_a_forks_child_is_empty() -> None:
+    assert fork("print(repr(pool), flush=True)") == (
+        "<Pool 'orders': 0 in use, 0 connecting, 0 idle of max_size 2, 0 waiting>\n"
+    )
+
+
+def test_a_forks_child_abandons_what_it_inherited_and_closes_none_of_it() -> None:
+    child = "print(set(database.abandoned) == {held, idle}, held.closed or idle.closed, flush=True)"
+
+    assert fork(child) == "True False\n"
+
+
+def test_a_forks_child_opens_connections_of_its_own() -> None:
+    child = "print(pool.getconn() in (held, idle), pool.getconn() in (held, idle), flush=True)"
+
+    assert fork(child) == "False False\n"
+
+
+def test_the_parent_of_a_fork_keeps_its_connections() -> None:
+    parent = "pool.putconn(held); print(repr(pool), pool.getconn() is held, database.abandoned)"
+
+    assert fork("pass", parent) == (
+        "<Pool 'orders': 0 in use, 0 connecting, 2 idle of max_size 2, 0 waiting> True []\n"
+    )
+
+
+def test_a_fork_while_another_thread_decides_leaves_the_child_a_free_lock() -> None:
+    before = "Task(pool._lock.acquire).result()"
+
+    assert fork("print(pool.getconn().calls, flush=True)", before=before) == "[]\n"
+
+
+def test_a_fork_while_a_connection_opens_in_the_background_leaves_both_sides_a_working_pool() -> None:
+    before = "database.hooks['connect'] = gate = Gate(); pool.resize(3, 3); gate.wait_until_reached()"
+    child = "database.hooks.clear(); print(pool.size, pool.getconn().calls, pool.size, flush=True)"
+    parent = "gate.open(); eventually(lambda: pool.idle == 2); print(repr(pool))"
+
+    assert fork(child, parent, before) == (
+        "0 [] 1\n<Pool 'orders': 1 in use, 0 connecting, 2 idle of max_size 3, 0 waiting>\n"
+    )

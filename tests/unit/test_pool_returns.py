@@ -1,0 +1,101 @@
+"""`putconn`: what becomes of a connection that is given back, and who may give it back."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from unit.conftest import MakePool, all_idle, borrower, counts, giving_back, waiting_task
+from unit.fakes import FakeConnection, FakeDatabase, Task, raising
+from unit.interrupts import Interrupt
+from wsgipool import WrongThread
+
+
+def test_putconn_rolls_back(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+
+    pool.putconn(connection)
+
+    assert connection.calls == ["rollback"]
+    assert counts(pool) == all_idle(1)
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), Interrupt()])
+def test_a_connection_whose_reset_raises_is_closed_and_its_place_goes_to_the_next_waiter(
+    make_pool: MakePool, database: FakeDatabase, error: BaseException
+) -> None:
+    pool = make_pool(1)
+    broken = pool.getconn()
+    waiter = waiting_task(pool)
+    database.hooks["rollback"] = raising(error)
+
+    with pytest.raises(Interrupt) if isinstance(error, Interrupt) else contextlib.nullcontext():
+        pool.putconn(broken)
+
+    assert waiter.result() is database.opened[1]
+    assert broken.closed
+
+
+def test_what_one_thread_has_another_cannot_give_back(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    other = borrower(pool)
+
+    with pytest.raises(WrongThread, match=rf"given back by thread \d+, but thread {other.thread_id} has borrowed it"):
+        pool.putconn(other.connection)
+
+    assert pool.in_use == 1
+    other.give_back()
+    assert counts(pool) == all_idle(1)
+
+
+def test_what_a_thread_has_left_behind_at_its_end_another_may_give_back(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = Task(pool.getconn).result()
+
+    pool.putconn(connection)
+
+    assert counts(pool) == all_idle(1)
+
+
+def test_a_connection_given_back_once_more_is_not_taken_from_its_next_borrower(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    pool.putconn(connection)
+    next_one = borrower(pool)
+    assert next_one.connection is connection
+
+    with pytest.raises(WrongThread):
+        pool.putconn(connection)
+
+    assert (pool.in_use, pool.idle) == (1, 0)
+
+
+def test_a_connection_given_back_twice_is_an_error(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    connection = pool.getconn()
+    pool.putconn(connection)
+
+    with pytest.raises(ValueError, match="not lent out by pool 'orders'"):
+        pool.putconn(connection)
+
+    assert counts(pool) == all_idle(1)
+
+
+def test_a_connection_on_its_way_back_cannot_be_given_back(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(2)
+
+    with giving_back(pool, database) as other, pytest.raises(ValueError, match="not lent out"):
+        pool.putconn(other.connection)
+
+    assert counts(pool) == all_idle(1)
+
+
+def test_a_connection_of_another_pool_is_an_error(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(2)
+
+    with pytest.raises(ValueError, match="not lent out"):
+        pool.putconn(FakeConnection(database))
+
+    assert counts(pool) == all_idle(0)

@@ -1,0 +1,243 @@
+"""Who waits for a connection: in what order they are served, how long they wait, and who would wait for itself."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from unit.conftest import MakePool, all_idle, borrower, counts, giving_back, in_queue, waiting_task
+from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Task, eventually
+from unit.interrupts import Interrupt, interrupt
+from wsgipool import PoolDeadlock, PoolTimeout
+
+# --- the order -------------------------------------------------------------------------------------------------------
+
+
+def test_waiters_are_served_in_the_order_of_their_coming(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    order: list[int] = []
+
+    def request(number: int) -> None:
+        with pool.connection():
+            order.append(number)
+
+    tasks = [in_queue(pool, partial(request, number)) for number in range(5)]
+    pool.putconn(connection)
+    for task in tasks:
+        task.result()
+
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_nobody_overtakes_a_waiter(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    waiter = waiting_task(pool)
+
+    pool.putconn(connection)
+
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0)
+    assert waiter.result() is connection
+
+
+def test_nobody_overtakes_a_waiter_whose_connection_lies_ready_for_a_moment(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    other = borrower(pool)
+    waiter = waiting_task(pool)
+
+    with pool._lock:
+        # It is among the idle ones, and who gives it back has not been able to hand it on yet.
+        giving_back = other.begin_to_give_back()
+        eventually(lambda: pool.idle == 1)
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+
+    assert waiter.result() is other.connection
+    giving_back.result()
+
+
+def test_a_waiter_that_gives_up_passes_its_turn_on(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    impatient = Task(lambda: pool.getconn(timeout=0.2))
+    eventually(lambda: pool.waiting == 1 or impatient.done)
+    patient = Task(pool.getconn)
+    with pytest.raises(PoolTimeout):
+        impatient.result()
+    eventually(lambda: pool.waiting == 1)
+
+    pool.putconn(connection)
+
+    assert patient.result() is connection
+
+
+def test_a_waiter_that_is_served_in_the_moment_it_gives_up_has_its_connection(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    waiter = Task(lambda: pool.getconn(timeout=0.1))
+    eventually(lambda: pool.waiting == 1 or waiter.done)
+
+    with pool._lock:
+        # Its time runs out while it cannot say so.
+        time.sleep(0.3)
+        pool.putconn(connection)
+        pool._decide()
+
+    assert waiter.result() is connection
+
+
+def test_a_waiter_hit_by_an_asynchronous_exception_loses_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    hit, next_one = waiting_task(pool), waiting_task(pool)
+
+    # A thread that waits for a lock learns of it when it wakes: just when the connection has become its own.
+    interrupt(hit.thread_id)
+    pool.putconn(connection)
+
+    with pytest.raises(Interrupt):
+        hit.result()
+    assert next_one.result() is connection
+
+
+def test_a_waiter_hit_by_a_signal_loses_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    other = borrower(pool)
+
+    def handler(*_: object) -> None:
+        raise Interrupt
+
+    def send_signal() -> None:
+        eventually(lambda: pool.waiting == 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        sender = Task(send_signal)
+        with pytest.raises(Interrupt):
+            pool.getconn()
+        sender.result()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    other.give_back()
+
+    assert counts(pool) == all_idle(1)
+
+
+# --- how long --------------------------------------------------------------------------------------------------------
+
+
+def test_a_borrower_that_waits_in_vain_gets_pool_timeout(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    borrower(pool)
+    started = time.monotonic()
+
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.05)
+
+    assert 0.05 <= time.monotonic() - started < 5
+    assert counts(pool) == {"size": 1, "idle": 0, "in_use": 1, "waiting": 0}
+
+
+def test_the_timeout_of_the_pool_is_the_default(make_pool: MakePool) -> None:
+    pool = make_pool(1, timeout=0.05)
+    borrower(pool)
+
+    with pytest.raises(PoolTimeout, match=re.escape("within 0.05 s")):
+        pool.getconn()
+
+
+def test_a_timeout_has_no_upper_bound(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    waiter = waiting_task(pool, timeout=float("inf"))
+
+    pool.putconn(connection)
+
+    assert waiter.result() is connection
+
+
+def test_pool_timeout_names_the_counts_and_who_holds_longest(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+
+    def a_slow_report() -> None:
+        pool.getconn()
+
+    Task(a_slow_report).result()
+    borrower(pool)
+
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0)
+
+    message = str(caught.value)
+    assert "pool 'orders'" in message
+    assert "2 in use, 0 connecting, 0 idle of max_size 2" in message
+    assert re.search(rf"borrowed at {re.escape(__file__)}:\d+ in a_slow_report, 0\.\d s ago", message)
+
+
+def test_timeout_zero_takes_an_idle_connection(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    connection = pool.getconn()
+    pool.putconn(connection)
+
+    assert pool.getconn(timeout=0) is connection
+
+
+def test_timeout_zero_does_not_open_a_connection(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(1)
+
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0)
+
+    assert database.timeouts == []
+    assert counts(pool) == all_idle(0)
+
+
+# --- for itself ------------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_holds_all_connections_learns_at_once_that_it_waits_for_itself(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+
+    def outer() -> None:
+        pool.getconn()
+        pool.getconn()
+
+    outer()
+
+    with pytest.raises(
+        PoolDeadlock, match=r"all 2 connections of pool 'orders' are held by this thread .* in outer, .* in outer"
+    ):
+        pool.getconn(timeout=PATIENCE)
+    assert counts(pool) == {"size": 2, "idle": 0, "in_use": 2, "waiting": 0}
+
+
+def test_a_nested_borrow_waits_where_another_thread_can_give_back(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    other = borrower(pool)
+
+    def nested() -> FakeConnection:
+        with pool.connection(), pool.connection() as inner:
+            return inner
+
+    task = Task(nested)
+    eventually(lambda: (pool.in_use, pool.waiting) == (2, 1))
+    other.give_back()
+
+    assert task.result() is other.connection
+
+
+def test_a_connection_on_its_way_back_is_worth_waiting_for(make_pool: MakePool, database: FakeDatabase) -> None:
+    pool = make_pool(1)
+
+    with giving_back(pool, database) as other:
+        waiter = waiting_task(pool)
+
+    assert waiter.result() is other.connection
