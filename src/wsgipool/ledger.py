@@ -96,8 +96,8 @@ class Ledger(Generic[C]):
             raise PoolClosed(f"pool {self.name!r} is closed")
         if self.in_use >= self.max_size:
             holding = {slot.thread_id for slot in self._slots.values()}
-            # 0 is one on its way back.
-            if waiter.thread_id in holding and 0 not in holding and holding <= self._threads_that_wait(waiter):
+            # Where one is on its way back 0 is among those that hold, and never among those that wait.
+            if waiter.thread_id in holding and holding <= self._threads_that_wait(waiter):
                 held = list(self._slots.values())
                 raise PoolDeadlock(
                     f"all {self.max_size} connections of pool {self.name!r} are held by this thread and others that "

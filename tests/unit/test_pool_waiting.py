@@ -235,9 +235,9 @@ def test_a_nested_borrow_waits_where_another_thread_can_give_back(make_pool: Mak
 
 
 def test_a_connection_on_its_way_back_is_worth_waiting_for(make_pool: MakePool, database: FakeDatabase) -> None:
-    pool = make_pool(1)
+    pool = make_pool(2)
 
     with giving_back(pool, database) as other:
-        waiter = waiting_task(pool)
+        waiter = in_queue(pool, lambda: [pool.getconn(), pool.getconn()])
 
-    assert waiter.result() is other.connection
+    assert waiter.result()[1] is other.connection
