@@ -346,6 +346,7 @@ def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExaminat
     assert outcome.returncode == 0
 
 
+@as_root
 def test_a_user_that_is_not_there(daemon: SiteUnderExamination) -> None:
     daemon.write_apache("User #4294967294")
 
