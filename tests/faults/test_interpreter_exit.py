@@ -408,28 +408,64 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
-def test_a_forks_child_keeps_no_socket_that_its_parent_was_opening(proxy: Proxy, shop: str) -> None:
-    proxy.delay = 0.1
+MOMENTS = {
+    "TCP connect": ("mysql", "_connect"),
+    "greeting": ("mysql", "_read_packet"),
+    "TLS handshake": ("mysql", "do_handshake"),
+    "PostgreSQL": ("postgresql", "_finish_connecting"),
+}
+"""Where a thread may stand while it connects: by which driver, and in which function."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_forks_child_keeps_no_socket_that_its_parent_was_opening(moment: str, shop: str) -> None:
+    scheme, function = MOMENTS[moment]
     report = outcome_of(
-        """
+        f"moment, scheme, function = {moment!r}, {scheme!r}, {function!r}\n"
+        + """
+import socket
+
 def sockets():
     return sum("socket:" in os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
 
-def child():
-    print(json.dumps({"child's": sockets()}), flush=True)
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen(0 if moment == "TCP connect" else 10)
+address = listener.getsockname()
+waiting = [socket.socket() for _ in range(4)] if moment == "TCP connect" else []
+for one in waiting:  # until the listener's queue is full, and who comes next is not answered
+    one.setblocking(False)
+    one.connect_ex(address)
 
-def awaits_greeting():
+def offer_tls():
+    client, _ = listener.accept()
+    capabilities = (0x88A00).to_bytes(4, "little")  # 4.1, TLS, secure connections, plugins
+    greeting = (
+        b"\\x0a5.7.0\\0" + b"\\1\\0\\0\\0" + b"12345678\\0" + capabilities[:2] + b"\\x2d" + b"\\2\\0"
+        + capabilities[2:] + b"\\x15" + b"\\0" * 10 + b"123456789012\\0" + b"mysql_native_password\\0"
+    )
+    client.sendall(len(greeting).to_bytes(3, "little") + b"\\0" + greeting)
+    return client
+
+def connects():
     stacks = [traceback.extract_stack(frame) for frame in sys._current_frames().values()]
-    return any(entry.name == "_read_packet" for stack in stacks for entry in stack)
+    return sockets() > others and any(entry.name == function for stack in stacks for entry in stack)
 
+server = Task(offer_tls) if moment == "TLS handshake" else None
+others = sockets() + (server is not None)
+pool = pool_of(f"{scheme}://shop@127.0.0.1:{address[1]}/shop")
 other = Task(pool.getconn)
-eventually(awaits_greeting)
+eventually(connects)
+
+def child():
+    print(json.dumps({"child's": sockets() - others}), flush=True)
+
 report["status"] = fork(child)
-report["parent's"] = sockets()
-pool.putconn(other.result())
-print(json.dumps(report))
+report["parent's"] = sockets() - others
+print(json.dumps(report), flush=True)
+os._exit(0)
 """,
-        proxy.through(shop),
+        shop,
     )
 
     assert report == {"status": 0, "child's": 0, "parent's": 1}

@@ -16,6 +16,7 @@ from unit.fakes import PATIENCE, Task
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
+from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.pymysql import PooledConnection, PyMySQLDriver
 from wsgipool.drivers.sockets import is_readable
 
@@ -227,6 +228,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection = unconnected()
     connection._sock, server = socket.socketpair()
     connection._rfile = connection._sock.makefile("rb")
+    connection.descriptor = Descriptor(connection._sock.fileno())
     connection.has_something_to_read = is_readable(connection._sock.fileno())
     connection._current_timeout = None
     yield connection, server

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 from collections.abc import Callable
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -178,16 +177,6 @@ def close_quietly(connection: DBAPIConnection) -> None:
     """Close a connection that nobody will use again, whatever state it is in."""
     with contextlib.suppress(Exception):  # it is broken, or was closed before; either way it is gone
         connection.close()
-
-
-def point_nowhere(descriptor: int) -> None:
-    """Make a socket's descriptor one of /dev/null: what a fork's child still sends there reaches nobody.
-
-    Not os.close(): a destructor, or a careless user of the connection, would write to whoever gets the number next.
-    """
-    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(nowhere, descriptor, inheritable=False)
-    os.close(nowhere)
 
 
 def keep_forever(connection: object) -> None:

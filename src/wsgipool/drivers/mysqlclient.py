@@ -13,6 +13,7 @@ The options of the URL are those of `mysql://`, with these differences, which ar
 - There is no `program_name`: the server's list of sessions does not show the pool.
 - It does not tell whether a transaction is open, so a returned connection owes a ROLLBACK in any case. The answer is
   read at the next checkout.
+- A fork while another thread is in the middle of connecting leaves the child that thread's socket.
 - It has no COM_RESET_CONNECTION. Cleaning all of a session takes a COM_CHANGE_USER to the same user, two to six round
   trips that are waited for at the return.
 """
@@ -24,7 +25,7 @@ import math
 import os
 import pwd
 import select
-import stat
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ from MySQLdb.connections import Connection
 from MySQLdb.constants import CLIENT, CR, ER
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
+from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert, one_of
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
@@ -116,7 +118,7 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         with contextlib.suppress(Exception):
             if connection.answer_is_due and _readable(connection, 0):
                 connection.read_answer(0)
-        farewell = Farewell(connection.descriptor())
+        farewell = Farewell(connection.descriptor.number())
         close_quietly(connection)
         farewell.hang_up()
         return farewell
@@ -127,7 +129,7 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
             return min(int(number) for number in cursor.fetchone() if int(number))
 
     def abandon(self, connection: PooledConnection) -> None:
-        connection.cut_off()
+        connection.descriptor.point_nowhere()
         # The library may have been at work in another thread when the process forked: it is not called here any more.
         keep_forever(connection)
 
@@ -167,7 +169,9 @@ class PooledConnection(Connection):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.answer_is_due = False
-        self._socket = _identity(self.fileno())
+        # After an error the library has closed it, yet goes on naming its number, which may be another file's then.
+        self.descriptor = Descriptor(self.fileno())
+        _every_connection.add(self)
 
     def send(self, statement: bytes) -> None:
         """Send a statement that has no rows, and leave its answer to `read_answer`."""
@@ -180,22 +184,6 @@ class PooledConnection(Connection):
             raise MySQLdb.OperationalError(CR.SERVER_LOST, f"the server did not answer within {timeout:g} s")
         self.read_query_result()
         self.answer_is_due = False
-
-    def descriptor(self) -> int:
-        """Return the descriptor of the socket, or -1 if that is closed."""
-        with contextlib.suppress(OSError, MySQLdb.Error):
-            descriptor: int = self.fileno()
-            # After an error the library has closed it, yet goes on naming its number, which may be another file's now.
-            if _identity(descriptor) == self._socket:
-                return descriptor
-        return -1
-
-    def cut_off(self) -> None:
-        """Let go of the socket without a word to the server: from now on everything is sent nowhere."""
-        descriptor = self.descriptor()
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):
-                point_nowhere(descriptor)
 
 
 def _with_tls(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +201,16 @@ def _readable(connection: Connection, timeout: float) -> bool:
     return bool(poll.poll(timeout * 1000))
 
 
-def _identity(descriptor: int) -> tuple[int, int, bool]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino, stat.S_ISSOCK(status.st_mode)
+_every_connection: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+"""Those too that no pool knows, or knows no more. A fork's child that kept their sockets would keep the sessions from
+ending with its parent's death."""
+
+
+def _after_fork_in_child() -> None:
+    for connection in list(_every_connection):
+        connection.descriptor.point_nowhere()
+        keep_forever(connection)
+    _every_connection.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

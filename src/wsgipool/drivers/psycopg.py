@@ -15,7 +15,9 @@ level, read_only, deferrable, row_factory and prepare_threshold.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import weakref
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever, point_nowhere
+from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
@@ -156,9 +159,7 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         return int(allowed[0])
 
     def abandon(self, connection: PooledConnection) -> None:
-        with contextlib.suppress(OSError, psycopg.Error):
-            point_nowhere(connection.fileno())
-        # libpq may have been at work in another thread when the process forked: it is not called here any more.
+        _abandon(connection.pgconn)
         keep_forever(connection)
 
     def can_run_again(self, error: BaseException) -> bool:
@@ -237,12 +238,20 @@ class _LastWords:
             self.heard = True
 
 
+def _abandon(pgconn: PGconn) -> None:
+    with contextlib.suppress(OSError, psycopg.Error):
+        Descriptor(pgconn.socket).point_nowhere()
+    # libpq may have been at work in another thread when the process forked: it is not called here any more.
+    keep_forever(pgconn)
+
+
 def _connect(conninfo: str, timeout: float) -> PGconn:
     """Connect by libpq's non-blocking calls.
 
     psycopg's own connect() would not wait for less than 2 s, and as long for each of several addresses.
     """
     pgconn = pq.PGconn.connect_start(conninfo.encode())
+    _every_connection.add(pgconn)
     try:
         _finish_connecting(pgconn, timeout)
     except BaseException:
@@ -272,3 +281,17 @@ def _ready(descriptor: int, event: int, timeout: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, event)
     return bool(poll.poll(max(0.0, timeout) * 1000))
+
+
+_every_connection: weakref.WeakSet[PGconn] = weakref.WeakSet()
+"""Those too that a thread is just opening, which no pool knows. A fork's child that kept their sockets would keep the
+sessions from ending with its parent's death."""
+
+
+def _after_fork_in_child() -> None:
+    for pgconn in list(_every_connection):
+        _abandon(pgconn)
+    _every_connection.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import socket
 import ssl
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +21,11 @@ from typing import Any
 
 import pymysql
 from pymysql.connections import Connection
-from pymysql.constants import COMMAND, ER, SERVER_STATUS
+from pymysql.constants import COMMAND, CR, ER, SERVER_STATUS
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import Reset, close_quietly, keep_forever, point_nowhere
+from wsgipool.drivers import Reset, close_quietly, keep_forever
+from wsgipool.drivers.opening import Descriptor, connect_tcp, connect_unix
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.drivers.sockets import is_readable
 from wsgipool.errors import ConfigError, WrongThread
@@ -200,6 +202,8 @@ class PooledConnection(Connection):
     """When the last of them was sent, by `time.monotonic()`."""
     has_something_to_read: Callable[[], object]
     """Tells without waiting whether the server has sent something, or closed the socket. From `connect()` on."""
+    descriptor: Descriptor | None = None
+    """That of its socket, from the moment when there is one."""
     farewell: Farewell | None = None
     """After its end, whether by `close()` or by an error: what the server makes of that."""
 
@@ -208,6 +212,29 @@ class PooledConnection(Connection):
         Connection._execute_command(self, command, payload)
         self.answers_due += 1
         self.sent_at = monotonic()
+
+    def connect(self, sock: socket.socket | None = None) -> None:
+        """As PyMySQL's, but a fork's child knows the socket from the first, and all addresses share one timeout."""
+        if sock is None:
+            try:
+                sock = self._connect_socket()
+            except OSError as error:
+                raise pymysql.OperationalError(
+                    CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {self.host!r} ({error})"
+                ) from error
+        super().connect(sock)
+
+    def _connect_socket(self) -> socket.socket:
+        def note(descriptor: Descriptor) -> None:
+            self.descriptor = descriptor
+
+        timeout: Any = self.connect_timeout
+        if self.unix_socket:
+            self.host_info = "Localhost via UNIX socket"
+            self._secure = True  # PyMySQL sends a password as it is only over such a connection
+            return connect_unix(self.unix_socket, timeout, note)
+        self.host_info = f"socket {self.host}:{self.port}"
+        return connect_tcp(self.host, self.port, self.bind_address, timeout, note)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         """As PyMySQL's, but within `connect()` it waits for no answer: that comes with the next one, or after it."""
@@ -218,8 +245,8 @@ class PooledConnection(Connection):
 
     def remember_session(self) -> None:
         """Note what `connect()` has set, for `send_session_reset`."""
-        socket: Any = self._sock
-        self.has_something_to_read = is_readable(socket.fileno())
+        ours: Any = self._sock
+        self.has_something_to_read = is_readable(ours.fileno())
         self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
         commands: list[tuple[int, str | bytes | None]] = [
             (_COM_RESET_CONNECTION, b""),
@@ -275,8 +302,8 @@ class PooledConnection(Connection):
         def read_bytes(number: int) -> bytes:
             left = max(deadline - monotonic(), _LEAST_TIMEOUT)
             self._current_timeout = min(left, read_timeout or left)
-            socket: Any = self._sock
-            socket.settimeout(self._current_timeout)
+            ours: Any = self._sock
+            ours.settimeout(self._current_timeout)
             data: bytes = Connection._read_bytes(self, number)
             return data
 
@@ -296,12 +323,11 @@ class PooledConnection(Connection):
         """Let go of a socket that is the parent's, in the child of a fork."""
         # close() would send COM_QUIT through the socket shared with the parent and end the parent's session. Even the
         # reader on top of the socket is not closed: a thread that the child does not have may have been in it.
-        if self._sock is not None:
-            descriptor = self._sock.fileno()
-            if descriptor >= 0:  # or such a thread has just closed it
-                point_nowhere(descriptor)
+        if self.descriptor is not None:
+            self.descriptor.point_nowhere()
+        if self._rfile is not None:
             keep_forever(self._rfile)
-            self._sock = self._rfile = None
+        self._sock = self._rfile = None
 
     def _force_close(self) -> None:
         farewell = None if self._sock is None else Farewell(self._sock.fileno())
