@@ -69,26 +69,29 @@ class Lending(Ledger[C]):
     def _borrow(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
         debts = None if self.before_loan is None else self.before_loan()
         limit = self.timeout if timeout is None else timeout
-        slot = self._borrow_idle(borrower, limit, frame) if not (self._by_lock or self._lends_as_is) else None
+        slot = None
+        if not self._by_lock and not self._lends_as_is:
+            try:
+                slot = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                slot.borrower = borrower
+                try:
+                    slot.note(frame, self._debug)
+                    is_usable = self._connector.is_usable(slot, get_ident(), limit)
+                except BaseException:
+                    self._take_back(slot, None, keep=False)
+                    raise
+                if not is_usable:
+                    slot = self._another(slot, limit, frame)
         if slot is None:
             slot = self._wait(borrower, limit, frame)
         slot.debts = debts
         return slot
 
-    def _borrow_idle(self, borrower: int | Borrower, limit: float, frame: FrameType) -> Slot[C] | None:
-        """Borrow what is idle, if its connection is dead another, or a new one; None where nothing is idle."""
-        try:
-            slot = self._idle.pop()
-        except IndexError:
-            return None
-        slot.borrower = borrower
-        try:
-            slot.note(frame, self._debug)
-            if self._connector.is_usable(slot, get_ident(), limit):
-                return slot
-        except BaseException:
-            self._take_back(slot, None, keep=False)
-            raise
+    def _another(self, slot: Slot[C], limit: float, frame: FrameType) -> Slot[C]:
+        """Return another one for a slot whose connection is dead: an idle one, or new."""
         waiter = Waiter(slot.borrower, limit, slot, asked=slot.since)
         waiter.touched = True
         try:

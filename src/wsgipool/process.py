@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wsgipool import config, drivers, sizing
+from wsgipool.block import Block
 from wsgipool.errors import ConfigError
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.host.folder import default_folder
@@ -161,7 +162,7 @@ def connection(name: str, timeout: float | None = None, readonly: bool = False) 
     Waits for one at most `timeout` seconds (default: the database's setting). With `readonly=True` the block always
     ends in a rollback. Raises ConfigError, or a PoolError: PoolTimeout, ConnectFailed, PoolDeadlock, PoolClosed.
     """
-    return (_current or _configured()).get(name).connection(timeout, readonly)
+    return Block((_current or _configured()).get(name), timeout, readonly)
 
 
 def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, timeout: float | None = None) -> T:

@@ -95,8 +95,10 @@ def _request_data() -> dict[object, Any] | None:
 
 def _note_debt() -> list[int] | None:
     """Note that the request that this thread serves, if any, borrows something, and return what it owes so far."""
-    data = _request_data()
-    if data is None:
+    # As _request_data(), in line: each loan comes by here.
+    try:
+        data: dict[object, Any] = _server.request_data()
+    except RuntimeError:
         return None
     end: _EndOfRequest | None = data.get(_EndOfRequest)
     if end is None:
