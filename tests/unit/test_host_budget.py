@@ -20,7 +20,7 @@ from unit.fakes import PATIENCE, eventually
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host import budget as host_budget
-from wsgipool.host.board import LEASE
+from wsgipool.host.board import HALF_LIFE, LEASE, SIZE, Board
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.permits import Permit
 
@@ -199,7 +199,20 @@ def test_a_server_that_was_slow_to_end_a_session_lets_the_next_permit_rest_longe
     used_permit(other).release(Farewell(unseen=0.0))
 
     eventually(lambda: (budget.take(1), other.take(1)).count(None) == 0)
-    assert time.monotonic() - released > 0.02 + 0.2 / 4
+    assert time.monotonic() - released > 0.02 + 0.1  # of which more would not count
+
+
+def test_the_slowest_end_of_a_session_counts_until_it_was_long_ago(tmp_path: Path) -> None:
+    with (tmp_path / "board").open("w+b") as file:
+        file.truncate(SIZE)
+        board = Board(file.fileno())
+    board.note_delay(1000, 8_000_000)
+    board.note_delay(2000, 1_000_000)
+
+    assert [board.delay(2000 + times * HALF_LIFE) for times in range(3)] == [8_000_000, 4_000_000, 2_000_000]
+
+    board.note_delay(2000 + 3 * HALF_LIFE, 1_500_000)
+    assert board.delay(2000 + 3 * HALF_LIFE) == 1_500_000
 
 
 def test_a_forks_child_leaves_the_farewells_to_its_parent(

@@ -21,11 +21,14 @@ LEASE = 500_000_000
 """How long a notice of hunger counts: a process that was killed, or stopped by a debugger, holds nobody up for longer.
 Far more than the pause between two looks of a hungry pool."""
 _TAKEN = 1
+HALF_LIFE = 10_000_000_000
+"""In which a slow end of a session counts for half: a few hundred others end meanwhile where turns are taken, and one
+of those may be as slow."""
 _LONGEST_REST = 2_000_000_000
 """A time that lies further ahead was written before the host was last started."""
 
 # In words.
-_HUNGER, _SESSIONS, _USED_PLACES, _DELAY = 0, 1, 2, 3
+_HUNGER, _SESSIONS, _USED_PLACES, _DELAY, _DELAY_SEEN = 0, 1, 2, 3, 4
 _PLACES = 8
 _PLACE_SIZE = 4
 _PERMITS = _PLACES + _PLACE_SIZE * MOST_POOLS
@@ -127,11 +130,12 @@ class Board:
     def sessions(self, number: int) -> None:
         self._words[_SESSIONS] = number
 
-    @property
-    def delay(self) -> int:
-        """Nanoseconds that the server takes to end a session, on an average of the last few."""
-        return self._words[_DELAY]
+    def delay(self, now: int) -> int:
+        """Return the nanoseconds that the server took for the slowest end of a session of late."""
+        age = now - self._words[_DELAY_SEEN]
+        return self._words[_DELAY] >> (age // HALF_LIFE) if age >= 0 else 0
 
-    def note_delay(self, nanoseconds: int) -> None:
+    def note_delay(self, now: int, nanoseconds: int) -> None:
         """Note how long the server has taken to end a session."""
-        self._words[_DELAY] = (3 * self._words[_DELAY] + nanoseconds) // 4
+        if nanoseconds >= self.delay(now):
+            self._words[_DELAY], self._words[_DELAY_SEEN] = nanoseconds, now

@@ -42,11 +42,11 @@ _LOOK, _LONGEST_LOOK = 0.01, 0.2
 """Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
 are before them, so that 200 hungry processes do not keep a machine busy with looking."""
 _REST = 20_000_000
-"""Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that: it closes
-its side first and then ends its count of it, and on a busy machine another process may run in between."""
+"""Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that at worst of
+late: it closes its side first and then ends its count of it, and on a busy machine other processes run in between."""
 _DELAYS = 4
 """As many times the server may take longer to see that a process has died than it takes to end a session on demand."""
-_LONGEST_DELAY = 200_000_000
+_LONGEST_DELAY = 100_000_000
 """Nanoseconds that one slow end of a session counts for at most: the server may have been at a statement until then."""
 _SEARCH = 50_000_000
 """Nanoseconds between two searches for permits whose process died."""
@@ -190,7 +190,7 @@ class Budget:
     def _find_the_ownerless(self, shared: _Shared, limit: int, now: int) -> None:
         for index in shared.board.taken(limit):
             if index not in self._held and shared.locks.lock(index):
-                shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay)
+                shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now))
                 shared.locks.unlock(index)
 
     def _limit(self) -> int:
@@ -296,15 +296,15 @@ class _Permit:
             return
         if self.is_used and farewell is None:
             farewell = Farewell()
-        rest = 0
+        now, rest = monotonic_ns(), 0
         if farewell is not None:
             if not farewell.is_over():
                 budget._farewells.append((self, farewell))
                 return
             if farewell.seconds:
-                shared.board.note_delay(min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
-            rest = _REST + shared.board.delay
-        shared.board.note_free(self.index, monotonic_ns() + rest)
+                shared.board.note_delay(now, min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
+            rest = _REST + shared.board.delay(now)
+        shared.board.note_free(self.index, now + rest)
         budget._forget(shared, self)
 
     def is_due(self) -> bool:
