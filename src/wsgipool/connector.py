@@ -116,8 +116,7 @@ class Connector(Generic[C]):
             if slot.answer_due and not self._pipeline:
                 driver.finish_reset(connection, _ANSWER_TIMEOUT)
                 slot.answer_due = False
-        slot.idle_since = monotonic()
-        driver.lend(connection, None)
+        self.lay_down(slot)
 
     def lay_down(self, slot: Slot[C]) -> None:
         """Note that nobody uses a connection from now on."""

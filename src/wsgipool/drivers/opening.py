@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-_LEAST_TIMEOUT = 0.001
+LEAST_TIMEOUT = 0.001
 """Seconds; a socket's timeout of 0 would mean something else."""
 
 _making = threading.RLock()
@@ -62,13 +62,16 @@ def connect_tcp(
 ) -> socket.socket:
     """Connect to the first address of the host that answers, all of them within `timeout` seconds. Raises OSError.
 
-    `source` is the address to connect from; `note` is called with the descriptor of each socket that is tried.
+    Each has its share of the time that is left, so one that swallows everything, of an IPv6 that leads nowhere, say,
+    leaves enough for the next. `source` is the address to connect from; `note` is called with the descriptor of each
+    socket that is tried.
     """
     deadline = monotonic() + timeout
     failure = OSError(f"{host} has no address")
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for left, (family, _, _, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         try:
-            return _connect(family, address, deadline - monotonic(), source, note)
+            return _connect(family, address, (deadline - monotonic()) / left, source, note)
         except OSError as error:
             failure = error
     raise failure
@@ -85,7 +88,7 @@ def _connect(
         ours = socket.socket(family, socket.SOCK_STREAM)
         note(Descriptor(ours.fileno()))
     try:
-        ours.settimeout(max(timeout, _LEAST_TIMEOUT))
+        ours.settimeout(max(timeout, LEAST_TIMEOUT))
         if source is not None:
             ours.bind((source, 0))
         ours.connect(address)

@@ -25,7 +25,7 @@ from pymysql.constants import COMMAND, CR, ER, SERVER_STATUS
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import Reset, close_quietly, keep_forever
-from wsgipool.drivers.opening import Descriptor, connect_tcp, connect_unix
+from wsgipool.drivers.opening import LEAST_TIMEOUT, Descriptor, connect_tcp, connect_unix
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.drivers.sockets import is_readable
 from wsgipool.errors import ConfigError, WrongThread
@@ -41,9 +41,6 @@ _OK_LENGTH = len(_PLAIN_OK) + 4
 
 _AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _AUTOCOMMIT_OR_IN_TRANSACTION = _AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
-
-_LEAST_TIMEOUT = 0.001
-"""Seconds; a socket's timeout of 0 would mean something else."""
 
 _TRAVEL_TIME = 1.0
 """Seconds for which an answer may be on its way and nothing is wrong: far more than a round trip to any database."""
@@ -300,7 +297,7 @@ class PooledConnection(Connection):
         deadline = monotonic() + seconds
 
         def read_bytes(number: int) -> bytes:
-            left = max(deadline - monotonic(), _LEAST_TIMEOUT)
+            left = max(deadline - monotonic(), LEAST_TIMEOUT)
             self._current_timeout = min(left, read_timeout or left)
             ours: Any = self._sock
             ours.settimeout(self._current_timeout)
