@@ -29,7 +29,7 @@ class Block(AbstractContextManager[C]):
 
     def __enter__(self) -> C:
         pool = self._pool
-        self.thread_id = get_ident()
+        self.thread_id = thread_id = get_ident()
         # As in Pool.getconn: a call less.
         if pool._lends_as_is and not pool._by_lock:
             try:
@@ -41,7 +41,7 @@ class Block(AbstractContextManager[C]):
                 slot.used = True
                 self._slot = slot
                 return slot.connection
-        self._slot = slot = pool._borrow(self, self._timeout, sys._getframe(1))
+        self._slot = slot = pool._borrow(self, thread_id, self._timeout, sys._getframe(1))
         return slot.connection
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -65,21 +65,25 @@ class Block(AbstractContextManager[C]):
             # The COMMIT has just ended the transaction.
             if pool._is_plain:
                 slot.borrower = 0
-                pool._idle.append(slot)
-                if pool._by_lock:
-                    pool._settle()
+                try:
+                    pool._idle.append(slot)
+                    if pool._by_lock:
+                        pool._settle()
+                except BaseException:
+                    pool._settle()  # what an interruption has left undone
+                    raise
             else:
                 pool._take_back(slot, "session" if pool._reset == "session" else None)
 
     def _undo(self, error: BaseException) -> None:
-        if _is_interruption(error):
+        if is_interruption(error):
             # Such a connection looks healthy and gives the next borrower this one's rows.
             self._pool._take_back(self._slot, None, keep=False)
         else:
             self._pool._take_back(self._slot, self._pool._reset or "rollback")
 
 
-def _is_interruption(error: BaseException | None) -> bool:
+def is_interruption(error: BaseException | None) -> bool:
     """Tell whether an error has struck from outside, as mod_wsgi's RequestTimeout does, or is the outcome of one.
 
     They strike anywhere, in the middle of reading an answer too. The clean-up that follows, a cursor's say, may trip

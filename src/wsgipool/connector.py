@@ -7,13 +7,14 @@ that changes, not one a request. It keeps no connection; the pool calls it outsi
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Generic
 
-from wsgipool.drivers import C, CallableDriver, Driver, Reset
+from wsgipool.drivers import LEAST_PATIENCE, C, CallableDriver, Driver
 from wsgipool.errors import ConnectFailed
 from wsgipool.loan import Slot, describe
 
@@ -21,8 +22,6 @@ logger = logging.getLogger("wsgipool")
 
 _ANSWER_TIMEOUT = 10.0
 """Seconds to wait for the answer to a reset where it is not left to the next checkout."""
-_LEAST_PATIENCE = 0.01
-"""Seconds to wait at least for an answer that should have arrived already."""
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
 """Seconds without a connect after the server refused the password: each counts against its max_password_errors."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -49,6 +48,8 @@ class Connector(Generic[C]):
         self.is_plain = isinstance(self.driver, CallableDriver) and check is None
         """Whether there is nothing to ask and to tell when a connection is lent: PEP 249 alone has nothing."""
         self._name = name
+        self.trusted_for = check_after if check is None else -math.inf
+        """Seconds for which an idle connection needs no `ask`."""
         self._check_after = check_after
         self._max_lifetime = max_lifetime
         self._check = check
@@ -89,44 +90,26 @@ class Connector(Generic[C]):
         """Why there is no connection, or None since the last one that was opened."""
         return self._last_failure
 
-    def is_usable(self, slot: Slot[C], thread_id: int, remaining: float) -> bool:
-        """Make a connection that was idle, and whose loan is noted, ready for its borrower; tell whether it is."""
-        connection, driver = slot.connection, self.driver
-        try:
-            driver.lend(connection, thread_id)
-            if slot.answer_due:
-                # With timeout=0 too, since an answer that is due has long arrived.
-                driver.finish_reset(connection, max(remaining, _LEAST_PATIENCE))
-                slot.answer_due = False
-            if not driver.is_alive(connection):
-                return False
-            if slot.since - slot.idle_since > self._check_after:
-                driver.ping(connection, max(remaining, _LEAST_PATIENCE))
-            if self._check is not None:
-                self._check(connection)
-        except Exception:
-            return False  # whatever its driver trips over, nobody could work with it
-        return True
+    def ask(self, slot: Slot[C], timeout: float) -> None:
+        """Ask a connection that was checked out whether it is sound: the server, and the program's `check`.
 
-    def clean(self, slot: Slot[C], how: Reset | None) -> None:
-        """Make a connection ready for its next borrower. Raises the driver's error where it cannot be used again."""
-        connection, driver = slot.connection, self.driver
-        if how is not None:
-            slot.answer_due = driver.begin_reset(connection, how)
-            if slot.answer_due and not self._pipeline:
-                driver.finish_reset(connection, _ANSWER_TIMEOUT)
-                slot.answer_due = False
-        self.lay_down(slot)
+        Raises what they raise where it is not. To be called where the loan began `trusted_for` seconds after the end
+        of the last one.
+        """
+        if slot.since - slot.idle_since > self._check_after:
+            self.driver.ping(slot.connection, max(timeout, LEAST_PATIENCE))
+        if self._check is not None:
+            self._check(slot.connection)
 
-    def lay_down(self, slot: Slot[C]) -> None:
-        """Note that nobody uses a connection from now on."""
-        slot.idle_since = monotonic()
-        self.driver.lend(slot.connection, None)
+    def finish_reset(self, slot: Slot[C]) -> None:
+        """Read the answer that is due, unless that is left to the next checkout. Raises the driver's error."""
+        if not self._pipeline:
+            self.driver.finish_reset(slot.connection, _ANSWER_TIMEOUT)
 
     def _open_configured(self, timeout: float, thread_id: int) -> C:
         connection = self.driver.connect(timeout)
         try:
-            self.driver.lend(connection, thread_id)
+            self.driver.check_out(connection, thread_id, timeout)  # the server has just answered: it is open
             if self._configure is not None:
                 self._configure(connection)
         except BaseException:

@@ -16,7 +16,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable
 from time import monotonic
-from typing import Generic
+from typing import Any, Generic
 
 from wsgipool.drivers import C
 from wsgipool.errors import PoolClosed, PoolDeadlock, TooManyRequests
@@ -28,8 +28,9 @@ from wsgipool.permits import IDLE_LOOK, Permits
 class Ledger(Generic[C]):
     """What a pool knows of itself. The settings are those of `wsgipool.Pool`."""
 
-    # What a loan touches lies side by side: with a thousand pools it is the processor's cache that decides.
-    __slots__ = ("__dict__", "__weakref__", "_by_lock", "_idle", "_lends_as_is", "_returns_as_is", "_slots")
+    # What a loan touches lies side by side, here and in the subclasses: in a site, and with a thousand pools, it is the
+    # processor's cache that decides.
+    __slots__ = ("__dict__", "__weakref__", "_by_lock", "_idle", "_lends_as_is", "_returns_as_is", "_slots", "permits")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Ledger(Generic[C]):
         self._waiting: deque[Waiter[C]] = deque()
         self._doomed: deque[Slot[C]] = deque()  # to be closed by whoever comes by
         self._closers: list[Waiter[C]] = []
+        self._interrupted: dict[int, object] = {}  # by thread: the watch that has its request looked after at its end
         self._retiring = False  # some connections are to be closed when they come back
         self._by_lock = self._winding_down  # somebody waits, or else: idle connections go to nobody without the lock
         self._loans_of_the_gone = 0
@@ -241,17 +243,39 @@ class Ledger(Generic[C]):
             if slot.permit is not None and slot.permit.is_due() and self._grab(slot):
                 self._doom(slot, "budget")
 
-    def _doom_the_lost(self) -> None:
-        """Find the slots that are neither idle nor lent nor in anybody's hands. Under the lock.
+    def _doom_the_lost(self) -> list[Slot[C]]:
+        """Find the slots that nobody will give back any more, and return those that are still lent. Under the lock.
 
-        An asynchronous exception between a pop and the next step drops what was popped. A slot on its way between two
-        places is held by the thread that carries it; a lost one only by our dictionary.
+        An asynchronous exception between a pop and the next step drops what was popped; one on the way into a block or
+        out of it leaves the connection lent to a block that has ended. A slot on its way between two places is held by
+        the thread that carries it, a block by whoever runs it; lost ones only by our own records.
         """
-        (alone,) = _references({0: object()}.values())
-        counts = _references(self._slots.values())
-        for slot, count in zip(list(self._slots.values()), counts, strict=True):
-            if not slot.borrower and count == alone:
+        # Lending and taking back take no lock: what has been lent and given back since it was looked at is in use.
+        used = _forget_use(self._slots.values())
+        free = [not slot.borrower for slot in self._slots.values()]
+        alone = _references({0: object()}.values())[0]
+        references = _references(self._slots.values())
+        unknown_blocks = _lent_to_nobody(self._slots.values())
+        leaked: list[Slot[C]] = []
+        for slot, was_used, was_free, count, is_nobodys in zip(
+            list(self._slots.values()), used, free, references, unknown_blocks, strict=True
+        ):
+            if was_free and count == alone and not slot.borrower and not slot.used:
                 self._doom(slot, "broken")
+            elif is_nobodys:
+                slot.borrower = 0
+                self._doom(slot, "leaked")
+                leaked.append(slot)
+            slot.used |= was_used
+        return leaked
+
+    def _forget_thread(self, thread_id: int) -> None:
+        """Forget that a thread waits or connects. Under the lock.
+
+        An asynchronous exception can strike before, or in, the code that would have undone these.
+        """
+        self._connecting = {one for one in self._connecting if one.thread_id != thread_id}
+        self._waiting = deque(waiter for waiter in self._waiting if waiter.thread_id != thread_id)
 
     def _grab(self, slot: Slot[C]) -> bool:
         """Take a certain slot from the idle ones; False if it has been lent meanwhile."""
@@ -262,6 +286,7 @@ class Ledger(Generic[C]):
         return True
 
     def _strike_off(self, slot: Slot[C]) -> None:
+        slot.watch = None
         if self._slots.pop(id(slot.connection), None) is slot:
             self._loans_of_the_gone += slot.loans
             self._endings[slot.ending] += 1
@@ -284,5 +309,35 @@ class Ledger(Generic[C]):
         )
 
 
+# Functions of their own, since a variable that is left over from a loop is a reference, too.
+
+
 def _references(slots: Iterable[object]) -> list[int]:
     return [sys.getrefcount(slot) for slot in slots]
+
+
+def _forget_use(slots: Iterable[Slot[C]]) -> list[bool]:
+    used = []
+    for slot in slots:
+        used.append(slot.used)
+        slot.used = False
+    return used
+
+
+def _lent_to_nobody(slots: Iterable[Slot[C]]) -> list[bool]:
+    """Tell of each slot whether it is lent to a block that nobody runs, and its connection is in nobody's hands."""
+    return [
+        not isinstance(slot.borrower, int)
+        and sys.getrefcount(slot.borrower) == _REFERENCES_OF_A_SLOT
+        and sys.getrefcount(slot.connection) == _REFERENCES_OF_A_SLOT
+        for slot in slots
+    ]
+
+
+def _references_of_a_slot() -> int:
+    slot: Slot[Any] = Slot(object(), 0.0)
+    return sys.getrefcount(slot.connection)
+
+
+_REFERENCES_OF_A_SLOT = _references_of_a_slot()
+"""What `sys.getrefcount()` says of something that only a slot has."""

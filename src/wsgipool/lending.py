@@ -11,7 +11,7 @@ enters the queue and then looks once more for an idle one. Whoever finds both br
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from threading import get_ident
 from time import monotonic
@@ -44,6 +44,8 @@ looks for it by itself; mostly it comes within a millisecond, and then whoever w
 class Lending(Ledger[C]):
     """What a pool does behind its doors."""
 
+    __slots__ = ("_debug", "_driver", "_is_plain", "_trusted_for", "timeout", "watch")
+
     def __init__(
         self,
         connector: Connector[C],
@@ -57,42 +59,77 @@ class Lending(Ledger[C]):
         self.timeout = timeout
         self.max_lifetime = max_lifetime
         self._debug = debug
-        self.before_loan: Callable[[], list[int] | None] | None = None
-        """Called on the thread of the borrower; not for a plain callable's connections, which are lent as they are.
-        It may return a list of what the request owes, with a new entry at its end; the return takes off one."""
+        self.watch: Callable[[], object] | None = None
+        """Called on the thread of the borrower before a loan; not for a plain callable's connections, which are lent as
+        they are. What it returns is dropped when the connection has been given back, and not before."""
         self._connector = connector
         self._driver = connector.driver
+        self._trusted_for = connector.trusted_for
         self._is_plain = connector.is_plain and permits is None
         self._lends_as_is = self._is_plain and not debug
         super().__init__(permits=permits, **sizes)
 
-    def _borrow(self, borrower: int | Borrower, timeout: float | None, frame: FrameType) -> Slot[C]:
-        debts = None if self.before_loan is None else self.before_loan()
+    def _borrow(self, borrower: int | Borrower, thread_id: int, timeout: float | None, frame: FrameType) -> Slot[C]:
+        watch = None if self.watch is None else self.watch()
         limit = self.timeout if timeout is None else timeout
-        slot = None
-        if not self._by_lock and not self._lends_as_is:
+        slot: Slot[C] | None = None
+        try:
             try:
-                slot = self._idle.pop()
+                if not self._by_lock and not self._lends_as_is:
+                    slot = self._idle.pop()
             except IndexError:
                 pass
-            else:
-                slot.borrower = borrower
-                try:
-                    slot.note(frame, self._debug)
-                    is_usable = self._connector.is_usable(slot, get_ident(), limit)
-                except BaseException:
-                    self._take_back(slot, None, keep=False)
-                    raise
-                if not is_usable:
-                    slot = self._another(slot, limit, frame)
-        if slot is None:
-            slot = self._wait(borrower, limit, frame)
-        slot.debts = debts
-        return slot
+            if slot is None:
+                return self._wait(borrower, limit, frame, watch)
+            slot.borrower = borrower
+            slot.watch = watch
+            # As _is_usable(), in line: code that is cold in the processor's cache costs by the call.
+            slot.since = now = monotonic()
+            slot.used = True
+            slot.loans += 1
+            slot.code = frame.f_code
+            slot.instruction = frame.f_lasti
+            if self._debug:
+                slot.note_stack(frame)
+            try:
+                is_usable = self._driver.check_out(slot.connection, thread_id, limit)
+                if is_usable and now - slot.idle_since > self._trusted_for:
+                    self._connector.ask(slot, limit)
+            except Exception:
+                is_usable = False  # whatever its driver trips over, nobody could work with it
+            return slot if is_usable else self._another(slot, limit, frame)
+        except Exception:
+            raise
+        except BaseException:
+            if slot is not None and slot.borrower is borrower:
+                self._take_back(slot, None, keep=False)
+            slot = None
+            self._interrupted[thread_id] = watch
+            with self._lock:
+                self._forget_thread(thread_id)
+            self._recover()
+            raise
+
+    def _recover(self) -> None:
+        """Close what nobody will give back any more: see `_doom_the_lost`."""
+        with self._lock:
+            leaked = self._doom_the_lost()
+        self._settle()
+        self._tell_of_leaks(leaked, "and nobody has it any more: its `with` block was interrupted")
+
+    def _tell_of_leaks(self, leaked: Iterable[Slot[C]], how: str) -> None:
+        for slot in leaked:
+            logger.warning(
+                "a connection of pool %r was not given back %s; it was borrowed %s%s",
+                self.name,
+                how,
+                slot.origin(monotonic()),
+                slot.stack and f":\n{slot.stack}",
+            )
 
     def _another(self, slot: Slot[C], limit: float, frame: FrameType) -> Slot[C]:
         """Return another one for a slot whose connection is dead: an idle one, or new."""
-        waiter = Waiter(slot.borrower, limit, slot, asked=slot.since)
+        waiter = Waiter(slot.borrower, limit, slot, asked=slot.since, watch=slot.watch)
         waiter.touched = True
         try:
             self._replace_dead(waiter)
@@ -101,8 +138,8 @@ class Lending(Ledger[C]):
             self._withdraw(waiter)
             raise
 
-    def _wait(self, borrower: int | Borrower, limit: float, frame: FrameType) -> Slot[C]:
-        waiter: Waiter[C] = Waiter(borrower, limit)
+    def _wait(self, borrower: int | Borrower, limit: float, frame: FrameType, watch: object) -> Slot[C]:
+        waiter: Waiter[C] = Waiter(borrower, limit, watch=watch)
         try:
             with self._lock:
                 self._refuse_the_hopeless(waiter)
@@ -126,15 +163,27 @@ class Lending(Ledger[C]):
     def _ready(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
         """Return what a served waiter has got, if its connection is dead another, or a new one."""
         while (slot := waiter.slot) is not None:
+            slot.watch = waiter.watch
             if self._lends_as_is:
                 slot.used = True
                 return slot
             waiter.touched = True
-            slot.note(frame, self._debug)
-            if self._connector.is_usable(slot, waiter.thread_id, waiter.remaining()):
+            if self._is_usable(slot, waiter.thread_id, waiter.remaining(), frame):
                 return slot
             self._replace_dead(waiter)
         return self._connect(waiter, frame)
+
+    def _is_usable(self, slot: Slot[C], thread_id: int, timeout: float, frame: FrameType) -> bool:
+        """Note a loan, make its connection ready for the borrower, and tell whether it is."""
+        slot.note(frame, self._debug)
+        try:
+            if not self._driver.check_out(slot.connection, thread_id, timeout):
+                return False
+            if slot.since - slot.idle_since > self._trusted_for:
+                self._connector.ask(slot, timeout)
+        except Exception:
+            return False  # whatever its driver trips over, nobody could work with it
+        return True
 
     def _sleep(self, waiter: Waiter[C]) -> bool:
         if self.permits is None:
@@ -180,6 +229,7 @@ class Lending(Ledger[C]):
                 raise self._timed_out(waiter)
         slot = self._opened_by(waiter, remaining)
         slot.borrower = waiter.borrower
+        slot.watch = waiter.watch
         if not self._lends_as_is:
             slot.note(frame, self._debug)
         waiter.touched = True
@@ -227,34 +277,43 @@ class Lending(Ledger[C]):
         self._call_for_those_who_wait()
 
     def _take_back(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
-        debts, slot.debts = slot.debts, None
+        carrier = slot.carrier = get_ident()
+        watch = slot.watch
         slot.borrower = 0
-        if slot.retired or not keep:
-            self._close(slot, slot.ending if slot.retired else "broken")
-            return
-        if self.permits is not None and slot.permit is not None and self.permits.others_hunger():
-            if slot.permit.is_wanted():
-                self._close(slot, "budget")
-                return
-            if self.permits.is_news():
-                housekeeping.call()
         try:
-            if not self._is_plain:
-                self._connector.clean(slot, how)
-            elif how is not None:
-                slot.connection.rollback()
-        except Exception as error:
-            logger.info("a connection of pool %r is closed, it cannot be used again: %s", self.name, describe(error))
-            self._close(slot, "broken")
-            return
+            if slot.retired or not keep:
+                self._close(slot, slot.ending if slot.retired else "broken")
+                return
+            if self.permits is not None and slot.permit is not None and self.permits.others_hunger():
+                if slot.permit.is_wanted():
+                    self._close(slot, "budget")
+                    return
+                if self.permits.is_news():
+                    housekeeping.call()
+            try:
+                if not self._is_plain:
+                    if self._driver.check_in(slot.connection, how):
+                        self._connector.finish_reset(slot)
+                    slot.idle_since = monotonic()
+                elif how is not None:
+                    slot.connection.rollback()
+            except Exception as error:
+                logger.info(
+                    "a connection of pool %r is closed, it cannot be used again: %s", self.name, describe(error)
+                )
+                self._close(slot, "broken")
+                return
+            slot.watch = None
+            slot.carrier = 0
+            self._idle.append(slot)
+            if self._by_lock:
+                self._settle()
         except BaseException:
-            self._close(slot, "broken")
-            raise
-        self._idle.append(slot)
-        if self._by_lock:
+            self._interrupted[carrier] = watch
+            if slot.carrier == carrier:
+                self._close(slot, "broken")
             self._settle()
-        if debts is not None:
-            debts.pop()  # last: what an interruption leaves undone is for the end of the request
+            raise
 
     def _close(self, slot: Slot[C], ending: Ending) -> None:
         slot.ending = ending
@@ -262,6 +321,7 @@ class Lending(Ledger[C]):
             # Before its place is free: the server never sees one connection more than max_size.
             self._end(slot)
         finally:
+            slot.carrier = 0
             self._gone.append(slot)
             self._settle()
 
@@ -288,15 +348,21 @@ class Lending(Ledger[C]):
         this very thread while it holds the lock, too. Then this is left to the end of that.
         """
         while not self._lock._is_owned():  # type: ignore[attr-defined]
-            if self._winding_down:
-                self.wind_down()
-            with self._lock:
-                has_freed = bool(self._gone)
-                self._decide()
-            if has_freed:
-                self._call_for_those_who_wait()
-            if self._doomed:
-                self._close_the_doomed()
+            try:
+                if self._winding_down:
+                    self.wind_down()
+                with self._lock:
+                    has_freed = bool(self._gone)
+                    self._decide()
+                if has_freed:
+                    self._call_for_those_who_wait()
+                if self._doomed:
+                    self._close_the_doomed()
+            except Exception:
+                raise
+            except BaseException:
+                self._settle()  # what an interruption has left undone: perhaps nobody else comes by
+                raise
             if not self._is_unsettled():
                 return
 
@@ -330,8 +396,8 @@ class Lending(Ledger[C]):
         return min((one for one in (pause, asked) if one is not None), default=None)
 
     def _look_after(self) -> float | None:
+        self._recover()
         with self._lock:
-            self._doom_the_lost()
             self._doom_the_aged(monotonic())
             self._doom_for_others(monotonic())
         self._settle()
@@ -359,7 +425,8 @@ class Lending(Ledger[C]):
         slot: Slot[C] | None = None
         try:
             slot = self._opened_by(opening, _OPENING_TIMEOUT)
-            self._connector.lay_down(slot)
+            self._driver.check_in(slot.connection, None)
+            slot.idle_since = monotonic()
         except ConnectFailed:
             pass  # it is in the log, and those who wait go on waiting
         finally:

@@ -29,8 +29,8 @@ class Slot(Generic[C]):
     """The place of an open connection in its pool."""
 
     __slots__ = (
-        "_code", "_instruction", "answer_due", "borrower", "connection", "debts", "ending", "expires", "idle_since",
-        "loans", "permit", "quiet_since", "retired", "since", "stack", "used",
+        "borrower", "carrier", "code", "connection", "ending", "expires", "idle_since", "instruction", "loans",
+        "permit", "quiet_since", "retired", "since", "stack", "used", "watch",
     )  # fmt: skip
 
     def __init__(self, connection: C, expires: float) -> None:
@@ -39,8 +39,10 @@ class Slot(Generic[C]):
         self.borrower: int | Borrower = 0
         """Who has it: the thread, or the `with` block, which is another one for each loan; 0 while nobody has. Only
         this thread or block gives it back, so that needs no lock."""
-        self.debts: list[int] | None = None
-        """What the borrower's request owes, where `Lending.before_loan` has said so: one entry is for this loan."""
+        self.carrier = 0
+        """The thread that takes it back, until it is idle or gone."""
+        self.watch: object = None
+        """What `Lending.watch` has returned for this loan."""
         self.permit: Permit | None = None  # where the pool has a budget
         self.loans = 0  # those that were noted
         self.used = True  # since housekeeping has last looked
@@ -48,13 +50,13 @@ class Slot(Generic[C]):
         self.idle_since = 0.0
         self.retired = False  # closed when it comes back
         self.ending: Ending = "surplus"
-        self.answer_due = False
         self.since = 0.0
         """When the loan began; 0 if that was not noted."""
         self.stack = ""
         """How the program came to where it was borrowed, with `debug`; else nothing."""
-        self._code: CodeType | None = None
-        self._instruction = 0
+        self.code: CodeType | None = None
+        self.instruction = 0
+        """Where it was borrowed, as far as that was noted: a frame's `f_code` and `f_lasti`."""
 
     @property
     def thread_id(self) -> int:
@@ -67,17 +69,21 @@ class Slot(Generic[C]):
         self.used = True
         self.loans += 1
         self.since = monotonic()
-        self._code = frame.f_code
-        self._instruction = frame.f_lasti  # its line is looked up when somebody asks
+        self.code = frame.f_code
+        self.instruction = frame.f_lasti
         if debug:
-            self.stack = "".join(traceback.format_stack(frame))
+            self.note_stack(frame)
+
+    def note_stack(self, frame: FrameType) -> None:
+        """Note how the program came to where it was borrowed."""
+        self.stack = "".join(traceback.format_stack(frame))
 
     def origin(self, now: float) -> str:
         """Where and when it was borrowed, as far as that was noted."""
-        if self._code is None:
+        if self.code is None:
             return "where debug=True would tell"
-        line = line_of(self._code, self._instruction)
-        return f"at {self._code.co_filename}:{line} in {self._code.co_name}, {now - self.since:.1f} s ago"
+        line = line_of(self.code, self.instruction)
+        return f"at {self.code.co_filename}:{line} in {self.code.co_name}, {now - self.since:.1f} s ago"
 
 
 class Waiter(Generic[C]):
@@ -94,12 +100,19 @@ class Waiter(Generic[C]):
         "slot",
         "thread_id",
         "touched",
+        "watch",
     )
 
     def __init__(
-        self, borrower: int | Borrower, limit: float, slot: Slot[C] | None = None, asked: float | None = None
+        self,
+        borrower: int | Borrower,
+        limit: float,
+        slot: Slot[C] | None = None,
+        asked: float | None = None,
+        watch: object = None,
     ) -> None:
         self.borrower = borrower
+        self.watch = watch
         self.limit = limit
         self.asked = monotonic() if asked is None else asked
         self.deadline = self.asked + limit

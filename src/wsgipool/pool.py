@@ -21,10 +21,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from threading import get_ident
-from time import monotonic
 from typing import Any, TypeVar
 
-from wsgipool.block import Block
+from wsgipool.block import Block, is_interruption
 from wsgipool.connector import Connector, pause
 from wsgipool.drivers import C, Driver, Reset
 from wsgipool.errors import WrongThread
@@ -68,6 +67,8 @@ class Pool(Lending[C]):
 
     After a fork the child's copy of the pool is empty.
     """
+
+    __slots__ = ("_reset",)
 
     def __init__(
         self,
@@ -163,7 +164,8 @@ class Pool(Lending[C]):
                 slot.borrower = get_ident()
                 slot.used = True
                 return slot.connection
-        return self._borrow(get_ident(), timeout, sys._getframe(1)).connection
+        thread_id = get_ident()
+        return self._borrow(thread_id, thread_id, timeout, sys._getframe(1)).connection
 
     def putconn(self, connection: C) -> None:
         """Give a connection back; it is cleaned as the pool's `reset` says.
@@ -177,24 +179,30 @@ class Pool(Lending[C]):
             raise self._not_lent() from None
         if slot.borrower != get_ident():
             self._refuse_what_others_have(slot)
-        if self._returns_as_is:
+        if self._returns_as_is and sys.exc_info()[1] is None:
             slot.borrower = 0
-            self._idle.append(slot)
-            if self._by_lock:
-                self._settle()
+            try:
+                self._idle.append(slot)
+                if self._by_lock:
+                    self._settle()
+            except BaseException:
+                self._settle()  # what an interruption has left undone
+                raise
         else:
-            self._take_back(slot, self._reset)
+            # As in a block: one that is given back on the way of an interruption may be in the middle of an answer.
+            self._take_back(slot, self._reset, keep=not is_interruption(sys.exc_info()[1]))
 
     def stats(self) -> Stats:
         """Return the counts, and what has been done so far."""
         with self._lock:
-            return Stats(
+            idle, opened = self.idle, len(self._slots) - len(self._gone)  # each once: lending takes no lock
+            stats = Stats(
                 name=self.name,
                 min_size=self.min_size,
                 max_size=self.max_size,
-                size=self.size,
-                idle=self.idle,
-                in_use=self.in_use,
+                size=opened + len(self._connecting),
+                idle=idle,
+                in_use=opened - idle,
                 connecting=len(self._connecting),
                 waiting=self.waiting,
                 loans=None if self._lends_as_is else self._loans_so_far(),
@@ -206,6 +214,9 @@ class Pool(Lending[C]):
                 connect_failures=self._connect_failures,
                 closed=dict(self._endings),
             )
+        if self._is_unsettled():
+            self._settle()  # what the collector has given back meanwhile, see there
+        return stats
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes. What is too many is closed when it is idle; those who wait get what is new."""
@@ -252,28 +263,26 @@ class Pool(Lending[C]):
         For the end of a request. They are closed, since whoever leaked one may still hold it; a line in the log says
         where it was borrowed.
         """
-        if not (self._by_lock or self._connecting or self._gone):
+        was_interrupted = self._interrupted.pop(thread_id, None) is not None
+        if not (was_interrupted or self._by_lock or self._connecting or self._gone):
             lent_to = [slot.thread_id for slot in list(self._slots.values())]
             if thread_id not in lent_to and lent_to.count(0) <= len(self._idle):
                 return 0
-        with self._lock:
-            leaked = [slot for slot in self._slots.values() if slot.thread_id == thread_id]
-            for slot in leaked:
-                slot.borrower = 0
-                self._doom(slot, "leaked")
-            self._doom_the_lost()
-            # An asynchronous exception can strike before, or in, the code that would have undone these.
-            self._connecting = {one for one in self._connecting if one.thread_id != thread_id}
-            self._waiting = deque(waiter for waiter in self._waiting if waiter.thread_id != thread_id)
-        self._settle()
-        for slot in leaked:
-            logger.warning(
-                "a connection of pool %r was not given back by the end of the request and has been closed; it was "
-                "borrowed %s%s",
-                self.name,
-                slot.origin(monotonic()),
-                slot.stack and f":\n{slot.stack}",
-            )
+        leaked: list[Slot[C]] = []
+        try:
+            with self._lock:
+                leaked += [slot for slot in self._slots.values() if slot.thread_id == thread_id]
+                for slot in leaked:
+                    slot.borrower = 0
+                    self._doom(slot, "leaked")
+                leaked += self._doom_the_lost()
+                self._forget_thread(thread_id)
+            self._settle()
+        except BaseException:
+            leaked.clear()
+            self.reclaim(thread_id)  # what an interruption has left undone
+            raise
+        self._tell_of_leaks(leaked, "by the end of the request and has been closed")
         return len(leaked)
 
     def _refuse_what_others_have(self, slot: Slot[C]) -> None:
@@ -295,6 +304,8 @@ class Pool(Lending[C]):
     def _abandon_all(self) -> None:
         """Empty the pool in the child of a fork, without a word to the server: the sessions are the parent's."""
         inherited = [slot.connection for slot in self._slots.values()]
+        for slot in self._slots.values():
+            slot.borrower = 0  # a block that the child ends gives nothing back
         self._start_empty()
         self._connector.start_anew()
         for connection in inherited:

@@ -30,8 +30,8 @@ logger = logging.getLogger("wsgipool")
 
 T = TypeVar("T")
 
-before_loan: Callable[[], list[int] | None] | None = None
-"""Called before each loan of a pool that is made from now on; `wsgipool.request` learns so that a request borrows."""
+watch: Callable[[], object] | None = None
+"""`Pool.watch` of the pools that are made from now on; `wsgipool.request` learns so what a request borrows."""
 
 CONFIG_VARIABLE = "WSGIPOOL_CONFIG"
 CONFIG_NAME = "wsgipool.toml"
@@ -44,7 +44,7 @@ class _Pools:
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._pools: dict[str, Pool[Any]] = {}
+        self.by_name: dict[str, Pool[Any]] = {}
         # Every URL is checked now, not at the first request that needs it.
         self._drivers = {name: drivers.for_database(database) for name, database in settings.databases.items()}
         self._budgets: dict[str, Budget | None] = {}
@@ -55,17 +55,17 @@ class _Pools:
             self._budget(name)
 
     def get(self, name: str) -> Pool[Any]:
-        pool = self._pools.get(name)
+        pool = self.by_name.get(name)
         if pool is not None:
             return pool
         with self._lock:
-            if name not in self._pools:
-                self._pools[name] = self._make(name)
-            return self._pools[name]
+            if name not in self.by_name:
+                self.by_name[name] = self._make(name)
+            return self.by_name[name]
 
     def made(self) -> list[Pool[Any]]:
         # A copy made by list() alone, without the lock: wind_down() may have interrupted whoever holds it.
-        return list(self._pools.values())
+        return list(self.by_name.values())
 
     def _make(self, name: str) -> Pool[Any]:
         database = self.settings.databases.get(name)
@@ -102,7 +102,7 @@ class _Pools:
             debug=database.debug,
             permits=budget,
         )
-        pool.before_loan = before_loan
+        pool.watch = watch
         return pool
 
     def _budget(self, name: str) -> Budget | None:
@@ -162,7 +162,9 @@ def connection(name: str, timeout: float | None = None, readonly: bool = False) 
     Waits for one at most `timeout` seconds (default: the database's setting). With `readonly=True` the block always
     ends in a rollback. Raises ConfigError, or a PoolError: PoolTimeout, ConnectFailed, PoolDeadlock, PoolClosed.
     """
-    return Block((_current or _configured()).get(name), timeout, readonly)
+    pools = _current
+    pool = None if pools is None else pools.by_name.get(name)
+    return Block(_configured().get(name) if pool is None else pool, timeout, readonly)
 
 
 def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, timeout: float | None = None) -> T:

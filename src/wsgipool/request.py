@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from threading import get_ident
 from typing import Any
+from weakref import ref
 
 from wsgipool import process
 from wsgipool.httpd import process as httpd
@@ -61,19 +62,24 @@ class _Response:
             _reclaim(self._thread_id)
 
 
-class _EndOfRequest:
-    """Lies in the dictionary of a request that borrows or holds, and takes back what is left when that is dropped."""
+class _Request:
+    """Lies in the dictionary of a request that borrows or holds something, and ends with it."""
 
-    __slots__ = ("debts",)
+    __slots__ = ("__weakref__",)
 
-    def __init__(self) -> None:
-        self.debts: list[int] = []
-        """The thread, once for each loan that is not given back: mostly none is left, and nothing is looked for."""
 
-    def __del__(self) -> None:
-        # Where somebody has kept the dictionary, what the thread holds now may be a later request's, which has its own.
-        if self.debts and get_ident() == self.debts[0] and _EndOfRequest not in (_request_data() or {}):
-            _reclaim(get_ident())
+class _Watch(ref[_Request]):
+    """Has what its thread still holds at the end of the request taken back, unless it is dropped before."""
+
+    __slots__ = ("thread_id",)
+
+    thread_id: int
+
+
+def _end(watch: _Watch) -> None:
+    # Where somebody has kept the dictionary, what the thread holds now may be a later request's, which has its own.
+    if get_ident() == watch.thread_id and _Request not in (_request_data() or {}):
+        _reclaim(get_ident())
 
 
 def _reclaim(thread_id: int) -> None:
@@ -93,21 +99,29 @@ def _request_data() -> dict[object, Any] | None:
     return data
 
 
-def _note_debt() -> list[int] | None:
-    """Note that the request that this thread serves, if any, borrows something, and return what it owes so far."""
-    # As _request_data(), in line: each loan comes by here.
+def _watch() -> _Watch | None:
+    """Return a watch on the request that this thread serves, if any. It is called at each loan, so it is all in one."""
     try:
         data: dict[object, Any] = _server.request_data()
     except RuntimeError:
         return None
-    end: _EndOfRequest | None = data.get(_EndOfRequest)
-    if end is None:
-        end = data[_EndOfRequest] = _EndOfRequest()
-    end.debts.append(get_ident())
-    return end.debts
+    request: _Request | None = data.get(_Request)
+    if request is None:
+        request = data[_Request] = _Request()
+    watch = _Watch(request, _end)
+    watch.thread_id = get_ident()
+    return watch
+
+
+def _watch_to_the_end() -> None:
+    """Have what this thread still holds at the end of its request taken back."""
+    watch = _watch()
+    if watch is not None:
+        _server.request_data()[_Watch] = watch
 
 
 _server: Any = httpd.mod_wsgi()
 _told_by_mod_wsgi = hasattr(_server, "request_data")
 if _told_by_mod_wsgi:
-    process.before_loan = block.before_block = _note_debt
+    process.watch = _watch
+    block.before_block = _watch_to_the_end

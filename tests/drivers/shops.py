@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -40,8 +41,13 @@ def value(connection: Any, query: str) -> Any:
 
 
 def clean(driver: drivers.Driver[Any], connection: Any, how: drivers.Reset = "rollback") -> None:
-    if driver.begin_reset(connection, how):
+    if driver.check_in(connection, how):
         driver.finish_reset(connection, PATIENCE)
+    driver.check_out(connection, threading.get_ident(), PATIENCE)
+
+
+def is_alive(driver: drivers.Driver[Any], connection: Any) -> bool:
+    return driver.check_out(connection, threading.get_ident(), PATIENCE)
 
 
 class Shop:

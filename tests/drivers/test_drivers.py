@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, clean, driver_of, run, value
+from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, clean, driver_of, is_alive, run, value
 from unit.fakes import PATIENCE, Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool, drivers
 from wsgipool.drivers.mysqlclient import MySQLClientDriver
@@ -118,7 +118,7 @@ def test_a_reset_ends_the_transaction_before_its_answer_is_read(shop: Shop, conn
     returned, other = connect(), connect()
     run(returned, "UPDATE books SET stock = 0")
 
-    assert shop.driver.begin_reset(returned, "rollback")
+    assert shop.driver.check_in(returned, "rollback")
 
     run(other, "UPDATE books SET stock = stock + 1")  # would wait for the lock
     other.commit()
@@ -160,7 +160,7 @@ def test_a_result_that_was_not_read_to_its_end_is_not_waited_for(shop: Shop, con
     assert next(rows)[0] == 1
 
     with pytest.raises(shop.dbapi.Error, match=r"not read to its end|out of sync"):
-        shop.driver.begin_reset(connection, "rollback")
+        shop.driver.check_in(connection, "rollback")
 
     shop.driver.close(connection)
     with pytest.raises(shop.dbapi.Error):
@@ -190,18 +190,18 @@ def test_with_autocommit_each_statement_stays(shop: Shop, connect: Connect) -> N
 def test_a_connection_that_nobody_harmed_is_alive(shop: Shop, connect: Connect) -> None:
     connection = connect()
 
-    assert shop.driver.is_alive(connection)
+    assert is_alive(shop.driver, connection)
     shop.driver.ping(connection, PATIENCE)
-    assert shop.driver.is_alive(connection)
+    assert is_alive(shop.driver, connection)
     clean(shop.driver, connection)
-    assert shop.driver.is_alive(connection)
+    assert is_alive(shop.driver, connection)
 
 
 def test_a_session_that_was_killed_is_seen_without_asking(shop: Shop, connect: Connect) -> None:
     connection = connect()
     shop.kill(shop.session_of(connection))
 
-    assert not shop.driver.is_alive(connection)
+    assert not is_alive(shop.driver, connection)
     with pytest.raises(shop.dbapi.OperationalError):
         shop.driver.ping(connection, PATIENCE)
     with pytest.raises(shop.dbapi.OperationalError):
@@ -211,7 +211,7 @@ def test_a_session_that_was_killed_is_seen_without_asking(shop: Shop, connect: C
 def test_a_session_killed_while_its_answer_is_due_is_seen_with_the_answer(shop: Shop, connect: Connect) -> None:
     connection = connect()
     run(connection, "SELECT 1")
-    assert shop.driver.begin_reset(connection, "rollback")
+    assert shop.driver.check_in(connection, "rollback")
     shop.kill(shop.session_of(connection))
 
     def check_out() -> None:
@@ -226,7 +226,7 @@ def test_a_connection_that_was_closed_is_dead(shop: Shop, connect: Connect) -> N
     connection = connect()
     connection.close()
 
-    assert not shop.driver.is_alive(connection)
+    assert not is_alive(shop.driver, connection)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_close_says_goodbye(answer_due: bool, shop: Shop, connect: Connect) -> N
     run(connection, "SELECT 1")  # PostgreSQL notices the want of a goodbye only in a transaction
     with shop.hears_a_goodbye(shop.session_of(connection)):
         if answer_due:
-            assert shop.driver.begin_reset(connection, "rollback")
+            assert shop.driver.check_in(connection, "rollback")
 
         shop.driver.close(connection)
 
@@ -250,7 +250,7 @@ def test_a_close_never_raises(shop: Shop, connect: Connect) -> None:
     for connection in (killed, killed, connect()):
         shop.driver.close(connection)
 
-    assert not shop.driver.is_alive(connection)
+    assert not is_alive(shop.driver, connection)
 
 
 FORKED = """

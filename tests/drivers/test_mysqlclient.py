@@ -134,7 +134,7 @@ def test_a_second_result_that_nobody_asked_for_is_not_waited_for(
     cursor.execute("SELECT 1; SELECT 2")
 
     with pytest.raises(MySQLdb.Error):
-        driver.begin_reset(connection, how)
+        driver.check_in(connection, how)
 
     del cursor
 

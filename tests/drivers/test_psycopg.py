@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from drivers.shops import Connect, PostgreSQLShop, clean, driver_of, value
+from drivers.shops import Connect, PostgreSQLShop, clean, driver_of, is_alive, value
 from unit.fakes import PATIENCE, Task
 from wsgipool import drivers
 from wsgipool.demo.postgresql import PostgreSQL
@@ -80,7 +80,7 @@ def test_outside_a_transaction_nothing_is_owed(options: str, driver: PsycopgDriv
     connection.execute("UPDATE books SET stock = 7 WHERE id = 1")
     connection.commit()
 
-    assert not driver.begin_reset(connection, "rollback")
+    assert not driver.check_in(connection, "rollback")
 
     assert value(connection, "SELECT stock FROM books WHERE id = 1") == 7
 
@@ -119,7 +119,7 @@ def test_a_pipeline_left_open_makes_a_connection_useless(driver: PsycopgDriver, 
     left_open.__enter__()
 
     with pytest.raises(psycopg.OperationalError, match="a pipeline left open"):
-        driver.begin_reset(connection, "rollback")
+        driver.check_in(connection, "rollback")
 
 
 @pytest.mark.parametrize("statement", [None, "SELECT 1"])
@@ -155,7 +155,7 @@ def test_a_notification_is_a_sign_of_life_and_reaches_its_handler(driver: Psycop
     other.execute("NOTIFY orders, 'one book'")
     assert psycopg_driver._ready(listening.fileno(), select.POLLIN, PATIENCE)
 
-    assert driver.is_alive(listening)
+    assert is_alive(driver, listening)
 
     assert heard == ["one book"]
 
@@ -175,7 +175,7 @@ def test_the_reason_for_the_end_is_enough_even_before_the_end(driver: PsycopgDri
             serving.sendall(b"E" + (len(fatal) + 4).to_bytes(4, "big") + fatal)
             assert psycopg_driver._ready(connection.fileno(), select.POLLIN, PATIENCE)
 
-            assert not driver.is_alive(connection)
+            assert not is_alive(driver, connection)
 
     driver.close(connection)
 

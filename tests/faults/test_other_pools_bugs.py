@@ -134,7 +134,7 @@ def test_dbutils_sqlalchemy_connpool_who_returns_and_borrows_again_lets_the_wait
 # --- DBUtils: connects, pings and closes inside its lock -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("slow", ["is_alive", "rollback", "close"])
+@pytest.mark.parametrize("slow", ["check_out", "rollback", "close"])
 def test_dbutils_a_close_does_not_wait_behind_anothers_io(
     make_fake_pool: MakeFakePool, database: FakeDatabase, slow: str
 ) -> None:
@@ -144,9 +144,9 @@ def test_dbutils_a_close_does_not_wait_behind_anothers_io(
 
     def be_slow() -> None:
         others = pool.getconn()
-        if slow in ("is_alive", "close"):
+        if slow in ("check_out", "close"):
             pool.putconn(others)
-            others.alive = slow == "is_alive"
+            others.alive = slow == "check_out"
         database.hooks[slow] = gate
         if slow == "rollback":
             pool.putconn(others)
@@ -249,7 +249,7 @@ def test_psycopg_pool_370_438_refills_after_a_failed_grow(
 def test_connpool_an_interrupted_validation_loses_no_slot(make_fake_pool: MakeFakePool, database: FakeDatabase) -> None:
     pool = make_fake_pool(2)
     pool.putconn(pool.getconn())
-    database.hooks["is_alive"] = in_turn(raising(Interrupt()))
+    database.hooks["check_out"] = in_turn(raising(Interrupt()))
 
     with pytest.raises(Interrupt):
         pool.getconn()

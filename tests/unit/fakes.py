@@ -74,6 +74,7 @@ class FakeConnection:
     def __init__(self, database: FakeDatabase) -> None:
         self.calls: list[str] = []
         self.alive = True
+        self.answer_due = False
         self.hooks: dict[str, Callable[[], object]] = {}
         """What else happens in this connection's "commit", "rollback", "close"."""
         self._database = database
@@ -132,7 +133,7 @@ class FakeDatabase(PlainDriver[FakeConnection]):
 
     def __init__(self) -> None:
         self.hooks: dict[str, Callable[[], object]] = {}
-        """What else happens in "connect", "is_alive", "commit", "rollback", "close": a `Gate`, an exception."""
+        """What else happens in "connect", "check_out", "commit", "rollback", "close": a `Gate`, an exception."""
         self.pipelined = False
         """Whether the answer to a reset is left to the next checkout."""
         self.opened: list[FakeConnection] = []
@@ -163,20 +164,24 @@ class FakeDatabase(PlainDriver[FakeConnection]):
         self.opened.append(connection)
         return connection
 
-    def is_alive(self, connection: FakeConnection) -> bool:
-        self.pass_by("is_alive")
+    def check_out(self, connection: FakeConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        if connection.answer_due:
+            self.finish_reset(connection, timeout)
+        self.pass_by("check_out")
         return connection.alive
 
-    def begin_reset(self, connection: FakeConnection, how: Reset) -> bool:
+    def check_in(self, connection: FakeConnection, how: Reset | None) -> bool:
         if how == "session":
             connection.reset_session()
-        else:
+        elif how == "rollback":
             connection.rollback()
-        return self.pipelined
+        connection.answer_due = how is not None and self.pipelined
+        return connection.answer_due
 
     def finish_reset(self, connection: FakeConnection, timeout: float) -> None:
         self.timeouts.append(timeout)
         connection.read_answer()
+        connection.answer_due = False
 
     def ping(self, connection: FakeConnection, timeout: float) -> None:
         self.timeouts.append(timeout)

@@ -18,7 +18,7 @@ from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.pymysql import PooledConnection, PyMySQLDriver
-from wsgipool.drivers.sockets import is_readable
+from wsgipool.drivers.sockets import is_readable, state_of
 
 
 def driver(url: str) -> PyMySQLDriver:
@@ -53,7 +53,7 @@ def silent_server() -> Iterator[int]:
 
 
 def unconnected(**options: object) -> PooledConnection:
-    return PooledConnection(defer_connect=True, **options)  # type: ignore[no-untyped-call]
+    return PooledConnection(defer_connect=True, **options)
 
 
 # --- the URL ---------------------------------------------------------------------------------------------------------
@@ -230,6 +230,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection._rfile = connection._sock.makefile("rb")
     connection.descriptor = Descriptor(connection._sock.fileno())
     connection.has_something_to_read = is_readable(connection._sock.fileno())
+    connection.socket_state = state_of(connection._sock)
     connection._current_timeout = None
     yield connection, server
     connection._force_close()
@@ -243,22 +244,26 @@ def packet(number: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "little") + bytes([number]) + payload
 
 
+def is_alive(connection: PooledConnection) -> bool:
+    return driver(MYSQL).check_out(connection, threading.get_ident(), PATIENCE)
+
+
 def test_a_quiet_socket_is_alive(connected: tuple[PooledConnection, socket.socket]) -> None:
-    assert driver(MYSQL).is_alive(connected[0])
+    assert is_alive(connected[0])
 
 
 def test_a_socket_that_the_server_has_closed_is_dead(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
     server.close()
 
-    assert not driver(MYSQL).is_alive(connection)
+    assert not is_alive(connection)
 
 
 def test_a_socket_with_something_unasked_for_is_dead(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
     server.send(b"1927 Connection was killed")
 
-    assert not driver(MYSQL).is_alive(connection)
+    assert not is_alive(connection)
 
 
 def test_a_socket_whose_owed_answer_has_just_arrived_is_alive(
@@ -268,7 +273,7 @@ def test_a_socket_whose_owed_answer_has_just_arrived_is_alive(
     connection.send(COMMAND.COM_QUERY, "ROLLBACK")
     server.send(packet(1, b"\x00" * 7))
 
-    assert driver(MYSQL).is_alive(connection)
+    assert is_alive(connection)
 
 
 OK = packet(1, b"\x00\x00\x00\x02\x00\x00\x00")
@@ -283,20 +288,20 @@ def test_an_owed_answer_tells_whether_a_transaction_is_open(
     connection._read_timeout = read_timeout
     connection.server_status = 0
     mysql = driver(MYSQL)
-    assert mysql.begin_reset(connection, "rollback")
+    assert mysql.check_in(connection, "rollback")
     server.send(OK)
 
     mysql.finish_reset(connection, PATIENCE)
 
     assert connection.answers_due == 0
-    assert not mysql.begin_reset(connection, "rollback"), "nothing is owed: no transaction can be open"
+    assert not mysql.check_in(connection, "rollback"), "nothing is owed: no transaction can be open"
 
 
 def test_an_owed_answer_may_arrive_in_parts(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
     connection.server_status = 0
     mysql = driver(MYSQL)
-    mysql.begin_reset(connection, "rollback")
+    mysql.check_in(connection, "rollback")
     server.send(OK[:5])
 
     reader = Task(lambda: mysql.finish_reset(connection, PATIENCE))
@@ -305,19 +310,19 @@ def test_an_owed_answer_may_arrive_in_parts(connected: tuple[PooledConnection, s
     reader.result()
 
     assert connection.answers_due == 0
-    assert mysql.is_alive(connection), "nothing is left to read"
+    assert is_alive(connection), "nothing is left to read"
 
 
 def test_an_owed_answer_may_say_more_than_yes(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
     connection.server_status = 0
     mysql = driver(MYSQL)
-    mysql.begin_reset(connection, "rollback")
+    mysql.check_in(connection, "rollback")
     server.send(packet(1, b"\x00\x00\x00\x02\x00\x00\x00so be it"))
 
     mysql.finish_reset(connection, PATIENCE)
 
-    assert mysql.is_alive(connection), "nothing is left to read"
+    assert is_alive(connection), "nothing is left to read"
 
 
 def test_an_owed_answer_that_has_arrived_and_says_no_ends_the_connection(
@@ -326,7 +331,7 @@ def test_an_owed_answer_that_has_arrived_and_says_no_ends_the_connection(
     connection, server = connected
     connection.server_status = 0
     mysql = driver(MYSQL)
-    mysql.begin_reset(connection, "rollback")
+    mysql.check_in(connection, "rollback")
     server.send(packet(1, b"\xff" + (1317).to_bytes(2, "little") + b"#70100interrupted"))
 
     with pytest.raises(pymysql.OperationalError, match="interrupted"):
@@ -336,7 +341,7 @@ def test_an_owed_answer_that_has_arrived_and_says_no_ends_the_connection(
 
 
 def test_a_connection_without_a_socket_is_dead() -> None:
-    assert not driver(MYSQL).is_alive(unconnected())
+    assert not is_alive(unconnected())
 
 
 def test_an_owed_answer_that_says_no_ends_the_connection(connected: tuple[PooledConnection, socket.socket]) -> None:
@@ -351,7 +356,7 @@ def test_an_owed_answer_that_says_no_ends_the_connection(connected: tuple[Pooled
 
     assert not connection.open
     with pytest.raises(pymysql.InterfaceError):
-        driver(MYSQL).begin_reset(connection, "rollback")
+        driver(MYSQL).check_in(connection, "rollback")
 
 
 def test_what_a_new_connection_sets_first_is_not_waited_for(connected: tuple[PooledConnection, socket.socket]) -> None:
@@ -369,7 +374,7 @@ def test_a_borrower_that_sets_the_character_set_learns_at_once_whether_that_went
     connected: tuple[PooledConnection, socket.socket],
 ) -> None:
     connection, server = connected
-    driver(MYSQL).lend(connection, threading.get_ident())
+    driver(MYSQL).check_out(connection, threading.get_ident(), PATIENCE)
     server.send(packet(1, b"\xff" + (1115).to_bytes(2, "little") + b"#42000Unknown character set"))
 
     with pytest.raises(pymysql.OperationalError, match="Unknown character set"):
@@ -429,7 +434,7 @@ def test_a_result_that_was_not_read_to_its_end_is_not_waited_for(
     server.setblocking(False)
 
     with pytest.raises(pymysql.OperationalError, match="not read to its end"):
-        driver(MYSQL).begin_reset(connection, "rollback")
+        driver(MYSQL).check_in(connection, "rollback")
 
     connection._result = None
     with pytest.raises(BlockingIOError):

@@ -49,7 +49,7 @@ def test_reset_ends_the_transaction(file: Path) -> None:
     connection.execute("CREATE TABLE books (title)")
     connection.execute("INSERT INTO books VALUES ('Emma')")
 
-    sqlite.begin_reset(connection, "rollback")
+    sqlite.check_in(connection, "rollback")
 
     assert not connection.in_transaction
     assert connection.execute("SELECT count(*) FROM books").fetchone() == (0,)
@@ -64,7 +64,7 @@ def test_a_close_never_raises(file: Path) -> None:
     sqlite.close(connection)
 
     with pytest.raises(sqlite3.ProgrammingError):
-        sqlite.begin_reset(connection, "rollback")
+        sqlite.check_in(connection, "rollback")
 
 
 @pytest.mark.parametrize(("option", "milliseconds"), [("", 5000), ("?timeout=0.25", 250)])

@@ -152,7 +152,7 @@ def test_a_connection_whose_check_fails_is_not_lent_again(make_pool: MakePool, d
         if not unsound.closed:
             raise ValueError("file descriptor cannot be a negative integer (-1)")
 
-    database.hooks["is_alive"] = check
+    database.hooks["check_out"] = check
 
     assert pool.getconn() is not unsound
     assert unsound.closed
@@ -163,7 +163,7 @@ def test_a_connection_is_closed_when_its_borrower_is_interrupted_in_the_middle_o
 ) -> None:
     pool = make_pool(1)
     (connection,) = use(pool)
-    database.hooks["is_alive"] = raising(Interrupt())
+    database.hooks["check_out"] = raising(Interrupt())
 
     with pytest.raises(Interrupt):
         pool.getconn()

@@ -176,7 +176,7 @@ def test_a_borrow_that_is_interrupted_while_the_pool_winds_down_leaves_nothing_o
 ) -> None:
     pool = make_pool(1)
     pool.putconn(pool.getconn())
-    database.hooks["is_alive"] = then(pool.wind_down, raising(Interrupt()))
+    database.hooks["check_out"] = then(pool.wind_down, raising(Interrupt()))
 
     with pytest.raises(Interrupt):
         pool.getconn()

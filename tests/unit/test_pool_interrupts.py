@@ -15,7 +15,6 @@ import random
 import sys
 import threading
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import Any
@@ -33,6 +32,7 @@ class Session:
 
     def __init__(self, server: Server) -> None:
         self.alive = True
+        self.answer_due = False
         self.fails_at = ""
         self.in_command = False
         self.closed = False
@@ -86,18 +86,27 @@ class Server(PlainDriver[Session]):
     def connect(self, timeout: float) -> Session:  # noqa: ARG002 - it is quick
         return self.open()
 
-    def is_alive(self, connection: Session) -> bool:
+    def check_out(self, connection: Session, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        if connection.answer_due:
+            self.finish_reset(connection, timeout)
         return connection.alive
 
-    def begin_reset(self, connection: Session, how: Reset) -> bool:  # noqa: ARG002 - both are a command
-        connection.rollback()
-        return self._pipelined
+    def check_in(self, connection: Session, how: Reset | None) -> bool:
+        if how is not None:
+            connection.rollback()  # both are a command
+            connection.answer_due = self._pipelined
+        return connection.answer_due
 
     def finish_reset(self, connection: Session, timeout: float) -> None:  # noqa: ARG002 - it is quick
         connection.execute()
+        connection.answer_due = False
 
     def ping(self, connection: Session, timeout: float) -> None:  # noqa: ARG002 - it is quick
         connection.execute()
+
+
+class Request:
+    """Ends when it is dropped."""
 
 
 class Site:
@@ -110,9 +119,9 @@ class Site:
         )
         # Housekeeping would mend, unseen, what the end of a request has to.
         self.pool.tend = lambda: None  # type: ignore[method-assign]
-        self._is_told_of_loans = not plain
-        self._debts: defaultdict[int, list[int]] = defaultdict(list)
-        self.pool.before_loan = self._note_debt
+        self._is_watched = not plain
+        self._requests: dict[int, Request] = {}
+        self.pool.watch = self._watch
         self.waits = threading.Event()
         self.holders: list[Borrower[Session]] = []
         self.others: list[Task[Any]] = []
@@ -177,8 +186,9 @@ class Site:
         """End the request of this thread."""
         self.waits.set()
         self.server.refuses = False
-        # As wsgipool.request does it: a request that owes nothing is not looked after.
-        if self._debts.pop(get_ident(), None) or not self._is_told_of_loans:
+        if self._is_watched:
+            self._requests.pop(get_ident(), None)
+        else:
             self.pool.reclaim(get_ident())
 
     def assert_whole(self) -> None:
@@ -208,10 +218,12 @@ class Site:
             session.execute()
             self.pool.putconn(session)
 
-    def _note_debt(self) -> list[int]:
-        debts = self._debts[get_ident()]
-        debts.append(get_ident())
-        return debts
+    def _watch(self) -> object:
+        """As wsgipool.request does it: a request that owes nothing is not looked after."""
+        thread_id = get_ident()
+        return weakref.ref(
+            self._requests.setdefault(thread_id, Request()), lambda _: self.pool.reclaim(thread_id) and None
+        )
 
     def _request(self) -> None:
         with self.pool.connection() as session:

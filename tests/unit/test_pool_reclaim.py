@@ -115,7 +115,7 @@ def test_reclaim_leaves_alone_a_connection_that_another_thread_carries_between_t
 def interrupted_in(pool: FakePool, method: str) -> Iterator[None]:
     """Interrupt the block where it calls this method of the pool, which then does nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, method, lambda *_: raising(Interrupt())())
+        patch.setattr(pool, method, lambda *_, **__: raising(Interrupt())())
         with pytest.raises(Interrupt):
             yield
 

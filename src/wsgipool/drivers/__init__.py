@@ -37,6 +37,9 @@ _MODULES = {
 }
 
 
+LEAST_PATIENCE = 0.01
+"""Seconds to wait at least for an answer that should have arrived already."""
+
 Reset = Literal["rollback", "session"]
 """How a returned connection is cleaned: "rollback" ends the transaction; "session" ends all that a session can keep:
 user variables, SET, temporary tables, locks."""
@@ -56,17 +59,21 @@ class Driver(Protocol[C]):
     def connect(self, timeout: float) -> C:
         """Open a connection within `timeout`."""
 
-    def lend(self, connection: C, thread_id: int | None) -> None:
-        """Learn which thread may use the connection from now on; None means that it lies in the pool."""
+    def check_out(self, connection: C, thread_id: int, timeout: float) -> bool:
+        """Give a connection to a thread, which alone may use it from now on, and tell whether it can be used.
 
-    def begin_reset(self, connection: C, how: Reset) -> bool:
-        """Begin to clean a returned connection, and tell whether an answer is due that `finish_reset` must read."""
+        That is seen without a round trip: by the answer that is due from the last `check_in`, which has long arrived
+        (and is waited for at most `timeout`, at least `LEAST_PATIENCE`), or by the state of the socket.
+        """
+
+    def check_in(self, connection: C, how: Reset | None) -> bool:
+        """Take a connection from its thread; begin to clean it, unless `how` is None.
+
+        Tells whether an answer is due, which `finish_reset` or the next `check_out` reads.
+        """
 
     def finish_reset(self, connection: C, timeout: float) -> None:
-        """Read the answer that is due: at the next checkout, when it has long arrived."""
-
-    def is_alive(self, connection: C) -> bool:
-        """Tell without a round trip whether an idle connection, with no answer due, can still be used."""
+        """Read the answer that is due."""
 
     def ping(self, connection: C, timeout: float) -> None:
         """Ask the server for a sign of life."""
@@ -127,19 +134,18 @@ _PLACES = ("unix_socket", "host", "hostaddr", "service", "read_default_file")
 class PlainDriver(Generic[C]):
     """What PEP 249 alone can promise of any driver: a base for those that cannot do more."""
 
-    def lend(self, connection: C, thread_id: int | None) -> None:
-        """PEP 249 connections do not know who uses them."""
+    def check_out(self, connection: C, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        # PEP 249 has no way to ask, and its connections do not know who uses them.
+        return True
 
-    def begin_reset(self, connection: C, how: Reset) -> bool:  # noqa: ARG002 - both are the same here
+    def check_in(self, connection: C, how: Reset | None) -> bool:
         # There is nothing but the transaction that PEP 249 could end.
-        connection.rollback()
+        if how is not None:
+            connection.rollback()
         return False
 
     def finish_reset(self, connection: C, timeout: float) -> None:
         """Nothing is ever due."""
-
-    def is_alive(self, connection: C) -> bool:  # noqa: ARG002 - PEP 249 has no way to ask
-        return True
 
     def ping(self, connection: C, timeout: float) -> None:
         """PEP 249 has no way to ask."""

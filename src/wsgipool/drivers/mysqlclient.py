@@ -34,7 +34,7 @@ from MySQLdb.connections import Connection
 from MySQLdb.constants import CLIENT, CR, ER
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert, one_of
 from wsgipool.errors import ConfigError
@@ -91,7 +91,15 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
             raise MySQLdb.OperationalError(CR.SSL_CONNECTION_ERROR, "TLS is required, and the server has none")
         return connection
 
-    def begin_reset(self, connection: PooledConnection, how: Reset) -> bool:
+    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        """Tell whether the socket is open and quiet: the server speaks only when asked, or to say that it is gone."""
+        if connection.answer_is_due:
+            self.finish_reset(connection, max(timeout, LEAST_PATIENCE))
+        return bool(connection.open) and not _readable(connection, 0)
+
+    def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
+        if how is None:
+            return False
         if connection.next_result() != -1:
             # To read what was left may take for ever; a new connection is cheaper.
             raise MySQLdb.OperationalError(CR.COMMANDS_OUT_OF_SYNC, "a result was not read to its end")
@@ -103,10 +111,6 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
 
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
         connection.read_answer(timeout)
-
-    def is_alive(self, connection: PooledConnection) -> bool:
-        """Tell whether the socket is open and quiet: the server speaks only when asked, or to say that it is gone."""
-        return bool(connection.open) and not _readable(connection, 0)
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
         # The library's ping() would wait for read_timeout, by default for ever.

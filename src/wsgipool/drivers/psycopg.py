@@ -28,7 +28,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
@@ -107,8 +107,22 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         self._configure(connection)
         return connection
 
-    def begin_reset(self, connection: PooledConnection, how: Reset) -> bool:
+    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        """Tell whether the connection is open and nobody has said that it ends.
+
+        PostgreSQL speaks unasked: a NOTIFY, a changed parameter, the reason why it ends the session, the end of file.
+        """
+        if connection.answer_is_due:
+            self.finish_reset(connection, max(timeout, LEAST_PATIENCE))
+        try:
+            return connection.pgconn.status == pq.ConnStatus.OK and not connection.hears_the_end()
+        except psycopg.Error:
+            return False
+
+    def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
         """Send what the connection owes, and wait for nothing."""
+        if how is None:
+            return False
         status = connection.pgconn.transaction_status
         if status == pq.TransactionStatus.ACTIVE or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             raise psycopg.OperationalError("a command was not read to its end, or a pipeline left open")
@@ -125,16 +139,6 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
         connection.read_answer(timeout)
         connection.refuse_open_blocks()
-
-    def is_alive(self, connection: PooledConnection) -> bool:
-        """Tell whether the connection is open and nobody has said that it ends.
-
-        PostgreSQL speaks unasked: a NOTIFY, a changed parameter, the reason why it ends the session, the end of file.
-        """
-        try:
-            return connection.pgconn.status == pq.ConnStatus.OK and not connection.hears_the_end()
-        except psycopg.Error:
-            return False
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
         connection.send(b"")  # the empty statement begins no transaction

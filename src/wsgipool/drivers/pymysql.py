@@ -24,10 +24,10 @@ from pymysql.connections import Connection
 from pymysql.constants import COMMAND, CR, ER, SERVER_STATUS
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import Reset, close_quietly, keep_forever
+from wsgipool.drivers import LEAST_PATIENCE, Reset, close_quietly, keep_forever
 from wsgipool.drivers.opening import LEAST_TIMEOUT, Descriptor, connect_tcp, connect_unix
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
-from wsgipool.drivers.sockets import is_readable
+from wsgipool.drivers.sockets import OPEN, is_readable, state_of
 from wsgipool.errors import ConfigError, WrongThread
 from wsgipool.farewell import Farewell
 
@@ -106,23 +106,34 @@ class PyMySQLDriver:
         connection.remember_session()
         return connection
 
-    def lend(self, connection: PooledConnection, thread_id: int | None) -> None:
-        connection.lent_to = IN_THE_POOL if thread_id is None else thread_id
+    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:
+        """Tell whether the server has its end of the socket open still (wait_timeout, KILL, a restart)."""
+        connection.lent_to = thread_id
+        if connection.answers_due:
+            self.finish_reset(connection, max(timeout, LEAST_PATIENCE))
+            if connection.answers_due:
+                return connection._sock is not None  # it may come at any moment; this was in use a moment ago
+        return connection._sock is not None and connection.socket_state() == OPEN
 
-    def begin_reset(self, connection: PooledConnection, how: Reset) -> bool:
+    def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
         """Send what the connection owes in one go, and wait for nothing."""
-        result = connection._result
-        if result is not None and (result.unbuffered_active or result.has_next):
-            # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
-            raise pymysql.OperationalError("a result was not read to its end")
-        if connection.answers_due and connection._sock is not None:
-            return True  # its borrower has done nothing, not even waited for the last one's answer
-        if how == "session":
-            connection.send_session_reset()
-        elif connection.server_status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
-            # A transaction may be open. With autocommit off the server's flags do not tell: PyMySQL drops those that
-            # end a result set.
-            connection.send(COMMAND.COM_QUERY, "ROLLBACK")
+        if connection.is_asking and connection._sock is not None:
+            # Its borrower was interrupted, and the next one would get the answer.
+            raise pymysql.OperationalError("a command was interrupted before its answer was read to the end")
+        if how is not None:
+            result = connection._result
+            if result is not None and (result.unbuffered_active or result.has_next):
+                # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
+                raise pymysql.OperationalError("a result was not read to its end")
+            if connection.answers_due and connection._sock is not None:
+                pass  # its borrower has done nothing, not even waited for the last one's answer
+            elif how == "session":
+                connection.send_session_reset()
+            elif connection.server_status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
+                # A transaction may be open. With autocommit off the server's flags do not tell: PyMySQL drops those
+                # that end a result set.
+                connection.send(COMMAND.COM_QUERY, "ROLLBACK")
+        connection.lent_to = IN_THE_POOL
         return connection.answers_due > 0
 
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
@@ -131,24 +142,13 @@ class PyMySQLDriver:
         if connection.answers_due == 1:
             if connection.has_something_to_read():
                 # No need for the patience, whose system calls let go of the GIL.
-                if connection.reads_plain_ok():
+                if connection.reads_plain_ok(alone=True):
                     return
             elif monotonic() - connection.sent_at < _TRAVEL_TIME:
                 # Lent again at once: it is still on its way, and the borrower's first command does not wait for it.
                 return
         with connection.patience(timeout):
             connection.read_answers()
-
-    def is_alive(self, connection: PooledConnection) -> bool:
-        """Tell whether the socket is open and quiet.
-
-        The server speaks only when asked. So a socket with something to read has been closed by it (wait_timeout,
-        KILL, a restart: the end of file, or error 1927 before it) or is out of step.
-        """
-        if connection._sock is None:
-            return False
-        # What is still due may arrive at any moment; then it was in use a moment ago.
-        return connection.answers_due > 0 or not connection.has_something_to_read()
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
         with connection.patience(timeout):
@@ -191,18 +191,31 @@ class PyMySQLDriver:
 class PooledConnection(Connection):
     """PyMySQL's connection, used by one thread at a time, with one TLS context a process and setting."""
 
-    lent_to: int | None = None
+    # What a loan touches lies side by side: it is cold in the processor's cache then.
+    __slots__ = ("answers_due", "is_asking", "lent_to", "socket_state")
+
+    lent_to: int | None
     """The thread that may use it; None before it has been lent for the first time."""
-    answers_due = 0
+    is_asking: bool
+    """Whether its borrower has sent a command whose answer was not read to its end."""
+    answers_due: int
     """Commands sent whose answers have not been read."""
     sent_at = 0.0
     """When the last of them was sent, by `time.monotonic()`."""
+    socket_state: Callable[[], bytes]
+    """Tells without waiting whether it is still `OPEN`. From `connect()` on, as the next one."""
     has_something_to_read: Callable[[], object]
-    """Tells without waiting whether the server has sent something, or closed the socket. From `connect()` on."""
+    """Tells without waiting whether the server has sent something, or closed the socket."""
     descriptor: Descriptor | None = None
     """That of its socket, from the moment when there is one."""
     farewell: Farewell | None = None
     """After its end, whether by `close()` or by an error: what the server makes of that."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.lent_to = None
+        self.is_asking = False
+        self.answers_due = 0
+        super().__init__(**arguments)
 
     def send(self, command: int, payload: str | bytes) -> None:
         """Send a command and leave its answer, an OK packet, to `read_answers`."""
@@ -238,12 +251,17 @@ class PooledConnection(Connection):
         if self.lent_to is None:
             self.send(COMMAND.COM_QUERY, _set_names(charset, collation))
         else:
-            super().set_character_set(charset, collation)
+            with self._answer_read():
+                super().set_character_set(charset, collation)
+
+    def show_warnings(self) -> Any:
+        with self._answer_read():
+            return super().show_warnings()
 
     def remember_session(self) -> None:
         """Note what `connect()` has set, for `send_session_reset`."""
         ours: Any = self._sock
-        self.has_something_to_read = is_readable(ours.fileno())
+        self.socket_state, self.has_something_to_read = state_of(ours), is_readable(ours.fileno())
         self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
         commands: list[tuple[int, str | bytes | None]] = [
             (_COM_RESET_CONNECTION, b""),
@@ -263,14 +281,14 @@ class PooledConnection(Connection):
         for command, payload in self._session_commands:
             self.send(command, payload)
 
-    def reads_plain_ok(self) -> bool:
-        """Read the one answer that is due, which has begun to arrive, if it is a plain OK; else leave it.
+    def reads_plain_ok(self, *, alone: bool) -> bool:
+        """Wait for the one answer that is due, and read it if it is a plain OK; else leave it.
 
-        Most are, and PyMySQL takes three times as long to read one as it reads any packet.
+        Most are, and PyMySQL takes three times as long to read one as it reads any packet. `alone`: nothing may follow.
         """
         reader: Any = self._rfile
         packet = reader.peek(_OK_LENGTH)
-        if len(packet) != _OK_LENGTH or not packet.startswith(_PLAIN_OK):
+        if not packet.startswith(_PLAIN_OK) or len(packet) < _OK_LENGTH or (alone and len(packet) > _OK_LENGTH):
             return False
         reader.read(_OK_LENGTH)
         self.server_status = int.from_bytes(packet[len(_PLAIN_OK) :][:2], "little")
@@ -282,7 +300,7 @@ class PooledConnection(Connection):
         try:
             while self.answers_due:
                 self._next_seq_id = 1
-                self._read_query_result()
+                Connection._read_query_result(self)
                 self.answers_due -= 1
         except BaseException:
             # It is not clean, and another answer may follow that nobody will read.
@@ -336,19 +354,47 @@ class PooledConnection(Connection):
     def _execute_command(self, command: int, sql: Any) -> None:
         if self.lent_to != get_ident():
             self._refuse_other_threads()
+        self.is_asking = True
         Connection._execute_command(self, command, sql)
         if self.answers_due:
             # They come before that of this command, which waits for the server as long as read_timeout says.
-            self.read_answers()
+            self._read_answers_first()
             self._next_seq_id = 1
 
+    def _read_answers_first(self) -> None:
+        if self.answers_due == 1 and self._current_timeout == self._read_timeout:
+            with contextlib.suppress(OSError):  # PyMySQL makes it an error of its own
+                if self.reads_plain_ok(alone=False):
+                    return
+        self.read_answers()
+
     def _read_query_result(self, unbuffered: bool = False) -> int:
-        rows: int = Connection._read_query_result(self, unbuffered)
-        result: Any = self._result
-        if unbuffered and result.connection is not None:
-            # SSCursor reads rows long after the command.
-            result.connection = _ReaderForBorrower(self)
+        try:
+            rows: int = Connection._read_query_result(self, unbuffered)
+        except pymysql.MySQLError:
+            self.is_asking = False  # by an error; without an answer the socket is closed now
+            raise
+        self.is_asking = False
+        if unbuffered:
+            result: Any = self._result
+            if result.connection is not None:
+                # SSCursor reads rows long after the command.
+                result.connection = _ReaderForBorrower(self)
         return rows
+
+    def _read_ok_packet(self) -> Any:
+        with self._answer_read():
+            return Connection._read_ok_packet(self)
+
+    @contextlib.contextmanager
+    def _answer_read(self) -> Iterator[None]:
+        """Note that what is done in the block has read the answer to the last command."""
+        try:
+            yield
+        except pymysql.MySQLError:
+            self.is_asking = False  # by an error; without an answer the socket is closed now
+            raise
+        self.is_asking = False
 
     def _refuse_other_threads(self) -> None:
         if self.lent_to is not None and self.lent_to != get_ident():
