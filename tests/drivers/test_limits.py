@@ -7,7 +7,7 @@ import pytest
 from wsgipool import config
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
-from wsgipool.drivers.limits import ServerLimit, ask, has_limit, server
+from wsgipool.drivers.limits import ServerLimit, ask, has_limit
 
 
 def settings(url: str) -> config.DatabaseSettings:
@@ -44,21 +44,6 @@ def test_postgresql_says_its_own_limit_the_roles_and_the_databases(postgresql: P
         ServerLimit("user", "CONNECTION LIMIT of the role", 12),
         ServerLimit("database", "CONNECTION LIMIT of the database", 20),
     ]
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("mysql://shop@db/orders", "mysql://db:3306"),
-        ("mysql+mysqlclient://shop@db/archive", "mysql://db:3306"),
-        ("mysql://shop@db:3307/orders", "mysql://db:3307"),
-        ("mysql://shop@/orders?unix_socket=/run/mysqld/mysqld.sock", "mysql:///run/mysqld/mysqld.sock"),
-        ("postgresql://shop@db/orders", "postgresql://db:5432"),
-    ],
-)
-def test_databases_of_one_server_are_known_by_it(url: str, expected: str) -> None:
-    assert server(settings(url).url) == expected
-    assert has_limit(settings(url).url)
 
 
 def test_a_file_has_no_limit() -> None:

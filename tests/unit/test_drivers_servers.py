@@ -1,11 +1,14 @@
-"""Which databases are on one server, and so share its budget."""
+"""Which databases are on one server: they share its budget, and a plan counts them together."""
 
 from __future__ import annotations
 
 import pytest
 
-from wsgipool.config import parse_url
+from wsgipool import config
+from wsgipool.cli.site import limits_of
+from wsgipool.config import BudgetSettings, parse_url
 from wsgipool.drivers import server_of
+from wsgipool.drivers.limits import ServerLimit, has_limit
 
 
 @pytest.mark.parametrize(
@@ -15,11 +18,55 @@ from wsgipool.drivers import server_of
         ("mysql+mysqlclient://reader@DB.example.com:3306/archive?charset=utf8mb4", "mysql://db.example.com:3306"),
         ("mysql://shop@db.example.com:3307/orders", "mysql://db.example.com:3307"),
         ("mysql://shop@/orders?unix_socket=/run/mysqld/mysqld.sock", "mysql:///run/mysqld/mysqld.sock"),
-        ("mysql://shop@/orders?read_default_file=/etc/shop.cnf", "mysql:///etc/shop.cnf"),
+        ("mysql://shop@localhost/orders?unix_socket=/run/mysqld/mysqld.sock", "mysql:///run/mysqld/mysqld.sock"),
+        ("mysql://shop@/orders?read_default_file=/etc/shop.cnf", "mysql://read_default_file=/etc/shop.cnf"),
         ("postgresql://shop@db.example.com/orders", "postgresql://db.example.com:5432"),
-        ("postgresql+psycopg://shop@/orders?host=/run/postgresql", "postgresql:///run/postgresql"),
+        ("postgresql+psycopg://shop@/orders?host=/run/postgresql", "postgresql:///run/postgresql:5432"),
+        ("postgresql://shop@:5433/orders?host=/run/postgresql", "postgresql:///run/postgresql:5433"),
+        ("postgresql://shop@/orders?hostaddr=10.0.0.1", "postgresql://10.0.0.1:5432"),
+        ("postgresql://shop@/orders?service=shop", "postgresql://service=shop"),
         ("sqlite:////var/lib/shop.db", None),
     ],
 )
 def test_a_server_is_named_by_its_address(url: str, server: str | None) -> None:
     assert server_of(parse_url(url)) == server
+    assert has_limit(parse_url(url)) is (server is not None)
+
+
+@pytest.mark.parametrize(
+    ("url", "same", "another"),
+    [
+        (
+            "postgresql://shop@/orders?hostaddr=10.0.0.1",
+            "postgresql://shop@10.0.0.1/archive",
+            "postgresql://shop@/orders?hostaddr=10.0.0.2",
+        ),
+        (
+            "postgresql://shop@/orders?service=x",
+            "postgresql+psycopg://shop@/archive?service=x",
+            "postgresql://shop@/orders?service=y",
+        ),
+        (
+            "mysql://shop@/orders?read_default_file=/etc/my.cnf",
+            "mysql://shop@/archive?read_default_file=/etc/my.cnf",
+            "mysql://shop@/orders?read_default_file=/etc/other.cnf",
+        ),
+        (
+            "mysql://shop@localhost/orders?unix_socket=/run/x.sock",
+            "mysql://shop@/archive?unix_socket=/run/x.sock",
+            "mysql://shop@localhost/orders?unix_socket=/run/y.sock",
+        ),
+    ],
+)
+def test_a_plan_counts_those_databases_together_that_share_a_budget(url: str, same: str, another: str) -> None:
+    urls = {"orders": url, "archive": same, "other": another}
+    settings = config.load({"databases": {name: {"url": each} for name, each in urls.items()}})
+    answers = {name: [ServerLimit("server", "max_connections", 151)] for name in urls}
+
+    found = limits_of(list(settings.databases.values()), answers, 5, BudgetSettings(90))
+
+    assert [(limit.name.rpartition(" of ")[2], limit.databases) for limit in found] == [
+        (server_of(settings.databases["orders"].url), ("orders", "archive")),
+        (server_of(settings.databases["other"].url), ("other",)),
+    ]
+    assert server_of(settings.databases["archive"].url) == server_of(settings.databases["orders"].url)

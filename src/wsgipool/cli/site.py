@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from wsgipool import config
+from wsgipool import config, drivers
 from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
 from wsgipool.drivers import limits
 from wsgipool.drivers.limits import ServerLimit
@@ -75,9 +75,9 @@ def limits_of(
 
     Without `named` the server is not one that is there, so messages do not name it.
     """
-    found: dict[tuple[str, str], tuple[ServerLimit, str, str, list[str]]] = {}
+    found: dict[tuple[str | None, str], tuple[ServerLimit, str, str, list[str]]] = {}
     for database in databases:
-        place = limits.server(database.url)
+        place = drivers.server_of(database.url)
         for answer in answers.get(database.name, ()):
             who = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
             name = f"{answer.setting} of {who + ' at ' if who else ''}{place if named else 'the database'}"
@@ -86,7 +86,7 @@ def limits_of(
             entry[3].append(database.name)
     # A database that gave no answer shares the limit that another one of its server told.
     for database in databases:
-        shared = found.get((limits.server(database.url), "server "))
+        shared = found.get((drivers.server_of(database.url), "server "))
         if shared and database.name not in shared[3]:
             shared[3].append(database.name)
     return [

@@ -234,7 +234,7 @@ def _fullness(database: DatabaseSettings, session: Session) -> Iterator[Finding]
     if session.most_used >= allowed > 0:
         yield Finding(
             "limit-was-reached",
-            f"{limits.server(database.url)} has had {session.most_used} connections at once since it was started "
+            f"{drivers.server_of(database.url)} has had {session.most_used} connections at once since it was started "
             f"(Max_used_connections), and max_connections is {allowed}: some were refused, or nearly so, of this site "
             "or of others.",
             "If `wsgipool plan` says that this site fits, look at the others; a [budget] keeps this site's share.",

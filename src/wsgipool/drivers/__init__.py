@@ -113,22 +113,26 @@ def for_database(settings: DatabaseSettings) -> Driver[Any]:
 def server_of(url: DatabaseURL) -> str | None:
     """Return a name for the server of a database, the same for all databases that are there; None where there is none.
 
-    It goes by what the URL says: two names or addresses of one machine are two servers.
+    It goes by what the URL says: two names or addresses of one machine are two servers. The budget counts by it, and so
+    must whoever says what the budget will do.
     """
     family = url.scheme.partition("+")[0]
     if family not in _PORTS:
         return None
-    places = {name: url.options[name] for name in _PLACES if name in url.options}
-    host = places.get("unix_socket") or places.get("host") or url.host or places.get("hostaddr")
-    if host is None:
-        # Somewhere in a file that the driver reads.
-        host = next(iter(places.values()), "localhost")
-    port = "" if host.startswith("/") else f":{url.port or _PORTS[family]}"
-    return f"{family}://{host.lower() if port else host}{port}"
+    options = url.options
+    place = options.get("unix_socket") or options.get("host") or url.host or options.get("hostaddr")
+    if place is None and (file := next((name for name in _FILES if name in options), None)):
+        # The driver reads it there.
+        return f"{family}://{file}={options[file]}"
+    place = place or "localhost"
+    if not place.startswith("/"):
+        return f"{family}://{place.lower()}:{url.port or _PORTS[family]}"
+    # PostgreSQL's is a folder, which has a socket for each port.
+    return f"{family}://{place}" if family == "mysql" else f"{family}://{place}:{url.port or _PORTS[family]}"
 
 
 _PORTS = {"mysql": 3306, "postgresql": 5432}
-_PLACES = ("unix_socket", "host", "hostaddr", "service", "read_default_file")
+_FILES = ("read_default_file", "service")
 
 
 class PlainDriver(Generic[C]):

@@ -35,14 +35,6 @@ class ServerLimit:
     connections: int
 
 
-def server(url: DatabaseURL) -> str:
-    """Return what tells one database server from another: the kind, the host and the port or socket."""
-    default_port = {"mysql": 3306, "postgresql": 5432}.get(kind(url))
-    socket = url.options.get("unix_socket") or url.options.get("host")
-    place = f"{url.host}:{url.port or default_port}" if url.host else socket or url.database
-    return f"{kind(url)}://{place}"
-
-
 def kind(url: DatabaseURL) -> str:
     """Return "mysql" (MariaDB too), "postgresql" or "sqlite"."""
     return url.scheme.partition("+")[0]
@@ -56,7 +48,7 @@ def network_host(url: DatabaseURL) -> str | None:
 
 def has_limit(url: DatabaseURL) -> bool:
     """Tell whether connections to it are counted; a file's are not."""
-    return kind(url) in REFUSALS
+    return drivers.server_of(url) is not None
 
 
 def ask(settings: DatabaseSettings, timeout: float) -> list[ServerLimit]:
