@@ -110,7 +110,7 @@ def fits(situation: Situation) -> bool:
 
 
 def fit(situation: Situation) -> Fit | None:
-    """Return sizes that fit, those of now where they do; None where one connection a group is too many.
+    """Return sizes that fit, those of now where they do; None where one process a group, one connection a pool do not.
 
     Pools become smaller before processes become fewer: a smaller pool costs only those requests that would have been
     in the database at the same moment.

@@ -123,18 +123,29 @@ def shrunk(
 ) -> list[ProcessGroup]:
     """Return the groups with so many fewer processes that pools of one connection fit into `connections`.
 
-    Each group keeps the same share of its processes, rounded down, and one at least. What may exist after graceful
-    restarts is part of the count: `alive` becomes what `processes_alive` says of the new number.
+    Each group keeps the same share of its processes, rounded down, and one at least; what small groups have too much by
+    that, the largest do without. Only where one process in each group is too much does the outcome not fit. What may
+    exist after graceful restarts is part of the count: `alive` becomes what `processes_alive` says of the new number.
     """
-    needed = databases * worst_case(groups, 1, hosts)
-    smaller = []
-    for group in groups:
-        alive = group.alive * connections // needed if needed > connections else group.alive
-        processes = max(1, alive // (1 + graceful_restarts) if group.mode == "worker" else min(alive, group.processes))
-        if alive < group.alive:
-            alive = processes_alive(group.mode, processes, graceful_restarts=graceful_restarts)
-            group = replace(group, processes=processes, alive=alive)
-        smaller.append(group)
+
+    def with_processes(group: ProcessGroup, processes: int) -> ProcessGroup:
+        alive = processes_alive(group.mode, processes, graceful_restarts=graceful_restarts)
+        return replace(group, processes=processes, alive=alive)
+
+    def needed() -> int:
+        return databases * worst_case(smaller, 1, hosts)
+
+    smaller = list(groups)
+    whole = needed()
+    if whole <= connections:
+        return smaller
+    for place, group in enumerate(groups):
+        alive = group.alive * connections // whole
+        share = alive // (1 + graceful_restarts) if group.mode == "worker" else min(alive, group.processes)
+        smaller[place] = with_processes(group, max(1, share))
+    while needed() > connections and (large := [place for place, group in enumerate(smaller) if group.processes > 1]):
+        largest = max(large, key=lambda place: smaller[place].alive)
+        smaller[largest] = with_processes(smaller[largest], smaller[largest].processes - 1)
     return smaller
 
 

@@ -73,8 +73,12 @@ def test_where_pools_of_one_do_not_fit_processes_become_fewer() -> None:
     assert found.max_sizes == {"orders": "threads"}
 
 
-def test_where_one_connection_a_group_is_too_many_nothing_fits() -> None:
-    assert fit(situation(CHILDREN, DAEMONS, limits=[limit(6)])) is None
+def test_only_where_one_process_a_group_is_too_many_nothing_fits() -> None:
+    groups = [ProcessGroup("", "prefork", 100, 100, 1), replace(DAEMONS, processes=2, alive=2, interpreters=3)]
+
+    fitting = [total for total in range(1, 31) if fit(situation(*groups, limits=[limit(total, reserve=0)]))]
+
+    assert fitting == list(range(4, 31))  # one child, and one daemon process with three interpreters
 
 
 def test_a_database_that_asks_for_little_keeps_it_and_the_rest_is_for_the_others() -> None:

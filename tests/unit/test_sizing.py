@@ -117,6 +117,31 @@ def test_groups_become_smaller_by_the_same_share() -> None:
     assert [group.processes for group in shrunk(groups, 2, 40)] == [15, 5]
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("databases", [1, 3])
+def test_whatever_one_process_a_group_fits_into_is_enough(databases: int, hosts: int) -> None:
+    groups = [
+        ProcessGroup("", "prefork", 100, 100, threads=1),
+        ProcessGroup("shop", "daemon", 2, 2, threads=5, interpreters=3),
+        ProcessGroup("blog", "daemon", 1, 1, threads=5),
+    ]
+    all_of_them, least = (databases * hosts * one for one in (107, 1 + 3 + 1))
+
+    for connections in range(least, all_of_them + 1):
+        smaller = shrunk(groups, databases, connections, hosts)
+        assert databases * worst_case(smaller, 1, hosts) <= connections
+        assert all(1 <= after.processes <= before.processes for before, after in zip(groups, smaller, strict=True))
+
+
+def test_the_largest_group_does_without_what_a_small_one_has_too_much() -> None:
+    groups = [
+        ProcessGroup("", "prefork", 100, 100, threads=1),
+        ProcessGroup("shop", "daemon", 2, 2, threads=5, interpreters=3),
+    ]
+
+    assert [group.processes for group in shrunk(groups, 1, 29)] == [26, 1]  # 26 + 1 x 3
+
+
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 

@@ -214,8 +214,9 @@ def _lines(report: Report, console: Console) -> None:
         needed = max(total.limit.reserve + total.worst_case for total in sums(report.situation) if total.refused)
         _say(
             console,
-            "No sizes fit: one connection for each process group is too many already. Allow the site more connections "
-            f"({needed} for the sizes of now), keep a smaller --reserve, or let some sites have a server of their own.",
+            "No sizes fit: pools of one connection in one process of each process group are too many already. Allow "
+            f"the site more connections ({needed} for the sizes of now), keep a smaller --reserve, or let some sites "
+            "have a server of their own.",
         )
         return
     now = "The sizes of now" if fits(report.situation) else "What would fit"
