@@ -332,6 +332,18 @@ def test_settings_that_cannot_be(daemon: SiteUnderExamination) -> None:
     assert "did you mean max_size?" in found["settings-invalid"]
 
 
+@pytest.mark.parametrize("url", ["mysqld://u:s3cret@h/d", "mysql://u:s3cret@h/d?bogus=1", "sqlite:////x.db?bogus=1"])
+def test_a_url_that_no_process_can_use(url: str, daemon: SiteUnderExamination, shop: str) -> None:
+    write_config(daemon.settings, {"shop": shop, "archive": url}, {})
+    daemon.settings.chmod(0o600)
+
+    found = daemon.findings()
+
+    assert list(found) == ["settings-invalid"]
+    assert f"{daemon.settings}: databases.archive.url: " in found["settings-invalid"]
+    assert "s3cret" not in found["settings-invalid"]
+
+
 @as_root
 def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExamination) -> None:
     shutil.chown(daemon.settings, "nobody")

@@ -156,6 +156,27 @@ def test_a_database_that_does_not_answer_is_said_without_its_password(settings: 
     assert "s3cret" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("mysqld://u:s3cret@h/d", "no driver for mysqld://"),
+        ("mysql://u:s3cret@h/d?bogus=1", "bogus is not an option of mysql://"),
+        ("sqlite:////x.db?bogus=1", "bogus is not an option of sqlite://"),
+    ],
+)
+@pytest.mark.parametrize("limit", [[], ["--max-connections", 100]])
+def test_a_url_that_no_process_can_use_is_refused(
+    url: str, remedy: str, limit: list[str | int], tmp_path: Path
+) -> None:
+    settings = tmp_path / "wsgipool.toml"
+    settings.write_text(f'[databases.orders]\nurl = "{url}"\n')
+
+    message = error(plan("--mpm", "prefork", "--processes", 2, "--config", settings, *limit))
+
+    assert f"{settings}: databases.orders.url: {remedy}" in message
+    assert "s3cret" not in message
+
+
 def test_a_file_has_no_limit(settings: Path) -> None:
     result = plan("--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 10)
 

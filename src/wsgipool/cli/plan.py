@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgipool import planning
+from wsgipool import drivers, planning
 from wsgipool.cli import plan_lines
 from wsgipool.cli.plan_report import Report, Wait, as_json, as_text, title
 from wsgipool.cli.site import ASK_TIMEOUT, limits_of, load_settings, site_options
@@ -104,6 +104,10 @@ def plan(
         groups = [_by_hand(mode, processes, threads, graceful_restarts)]
     # By hand, without --config, it is about a site that is not here yet.
     settings = load_settings(config_path, server) if server or config_path else None
+    if settings is not None:
+        # What no process can use needs no connections.
+        for database in settings.databases.values():
+            drivers.for_database(database)
     databases = list(settings.databases.values()) if settings else [_imagined()]
     known = _ask(databases, max_connections, ask=settings is not None)
     budget = settings.budget if settings else None

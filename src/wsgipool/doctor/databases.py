@@ -11,7 +11,7 @@ from typing import Any
 from wsgipool import drivers
 from wsgipool.config import DatabaseSettings, Settings
 from wsgipool.doctor.findings import Finding
-from wsgipool.drivers import limits
+from wsgipool.drivers import Driver, limits
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.planning import Situation, sums
@@ -40,9 +40,8 @@ class Session:
     """Connections that were open at once since the server was started; 0 where it does not say."""
 
 
-def ask(database: DatabaseSettings, timeout: float) -> Session:
-    """Return what the server says. Raises the driver's error, or ConfigError."""
-    driver = drivers.for_database(database)
+def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Session:
+    """Return what the server says. Raises the driver's error."""
     connection = driver.connect(timeout)
     try:
         with closing(connection.cursor()) as cursor:
@@ -55,12 +54,12 @@ def ask(database: DatabaseSettings, timeout: float) -> Session:
 
 
 def answers(settings: Settings, timeout: float) -> dict[str, Session | Finding]:
-    """Ask each server once for each database, and return what it said, or that it did not."""
-    found: dict[str, Session | Finding] = {}
-    for database in settings.databases.values():
-        if limits.has_limit(database.url):
-            found[database.name] = _answer(database, timeout)
-    return found
+    """Ask each server once for each database, and return what it said, or that it did not.
+
+    A file is not asked: what is said of it is only that its URL cannot be.
+    """
+    found = {database.name: _answer(database, timeout) for database in settings.databases.values()}
+    return {name: answer for name, answer in found.items() if answer is not None}
 
 
 def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Finding]:
@@ -132,9 +131,10 @@ def is_this_host(name: str) -> bool:
 # --- what each server is asked ---------------------------------------------------------------------------------------
 
 
-def _answer(database: DatabaseSettings, timeout: float) -> Session | Finding:
+def _answer(database: DatabaseSettings, timeout: float) -> Session | Finding | None:
     try:
-        return ask(database, timeout)
+        driver = drivers.for_database(database)
+        return ask(database, driver, timeout) if limits.has_limit(database.url) else None
     except ConfigError as error:
         return Finding("settings-invalid", f"{error}.", "Mend it; until then no process has a pool.")
     except Exception as error:  # whatever the driver raises says what is wrong
