@@ -281,12 +281,13 @@ def _with_password(url: DatabaseURL, table: _Table, directory: Path, environment
                 f"{table.where('password_file')}: {path} cannot be read by user id {os.geteuid()}: {reason}"
             ) from None
     elif variable is not None:
-        if variable not in environment:
+        try:
+            password = environment[variable]
+        except KeyError:
             raise ConfigError(
                 f"{table.where('password_env')}: the environment has no variable {variable}; SetEnv does not reach "
                 "it, Debian's /etc/apache2/envvars and systemd's Environment= do"
-            )
-        password = environment[variable]
+            ) from None
     else:
         return url
     return DatabaseURL(url.scheme, url.user, password, url.host, url.port, url.database, url.options)

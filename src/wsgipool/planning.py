@@ -6,6 +6,7 @@ Pure: what httpd's configuration and the database servers say comes in, nothing 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,8 @@ class Limit:
     """What the server says to who comes too late."""
     budget: int | None = None
     """The most that one host's [budget] lets its processes have, where it has one."""
+    each_user: bool = False
+    """Whether each user of a host has such a budget, and not all of them one."""
 
     @property
     def usable(self) -> int:
@@ -137,9 +140,19 @@ def wait_in(situation: Situation, row: Row, rate: float, hold: float, size: int)
     return sizing.waiting(rate / processes / row.group.interpreters, hold, size)
 
 
+def budgets(limit: Limit, situation: Situation) -> int:
+    """Return how many budgets a host has for what a limit is about."""
+    return len({group.user for group in situation.groups}) if limit.each_user else 1
+
+
 def _worst_case(limit: Limit, situation: Situation) -> int:
-    possible = sum(row.worst_case for row in rows(situation) if row.database in limit.databases)
-    return possible if limit.budget is None else min(possible, situation.hosts * limit.budget)
+    possible: Counter[str] = Counter()
+    for row in rows(situation):
+        if row.database in limit.databases:
+            possible[row.group.user if limit.each_user else ""] += row.worst_case
+    if limit.budget is None:
+        return possible.total()
+    return sum(min(wanted, situation.hosts * limit.budget) for wanted in possible.values())
 
 
 def _max_size(database: Database, situation: Situation, limits: Iterable[Limit]) -> int | str:

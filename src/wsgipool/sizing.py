@@ -45,6 +45,8 @@ class ProcessGroup:
     """Requests that one process serves at once."""
     interpreters: int = 1
     """Application groups, each of which has pools of its own."""
+    user: str = ""
+    """Whom they run as."""
 
 
 def pool_size(max_size: int | str, threads: int) -> int:

@@ -12,7 +12,7 @@ from httpd.test_debian import DebianApache
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.httpd.dump import ConfigurationError
-from wsgipool.httpd.express import MODES
+from wsgipool.httpd.express import MODES, apache_user
 from wsgipool.sizing import ProcessGroup
 
 MODULES = "/usr/lib/apache2/modules"
@@ -93,7 +93,30 @@ def test_sizes_of_the_mpm_are_those_that_httpd_uses(mpm: str, text: str, expecte
 def test_apaches_children_are_counted_with_those_of_a_graceful_restart(folder: Path) -> None:
     known = read(folder, "event", "MaxRequestWorkers 150\n" + ANY_SCRIPT)
 
-    assert known.groups == [ProcessGroup("", "event", processes=6, alive=16, threads=25)]
+    (group,) = known.groups
+    assert group == ProcessGroup("", "event", processes=6, alive=16, threads=25, user=group.user)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("User {name}\n", {"": "{name}", "shop": "{name}"}),
+        ("User #{number}\n", {"": "{name}", "shop": "{name}"}),
+        ("User {name}\nWSGIDaemonProcess shop user=daemon\n", {"": "{name}", "shop": "daemon"}),
+        ("User {name}\nWSGIDaemonProcess shop user=#1\n", {"": "{name}", "shop": "daemon"}),
+        ("User #4294967294\n", {"": "#4294967294", "shop": "#4294967294"}),  # whom this host does not have
+    ],
+)
+def test_each_group_has_the_user_that_its_processes_run_as(text: str, expected: dict[str, str], folder: Path) -> None:
+    names = {"name": apache_user().pw_name, "number": apache_user().pw_uid}
+    daemon = "" if "WSGIDaemonProcess" in text else "WSGIDaemonProcess shop\n"
+    shop = "WSGIScriptAlias /shop /srv/shop.wsgi process-group=shop\n"
+
+    known = read(folder, "event", text.format(**names) + daemon + ANY_SCRIPT + shop)
+
+    assert {group.name: group.user for group in known.groups} == {
+        name: user.format(**names) for name, user in expected.items()
+    }
 
 
 # --- where scripts run -----------------------------------------------------------------------------------------------
@@ -226,7 +249,7 @@ def test_debians_apache2ctl_knows_the_environment_of_its_apache(folder: Path, mo
     assert known.program.endswith("apache2ctl")
     assert packaged.split()[-1] == "150"
     assert known.mpm == Mpm("worker", 6, 16, 25)
-    assert known.groups == [ProcessGroup("", "worker", processes=6, alive=12, threads=25)]
+    assert known.groups == [ProcessGroup("", "worker", processes=6, alive=12, threads=25, user="www-data")]
 
 
 def test_a_program_that_is_no_httpd_says_so() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -21,7 +23,8 @@ import wsgipool
 from httpd.harness import add_budget, eventually, made_runtime_dir, sessions, write_config
 from wsgipool.cli import main
 from wsgipool.demo.mariadb import MariaDB
-from wsgipool.doctor.findings import Severity
+from wsgipool.doctor.findings import CODES, Severity
+from wsgipool.host import folder as host_folder
 from wsgipool.httpd.express import MODES, apache_user, free_port
 
 MODULES = "/usr/lib/apache2/modules"
@@ -51,6 +54,16 @@ class SiteUnderExamination:
     def write_budget(self, connections: int, runtime_dir: Path | None = None) -> None:
         """Add a [budget] whose processes meet in a folder of their own, or in another one."""
         add_budget(self.settings, runtime_dir or made_runtime_dir(self.folder), {"connections": connections})
+
+    def write_budget_without_folder(self, connections: int) -> None:
+        with self.settings.open("a") as file:
+            file.write(f"[budget]\nconnections = {connections}\n")
+
+    def run_also_as(self, user: str) -> None:
+        """Let a second script run in daemon processes of another user."""
+        self.write_apache(f"WSGIDaemonProcess other processes=1 threads=2 user={user}")
+        self._script += f"\nWSGIScriptAlias /other {self.folder}/app.wsgi process-group=other"
+        self._script += " application-group=%{GLOBAL}"
 
     def run_script(self, options: str) -> None:
         self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}"
@@ -88,11 +101,12 @@ class SiteUnderExamination:
         return ["-f", str(file)]
 
     @contextmanager
-    def running(self, **environment: str) -> Iterator[int]:
-        """Run it, with more variables in its environment, and give the number of its process."""
+    def running(self, *, user: str | None = None, **environment: str) -> Iterator[int]:
+        """Run it, as another user, with more variables in its environment, and give the number of its process."""
         process = subprocess.Popen(
             ["/usr/sbin/apache2", *self.options(), "-DFOREGROUND"],
             env={**os.environ, **environment},
+            user=user,
             start_new_session=True,
         )
         try:
@@ -124,6 +138,19 @@ class SiteUnderExamination:
         order = [Severity[finding["severity"].upper()] for finding in found]
         assert order == sorted(order)
         return {finding["code"]: finding["what"] for finding in found if finding["severity"] != "note"}
+
+    def findings_of(self, user: str) -> dict[str, str]:
+        """Return what that user finds, notes too, all of a code in one text."""
+        outcome = self.examine_as(user, "--json")
+        assert outcome.stdout, outcome.stderr
+        found: dict[str, str] = {}
+        for finding in json.loads(outcome.stdout):
+            found[finding["code"]] = found.get(finding["code"], "") + finding["what"]
+        assert outcome.returncode == any(CODES[code] is Severity.ERROR for code in found)
+        return found
+
+    def remedies(self) -> dict[str, str]:
+        return {finding["code"]: finding["remedy"] for finding in json.loads(self.examine("--json").stdout)}
 
     def notes(self) -> set[str]:
         found = json.loads(self.examine("--json").stdout)
@@ -307,6 +334,24 @@ def test_settings_that_the_apache_user_cannot_read(daemon: SiteUnderExamination)
     os.chown(daemon.settings, 0, 0)
 
     assert list(daemon.findings()) == ["settings-unreadable"]
+    account = apache_user()
+    group = grp.getgrgid(account.pw_gid).gr_name
+    for user in (account.pw_name, f"#{account.pw_uid}"):
+        daemon.write_apache(f"User {user}")
+        remedy = daemon.remedies()["settings-unreadable"]
+        assert remedy == f"chgrp {group} {daemon.settings} && chmod 640 {daemon.settings}"
+
+
+@as_root
+def test_settings_in_a_folder_that_the_apache_user_cannot_enter(daemon: SiteUnderExamination, closed: Path) -> None:
+    daemon.settings = daemon.settings.rename(closed / "wsgipool.toml")
+
+    remedy = daemon.remedies()["settings-unreadable"]
+
+    assert (
+        remedy
+        == f"Let {apache_user().pw_name} enter {closed} (chmod o+x {closed}), or move wsgipool.toml to where it can."
+    )
 
 
 @pytest.mark.parametrize("where", ["settings", "password_file"])
@@ -321,6 +366,19 @@ def test_a_password_that_others_can_read(where: str, daemon: SiteUnderExaminatio
         write_config(daemon.settings, {"shop": shop.replace(f":{parts.password}@", "@")}, {"password_file": "password"})
 
     assert list(daemon.findings()) == ["secret-readable"]
+    file = daemon.settings if where == "settings" else daemon.folder / "password"
+    group = grp.getgrgid(apache_user().pw_gid if os.geteuid() == 0 else os.getgid()).gr_name
+    assert daemon.remedies()["secret-readable"] == f"chgrp {group} {file} && chmod 640 {file}"
+
+
+@as_root
+def test_a_password_that_the_groups_of_several_users_need(daemon: SiteUnderExamination) -> None:
+    daemon.settings.chmod(0o644)
+    daemon.run_also_as("daemon")
+
+    remedy = daemon.remedies()["secret-readable"]
+
+    assert remedy == f"chmod 640 {daemon.settings}, and chgrp it to a group of httpd's processes: daemon, www-data."
 
 
 def test_settings_that_cannot_be(daemon: SiteUnderExamination) -> None:
@@ -347,15 +405,75 @@ def test_a_url_that_no_process_can_use(url: str, daemon: SiteUnderExamination, s
 @as_root
 def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExamination) -> None:
     shutil.chown(daemon.settings, "nobody")
-    # It says who the processes will be, where those of nobody's own httpd would be nobody.
-    daemon.write_apache("WSGIDaemonProcess other processes=2 threads=5 user=daemon")
-    daemon.run_script("process-group=other application-group=%{GLOBAL}")
+    # Not nobody's own, and no error for that.
+    daemon.write_budget(8)
 
-    outcome = daemon.examine_as("nobody", "--json")
+    found = daemon.findings_of("nobody")
 
-    found = {finding["code"]: finding["what"] for finding in json.loads(outcome.stdout)}
-    assert "Whether daemon can read what the processes need is not known to this user." in found["not-examined"]
-    assert outcome.returncode == 0
+    name = apache_user().pw_name
+    assert found == {"not-examined": f"Whether {name} can read what the processes need is not known to this user."}
+
+
+@as_root
+@pytest.mark.parametrize("hidden", ["settings", "password_file", "ssl_ca"])
+def test_what_only_this_user_may_not_read_is_no_error(
+    hidden: str, daemon: SiteUnderExamination, shop: str, closed: Path
+) -> None:
+    shutil.chown(closed, apache_user().pw_name)
+    secret = closed / "secret"
+    secret.write_text("secret")
+    if hidden != "settings":
+        daemon.write_settings({"password_file": str(secret)} if hidden == "password_file" else {})
+        if hidden == "password_file":
+            daemon.settings.write_text(daemon.settings.read_text().replace(f":{urlsplit(shop).password}@", "@"))
+        if hidden == "ssl_ca":
+            daemon.write_settings({}, f"?ssl_ca={secret}")
+        shutil.chown(daemon.settings, "nobody")
+
+    assert list(daemon.findings_of("nobody")) == ["not-examined"]
+
+
+@as_root
+def test_who_is_the_apache_user_finds_the_error_that_its_processes_have(daemon: SiteUnderExamination) -> None:
+    os.chown(daemon.settings, 0, 0)
+
+    assert list(daemon.findings_of(apache_user().pw_name)) == ["settings-invalid"]
+
+
+@as_root
+def test_an_environment_that_only_root_may_read(daemon: SiteUnderExamination, shop: str) -> None:
+    password = str(urlsplit(shop).password)
+    write_config(daemon.settings, {"shop": shop.replace(f":{password}@", "@")}, {"password_env": "SHOP_PASSWORD"})
+    shutil.chown(daemon.settings, "nobody")
+
+    stopped = daemon.findings_of("nobody")
+    with daemon.running(SHOP_PASSWORD=password) as pid:
+        running = daemon.findings_of("nobody")
+
+    assert list(stopped) == ["settings-invalid", "not-examined"]
+    assert list(running) == ["not-examined"]
+    assert (
+        f"The environment of process {pid}, which may have 'SHOP_PASSWORD', cannot be read" in running["not-examined"]
+    )
+
+
+@as_root
+def test_an_httpd_that_is_not_roots_runs_as_who_started_it(daemon: SiteUnderExamination) -> None:
+    shutil.chown(daemon.settings, "nobody")
+    shutil.chown(daemon.folder, "nobody")
+
+    stopped = daemon.findings()
+    with daemon.running(user="nobody"):
+        running = daemon.findings()
+
+    assert (list(stopped), running) == (["settings-unreadable"], {})
+
+
+@as_root
+def test_the_children_of_roots_httpd_are_not_root(daemon: SiteUnderExamination) -> None:
+    with daemon.running():
+        os.chown(daemon.settings, 0, 0)
+        assert list(daemon.findings()) == ["settings-unreadable"]
 
 
 @as_root
@@ -409,13 +527,66 @@ def test_a_budget_whose_folder_is_open_to_others(daemon: SiteUnderExamination) -
 
 
 @as_root
+def test_a_budget_whose_default_folder_cannot_be_used(
+    daemon: SiteUnderExamination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = apache_user()
+    name, number, group = account.pw_name, account.pw_uid, grp.getgrgid(account.pw_gid).gr_name
+    monkeypatch.setattr(host_folder, "RUN", daemon.folder)
+    (daemon.folder / f"wsgipool-{number}").mkdir()
+    daemon.write_budget_without_folder(8)
+
+    remedy = daemon.remedies()["budget-folder-unusable"]
+
+    path = daemon.folder / f"wsgipool-{number}"
+    assert remedy == (
+        f"install -d -m 700 -o {name} -g {group} {path}; and at each boot, by a line in "
+        f"/etc/tmpfiles.d/wsgipool.conf: d {path} 0700 {name} {group}"
+    )
+
+
+@as_root
+def test_processes_of_two_users_have_a_budget_each(
+    prefork: SiteUnderExamination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_folder, "RUN", prefork.folder)
+    for user in (apache_user().pw_name, "daemon"):
+        path = host_folder.in_run(pwd.getpwnam(user).pw_uid)
+        path.mkdir(mode=0o700)
+        shutil.chown(path, user)
+    prefork.run_also_as("daemon")
+    prefork.write_budget_without_folder(2)
+    shutil.chown(prefork.settings, group="daemon")
+    prefork.settings.chmod(0o640)
+
+    # Two children with a connection each, and a daemon process with two.
+    fits, exceeds = prefork.findings("--reserve", "196"), prefork.findings("--reserve", "197")
+
+    assert list(fits) == ["budget-for-each-user"]
+    assert f"daemon and {apache_user().pw_name} have a [budget] each" in fits["budget-for-each-user"]
+    assert list(exceeds) == ["budget-over-limit", "budget-for-each-user"]
+    assert "of 2 a host for each of 2 users allows 4 connections" in exceeds["budget-over-limit"]
+
+
+@as_root
+def test_a_folder_that_is_named_is_one_users(daemon: SiteUnderExamination) -> None:
+    daemon.run_also_as("daemon")
+    daemon.write_budget(8)
+
+    assert list(daemon.findings()) == ["settings-unreadable", "budget-folder-unusable"]
+    assert "let daemon and www-data be one" in daemon.remedies()["budget-folder-unusable"]
+
+
+@as_root
 def test_a_budget_whose_folder_the_processes_cannot_make(daemon: SiteUnderExamination, closed: Path) -> None:
     daemon.write_budget(8, closed / "run")
 
     found = daemon.findings()
 
     assert list(found) == ["budget-folder-unusable"]
+    assert f"they may not enter {closed}" in found["budget-folder-unusable"]
     assert not (closed / "run").exists()
+    assert daemon.remedies()["budget-folder-unusable"].startswith(f"Let {apache_user().pw_name} enter {closed} ")
 
 
 # --- the databases ---------------------------------------------------------------------------------------------------

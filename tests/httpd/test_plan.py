@@ -94,6 +94,25 @@ def test_two_databases_of_one_server_share_its_limit(
     assert "s3cret" not in json.dumps(found)
 
 
+def test_processes_of_two_users_have_a_budget_each(shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apache = apache_of(folder, "daemon", shop, monkeypatch)
+    apache.write(
+        "sites-enabled/other.conf",
+        "WSGIDaemonProcess other processes=2 threads=5 user=daemon\n"
+        f"WSGIScriptAlias /other {folder}/app/app.wsgi process-group=other application-group=%{{GLOBAL}}\n",
+    )
+    with (folder / "wsgipool.toml").open("a") as settings:
+        settings.write("[budget]\nconnections = 8\n")
+
+    found, text = planned(), plan().stdout
+
+    assert [group["user"] for group in found["groups"]] == ["daemon", "www-data"]
+    (limit,) = found["limits"]
+    assert (limit["budget"], limit["worst_case"]) == (8, 16)
+    assert "at worst 16 connections, with the budget of 8 a host for each of 2 users, where" in text
+    assert "note: the processes of daemon and www-data have a [budget] each" in text
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_written_is_what_runs(
     mode: str, shop: str, user: str, mariadb: MariaDB, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,11 +11,12 @@ import pytest
 
 from wsgipool import config
 from wsgipool.doctor import host
-from wsgipool.doctor.accounts import account, as_user, may_become, obstacle
+from wsgipool.doctor.accounts import as_user, may_become, obstacle
 from wsgipool.doctor.databases import is_this_host
 from wsgipool.doctor.findings import CODES, Finding, Severity, worst_first
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.httpd.dump import Dump
+from wsgipool.httpd.users import account
 
 ROOT = Path(__file__).parents[2]
 

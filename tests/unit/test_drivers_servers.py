@@ -6,7 +6,7 @@ import pytest
 
 from wsgipool import config
 from wsgipool.cli.site import limits_of
-from wsgipool.config import BudgetSettings, parse_url
+from wsgipool.config import parse_url
 from wsgipool.drivers import server_of
 from wsgipool.drivers.limits import ServerLimit, has_limit
 
@@ -63,7 +63,7 @@ def test_a_plan_counts_those_databases_together_that_share_a_budget(url: str, sa
     settings = config.load({"databases": {name: {"url": each} for name, each in urls.items()}})
     answers = {name: [ServerLimit("server", "max_connections", 151)] for name in urls}
 
-    found = limits_of(list(settings.databases.values()), answers, 5, BudgetSettings(90))
+    found = limits_of(list(settings.databases.values()), answers, 5, settings)
 
     assert [(limit.name.rpartition(" of ")[2], limit.databases) for limit in found] == [
         (server_of(settings.databases["orders"].url), ("orders", "archive")),

@@ -82,10 +82,17 @@ def test_who_runs_it_and_where_its_number_is_are_known(read: dump.Dump) -> None:
     assert (read.user, read.pid_file) == ("www-data", Path("/run/apache2.pid"))
 
 
-def test_an_httpd_that_is_not_roots_runs_as_who_started_it() -> None:
-    read = dump.parse("", SERVER.replace("id=33", "id=33 not_used"))
+@pytest.mark.parametrize(
+    ("said", "user"),
+    [
+        ('name="www-data" id=33 not_used', "www-data"),  # to who is not root, of a configuration that root may start
+        ('name="#-1" id=4294967295 not_used', getpass.getuser()),  # nothing is configured
+    ],
+)
+def test_who_is_not_root_learns_whom_root_would_start_it_as(said: str, user: str) -> None:
+    read = dump.parse("", SERVER.replace('name="www-data" id=33', said))
 
-    assert read.user == getpass.getuser()
+    assert read.user == user
 
 
 def test_what_httpd_warns_of_is_known(read: dump.Dump) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,25 @@ import wsgipool
 from wsgipool import ConfigError, config
 from wsgipool.cli import main, plan_lines
 from wsgipool.cli.plan import is_writable
+from wsgipool.cli.site import load_settings
+from wsgipool.doctor.accounts import as_user
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.sizing import ProcessGroup
 
 DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
 SAMPLE = Path(wsgipool.__file__).parent / "apache" / "wsgipool.toml"
+SERVER = Configuration(
+    program="httpd",
+    live=None,
+    mpm=Mpm("worker", 2, 2, 8),
+    groups=[],
+    places=[],
+    origins={},
+    defines={},
+    drop_in=None,
+    scripts=[],
+    notes=[],
+)
 
 
 def plan(*arguments: str | Path | float) -> Result:
@@ -233,6 +249,18 @@ def test_with_write_and_json_what_was_done_is_not_among_the_json(settings: Path)
     assert "max_size = 2" in result.stderr
 
 
+def test_settings_where_this_user_may_not_look_are_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    def load() -> str:
+        load_settings(None, replace(SERVER, scripts=[tmp_path / "closed" / "app.wsgi"]))
+        return "loaded"
+
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    (tmp_path / "closed").mkdir(mode=0o700)
+
+    assert f"{tmp_path}/closed/wsgipool.toml cannot be read by user id" in as_user("nobody", load)
+
+
 # --- the lines -------------------------------------------------------------------------------------------------------
 
 
@@ -297,17 +325,6 @@ def test_only_a_sites_own_drop_in_is_written_for_the_groups_that_it_sizes(
     drop_in: str | None, defines: dict[str, str], group: str, expected: bool
 ) -> None:
     children = ProcessGroup(group, "daemon" if group else "worker", 2, 2, 8)
-    server = Configuration(
-        program="httpd",
-        live=None,
-        mpm=Mpm("worker", 2, 2, 8),
-        groups=[children],
-        places=[],
-        origins={},
-        defines=defines,
-        drop_in=None if drop_in is None else Path(drop_in),
-        scripts=[],
-        notes=[],
-    )
+    server = replace(SERVER, groups=[children], defines=defines, drop_in=None if drop_in is None else Path(drop_in))
 
     assert is_writable(children, server) is expected

@@ -104,6 +104,21 @@ def test_a_budget_holds_the_worst_case_whatever_the_sizes() -> None:
     assert fit(plan) == Fit((CHILDREN,), {"orders": "threads"})
 
 
+def test_where_each_user_has_a_budget_the_processes_of_one_have_no_part_in_anothers() -> None:
+    groups = [
+        ProcessGroup("", "prefork", 100, 100, 1, user="www-data"),
+        ProcessGroup("shop", "daemon", 50, 50, 1, user="shop"),
+        ProcessGroup("blog", "daemon", 4, 4, 1, user="blog"),
+        ProcessGroup("old", "daemon", 4, 4, 1, user="shop"),
+    ]
+    shared = replace(limit(151), budget=40)
+
+    (one,) = sums(situation(*groups, limits=[shared]))
+    (three,) = sums(situation(*groups, limits=[replace(shared, each_user=True)]))
+
+    assert (one.worst_case, three.worst_case) == (40, 40 + 40 + 4)
+
+
 def test_a_budget_that_is_never_used_up_adds_nothing() -> None:
     (total,) = sums(situation(DAEMONS, limits=[replace(limit(151), budget=140)]))
 

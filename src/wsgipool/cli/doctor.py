@@ -73,7 +73,7 @@ class _Examination:
         try:
             settings = load_settings(self._config_path, site)
         except ConfigError as error:
-            yield Finding("settings-invalid", f"{error}.", "Mend it first; what depends on it was not looked at.")
+            yield host.refused(error, site)
         if configured is not None and site is not None:
             self.looked_at.append(_title(site))
             yield from apache.examine(configured, site, settings)
@@ -83,7 +83,7 @@ class _Examination:
             yield from self._databases(settings, site)
 
     def _databases(self, settings: Settings, site: Configuration | None) -> Iterator[Finding]:
-        answers = databases.answers(settings, ASK_TIMEOUT)
+        answers = databases.answers(settings, ASK_TIMEOUT, site)
         sessions: dict[str, Session] = {}
         for name, answer in answers.items():
             if isinstance(answer, Finding):
@@ -94,9 +94,7 @@ class _Examination:
         yield from databases.examine(settings, sessions)
         if site is not None:
             known = list(settings.databases.values())
-            limits = limits_of(
-                known, {name: each.limits for name, each in sessions.items()}, self._reserve, settings.budget
-            )
+            limits = limits_of(known, {name: each.limits for name, each in sessions.items()}, self._reserve, settings)
             sizes = [Database(each.name, each.max_size) for each in known]
             yield from databases.examine_limits(Situation(site.groups, sizes, limits, self._hosts))
 

@@ -110,8 +110,7 @@ def plan(
             drivers.for_database(database)
     databases = list(settings.databases.values()) if settings else [_imagined()]
     known = _ask(databases, max_connections, ask=settings is not None)
-    budget = settings.budget if settings else None
-    allowed = limits_of(databases, known.answers, reserve, budget, named=settings is not None)
+    allowed = limits_of(databases, known.answers, reserve, settings)
     situation = Situation(
         groups, [Database(each.name, each.max_size) for each in databases], allowed, hosts, graceful_restarts
     )
@@ -122,7 +121,7 @@ def plan(
         fit=fit,
         unlimited=known.unlimited,
         unknown=known.unknown,
-        notes=_notes(server, situation),
+        notes=[*_notes(server, situation), *_note_of_users(situation)],
         waits=_waits(situation, fit, rate, hold) if rate is not None and hold is not None else [],
         apache=plan_lines.apache(_changed(situation, fit) if server else fit.groups, server) if fit else [],
         toml=plan_lines.toml(fit.max_sizes) if fit else [],
@@ -198,6 +197,13 @@ def _notes(server: Configuration | None, situation: Situation) -> list[str]:
             "graceful restart new ones would wait until old ones have ended"
         )
     return notes
+
+
+def _note_of_users(situation: Situation) -> list[str]:
+    users = sorted({group.user for group in situation.groups})
+    if len(users) < 2 or not any(limit.budget and limit.each_user for limit in situation.limits):
+        return []
+    return [f"the processes of {' and '.join(users)} have a [budget] each, since its folder is one user's alone"]
 
 
 def _waits(situation: Situation, fit: Fit | None, rate: float, hold: float) -> list[Wait]:

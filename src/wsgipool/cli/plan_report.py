@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsgipool.httpd.configuration import EMBEDDED
-from wsgipool.planning import Fit, Row, Situation, Sum, fits, rows, sums
+from wsgipool.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
 from wsgipool.sizing import ProcessGroup, Waiting
 
 
@@ -56,7 +56,7 @@ def as_text(report: Report, console: Console) -> None:
         _say(console, f"note: {line}")
     console.print()
     for total in sums(report.situation):
-        _say(console, _verdict(total))
+        _say(console, _verdict(total, report.situation))
     for wait in report.waits:
         _say(console, _wait(wait))
     console.print()
@@ -176,12 +176,14 @@ def _lifetime(group: ProcessGroup, situation: Situation) -> str:
     return f"{title(group)}: {group.processes} processes at work, {group.alive} at once: {reason}."
 
 
-def _verdict(total: Sum) -> str:
+def _verdict(total: Sum, situation: Situation) -> str:
     limit = total.limit
     kept = f", {limit.reserve} of them kept for others" if limit.reserve else ""
     worst = f"{total.worst_case} connections"
     if limit.budget is not None:
-        worst += f", with the budget of {limit.budget} a host"
+        several = budgets(limit, situation)
+        each = f" for each of {several} users" if several > 1 else ""
+        worst += f", with the budget of {limit.budget} a host{each}"
     if total.refused:
         return (
             f"TOO MANY: at worst {worst}, where {limit.name} is {limit.connections}{kept}: "
@@ -203,11 +205,13 @@ def _wait(wait: Wait) -> str:
 
 
 def _lines(report: Report, console: Console) -> None:
-    if report.fit is None and any(total.refused and total.limit.budget for total in sums(report.situation)):
+    exceeding = [total.limit for total in sums(report.situation) if total.refused and total.limit.budget]
+    if report.fit is None and exceeding:
+        most = max(budgets(limit, report.situation) for limit in exceeding)
         _say(
             console,
             f"The budget is too large for its server: lower connections in [budget] of {report.settings}, or write "
-            f'connections = "auto" with hosts = {report.situation.hosts}.',
+            f'connections = "auto" with hosts = {report.situation.hosts * most}.',
         )
         return
     if report.fit is None:

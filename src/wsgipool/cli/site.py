@@ -67,20 +67,19 @@ def limits_of(
     databases: Sequence[DatabaseSettings],
     answers: Mapping[str, Sequence[ServerLimit]],
     reserve: int,
-    budget: BudgetSettings | None,
-    *,
-    named: bool = True,
+    settings: Settings | None,
 ) -> list[Limit]:
     """Return the limits that the servers told for their databases, by name; databases of one server share its limit.
 
-    Without `named` the server is not one that is there, so messages do not name it.
+    Without `settings` the server is not one that is there, so messages do not name it.
     """
+    budget = settings.budget if settings else None
     found: dict[tuple[str | None, str], tuple[ServerLimit, str, str, list[str]]] = {}
     for database in databases:
         place = drivers.server_of(database.url)
         for answer in answers.get(database.name, ()):
             who = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
-            name = f"{answer.setting} of {who + ' at ' if who else ''}{place if named else 'the database'}"
+            name = f"{answer.setting} of {who + ' at ' if who else ''}{place if settings else 'the database'}"
             refusal = limits.REFUSALS[limits.kind(database.url)][answer.kind]
             entry = found.setdefault((place, f"{answer.kind} {who}"), (answer, name, refusal, []))
             entry[3].append(database.name)
@@ -98,6 +97,8 @@ def limits_of(
             databases=tuple(names),
             refusal=refusal,
             budget=_share(budget, [entry[0] for (at, _), entry in found.items() if at == place]),
+            # Where no folder is named it is one for each user.
+            each_user=settings is not None and settings.runtime_dir is None,
         )
         for (place, _), (answer, name, refusal, names) in found.items()
     ]
@@ -117,9 +118,20 @@ def _settings_file(given: Path | None, server: Configuration | None, environment
     beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
     places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
     for place in places:
-        if place.exists():
+        if _may_be_there(place):
             return place
     raise ConfigError(
         f"no settings: name a file by --config, or write one at {' or '.join(map(str, places))} "
         f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
     )
+
+
+def _may_be_there(place: Path) -> bool:
+    try:
+        place.stat()
+    except PermissionError:
+        # The processes may see more; whoever reads it says who may not.
+        return True
+    except OSError:
+        return False
+    return True

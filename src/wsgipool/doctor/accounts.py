@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Callable
 from pathlib import Path
 
-
-def account(user: str) -> pwd.struct_passwd | None:
-    """Return the account of a user as httpd names it, by a name or as #NUMBER; None where this host has no such."""
-    try:
-        return pwd.getpwuid(int(user[1:])) if user.startswith("#") else pwd.getpwnam(user)
-    except (KeyError, ValueError, OverflowError):
-        return None
+from wsgipool.httpd.users import account
 
 
 def may_become(user: str) -> bool:
@@ -61,7 +54,9 @@ def obstacle(path: Path) -> str:
         ),
     ):
         return ""
-    for folder in reversed(path.absolute().parents):
-        if not os.access(folder, os.X_OK):
-            return str(folder)
-    return str(path)
+    return closed_above(path) or str(path)
+
+
+def closed_above(path: Path) -> str:
+    """Return the first folder above `path` that this process may not enter; "" if there is none."""
+    return next((str(folder) for folder in reversed(path.absolute().parents) if not os.access(folder, os.X_OK)), "")

@@ -11,10 +11,12 @@ from typing import Any
 from wsgipool import drivers
 from wsgipool.config import DatabaseSettings, Settings
 from wsgipool.doctor.findings import Finding
+from wsgipool.doctor.host import refused
 from wsgipool.drivers import Driver, limits
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
-from wsgipool.planning import Situation, sums
+from wsgipool.httpd.configuration import Configuration
+from wsgipool.planning import Situation, budgets, sums
 
 _UNUSUAL_ISOLATION = {
     "READ UNCOMMITTED": "a transaction sees what others have not committed, and may never commit",
@@ -53,12 +55,12 @@ def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Sess
         driver.close(connection)
 
 
-def answers(settings: Settings, timeout: float) -> dict[str, Session | Finding]:
+def answers(settings: Settings, timeout: float, site: Configuration | None = None) -> dict[str, Session | Finding]:
     """Ask each server once for each database, and return what it said, or that it did not.
 
     A file is not asked: what is said of it is only that its URL cannot be.
     """
-    found = {database.name: _answer(database, timeout) for database in settings.databases.values()}
+    found = {database.name: _answer(database, timeout, site) for database in settings.databases.values()}
     return {name: answer for name, answer in found.items() if answer is not None}
 
 
@@ -105,11 +107,15 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
                 "`wsgipool plan` prints sizes that fit, `wsgipool plan --write` puts them in place; or a [budget].",
             )
         else:
+            several = budgets(limit, situation)
+            share = situation.hosts * several
+            each = f" for each of {several} users" if several > 1 else ""
+            auto = '"auto"' if share == 1 else f'"auto" with hosts = {share}'
             yield Finding(
                 "budget-over-limit",
-                f"The budget of {limit.budget} a host allows {total.worst_case} connections, and {limit.name} is "
+                f"The budget of {limit.budget} a host{each} allows {total.worst_case} connections, and {limit.name} is "
                 f"{limit.connections}{kept}.",
-                f'[budget] connections = {max(1, limit.usable // situation.hosts)}, or "auto".',
+                f"[budget] connections = {max(1, limit.usable // share)}, or {auto}.",
             )
 
 
@@ -131,12 +137,12 @@ def is_this_host(name: str) -> bool:
 # --- what each server is asked ---------------------------------------------------------------------------------------
 
 
-def _answer(database: DatabaseSettings, timeout: float) -> Session | Finding | None:
+def _answer(database: DatabaseSettings, timeout: float, site: Configuration | None) -> Session | Finding | None:
     try:
         driver = drivers.for_database(database)
         return ask(database, driver, timeout) if limits.has_limit(database.url) else None
     except ConfigError as error:
-        return Finding("settings-invalid", f"{error}.", "Mend it; until then no process has a pool.")
+        return refused(error, site)
     except Exception as error:  # whatever the driver raises says what is wrong
         return Finding(
             "database-unreachable",

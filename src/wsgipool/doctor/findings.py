@@ -30,6 +30,7 @@ CODES = {
     "settings-invalid": Severity.ERROR,
     "settings-unreadable": Severity.ERROR,
     "transactions-left-open": Severity.ERROR,
+    "budget-for-each-user": Severity.WARNING,
     "completion-type": Severity.WARNING,
     "idle-timeout-below-max-idle": Severity.WARNING,
     "interpreters-multiply-pools": Severity.WARNING,

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from wsgipool.config import Settings
-from wsgipool.doctor.accounts import account, as_user, may_become, obstacle
+from wsgipool.doctor.accounts import as_user, closed_above, may_become, obstacle
 from wsgipool.doctor.findings import Finding
 from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
-from wsgipool.host.folder import default_folder, open_folder
+from wsgipool.host.folder import default_folder, in_run, open_folder
 from wsgipool.httpd import dump
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import Dump
+from wsgipool.httpd.users import account, group
 
 SELINUX = Path("/sys/fs/selinux")
 _SELINUX_BOOLEANS = ("httpd_can_network_connect_db", "httpd_can_network_connect")
@@ -31,7 +33,7 @@ _FEATURES = {
 
 def examine(configuration: Dump, site: Configuration, settings: Settings | None) -> Iterator[Finding]:
     """Yield what can be seen on this host; `settings` is None where there are none to look at."""
-    users = _users(configuration, site)
+    users = _users(site)
     unknown = [user for user in users if not may_become(user)]
     for user in unknown:
         exists = account(user) is not None
@@ -47,20 +49,44 @@ def examine(configuration: Dump, site: Configuration, settings: Settings | None)
         if user not in unknown:
             yield from _python_homes(configuration, site, user)
             if settings is not None:
-                yield from _settings(settings, user)
+                yield from _settings(settings, user, users)
     yield from _module(configuration, site)
     if settings is not None:
-        yield from _secrets(settings)
+        yield from _budgets(settings, users)
+        yield from _secrets(settings, users)
         yield from _selinux(settings)
+
+
+def refused(error: ConfigError, site: Configuration | None) -> Finding:
+    """Return what it means that a setting cannot be used here: nobody can, or this user may not look."""
+    accounts = [account(user) for user in _users(site)] if site else []
+    is_one_of_them = any(known.pw_uid == os.geteuid() for known in accounts if known)
+    hidden = "" if is_one_of_them else _hidden(error, site)
+    if hidden:
+        return Finding(
+            "not-examined",
+            f"{hidden}; what depends on it was not looked at.",
+            "Run it as root, or as the user of httpd's processes.",
+        )
+    return Finding("settings-invalid", f"{error}.", "Mend it first; what depends on it was not looked at.")
+
+
+def _hidden(error: ConfigError, site: Configuration | None) -> str:
+    # The message is for the processes; what was in the way of this one is behind it.
+    cause = error.__context__
+    if isinstance(cause, PermissionError):
+        return f"{cause.filename} cannot be read by this user" if cause.filename else str(error)
+    if isinstance(cause, KeyError) and site is not None and site.live is not None and not site.live.environment:
+        return f"The environment of process {site.live.pid}, which may have {cause}, cannot be read by this user"
+    return ""
 
 
 # --- what the Apache user may read -----------------------------------------------------------------------------------
 
 
-def _users(configuration: Dump, site: Configuration) -> list[str]:
-    """Return who the processes run as."""
-    daemons = {each.arguments[0]: dump.options(each.text) for each in configuration.named("WSGIDaemonProcess")}
-    return sorted({daemons.get(group.name, {}).get("user", configuration.user) for group in site.groups})
+def _users(site: Configuration) -> list[str]:
+    """Return whom the processes run as."""
+    return sorted({group.user for group in site.groups})
 
 
 def _python_homes(configuration: Dump, site: Configuration, user: str) -> Iterator[Finding]:
@@ -102,27 +128,56 @@ def _base_of(home: Path) -> list[Path]:
     return [home / "pyvenv.cfg", Path(found[1])] if found else []
 
 
-def _settings(settings: Settings, user: str) -> Iterator[Finding]:
+def _settings(settings: Settings, user: str, users: Sequence[str]) -> Iterator[Finding]:
     files = [Path(settings.origin)]
     files += [each.password_file for each in settings.databases.values() if each.password_file is not None]
     for path in files:
         if as_user(user, partial(obstacle, path)):
+            above = as_user(user, partial(closed_above, path))
             yield Finding(
                 "settings-unreadable",
                 f"{_reason(path, user)}, so no process has a pool.",
-                f"chgrp {user} {path} && chmod 640 {path}",
+                _let_in(user, above, f"move {path.name} to where it can") if above else _let_read(path, users),
             )
     if settings.budget is not None and (complaint := as_user(user, partial(_folder_complaint, settings))):
         yield Finding(
             "budget-folder-unusable",
             f"The processes of {user} cannot meet: {complaint}.",
-            f"Make it once, and at each boot by /etc/tmpfiles.d/wsgipool.conf: d {settings.runtime_dir or 'PATH'} 0700 "
-            f"{user} {user}",
+            _make_folder(settings, user, users),
         )
+
+
+def _let_in(user: str, folder: str, otherwise: str) -> str:
+    return f"Let {user} enter {folder} (chmod o+x {quote(folder)}), or {otherwise}."
+
+
+def _let_read(path: Path, users: Iterable[str]) -> str:
+    groups = {group(known) for known in map(account, users) if known}
+    file = quote(str(path))
+    if len(groups) == 1:
+        return f"chgrp {groups.pop()} {file} && chmod 640 {file}"
+    return f"chmod 640 {file}, and chgrp it to a group of httpd's processes: {', '.join(users)}."
+
+
+def _make_folder(settings: Settings, user: str, users: Sequence[str]) -> str:
+    known = account(user)
+    assert known is not None, "who cannot be asked has no complaint"
+    folder = settings.runtime_dir or in_run(known.pw_uid)
+    if above := as_user(user, partial(closed_above, folder)):
+        return _let_in(user, above, "name a folder in runtime_dir that it can enter")
+    if settings.runtime_dir is not None and len(users) > 1:
+        return f"The folder is one user's alone: let {' and '.join(users)} be one (user= of WSGIDaemonProcess)."
+    owner = f"{known.pw_name} {group(known)}"
+    return (
+        f"install -d -m 700 -o {known.pw_name} -g {group(known)} {quote(str(folder))}; and at each boot, by a line in "
+        f"/etc/tmpfiles.d/wsgipool.conf: d {folder} 0700 {owner}"
+    )
 
 
 def _folder_complaint(settings: Settings) -> str:
     folder = settings.runtime_dir or default_folder()
+    if above := closed_above(folder):
+        return f"they may not enter {above}, so not {folder} either"
     if not os.path.lexists(folder):
         # The first process makes it, if it may.
         can_be_made = os.access(folder.parent, os.W_OK | os.X_OK)
@@ -134,10 +189,21 @@ def _folder_complaint(settings: Settings) -> str:
     return ""
 
 
+def _budgets(settings: Settings, users: Sequence[str]) -> Iterator[Finding]:
+    if settings.budget is not None and settings.runtime_dir is None and len(users) > 1:
+        yield Finding(
+            "budget-for-each-user",
+            f"The processes of {' and '.join(users)} have a [budget] each, since its folder is one user's alone: this "
+            f"host may have {len(users)} times as many connections to a server as it says.",
+            "Let them be one user (user= of WSGIDaemonProcess), or make the [budget] as much smaller; `wsgipool plan` "
+            "counts one for each.",
+        )
+
+
 # --- who else may ----------------------------------------------------------------------------------------------------
 
 
-def _secrets(settings: Settings) -> Iterator[Finding]:
+def _secrets(settings: Settings, users: Sequence[str]) -> Iterator[Finding]:
     for database in settings.databases.values():
         path = database.password_file
         if path is None and database.url.password is not None and database.password_env is None:
@@ -146,7 +212,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "secret-readable",
                 f"{path} holds the password of {database.name}, and every user of this host can read it.",
-                f"chmod o= {path}, and let the Apache user's group read it: chgrp www-data {path}",
+                _let_read(path, users),
             )
 
 

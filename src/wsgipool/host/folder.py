@@ -30,9 +30,13 @@ def default_folder() -> Path:
 
     That is, in the folder of temporary files, which may be another one for processes with another TMPDIR.
     """
-    name = f"wsgipool-{os.geteuid()}"
-    in_run = RUN / name
-    return in_run if in_run.is_dir() else Path(tempfile.gettempdir()) / name
+    folder = in_run(os.geteuid())
+    return folder if folder.is_dir() else Path(tempfile.gettempdir()) / folder.name
+
+
+def in_run(user_id: int) -> Path:
+    """Return where an administrator can make the default folder of a user."""
+    return RUN / f"wsgipool-{user_id}"
 
 
 def open_folder(path: Path) -> int:

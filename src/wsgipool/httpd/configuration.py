@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsgipool.httpd import dump, live
+from wsgipool.httpd import dump, live, users
 from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIMIT, THREAD_LIMIT, THREADS_PER_CHILD
 from wsgipool.httpd.dump import ConfigurationError, Directive, Dump, Section
 from wsgipool.httpd.live import LiveServer
@@ -83,15 +83,15 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
     daemons = {directive.arguments[0]: directive for directive in configuration.named("WSGIDaemonProcess")}
     notes: list[str] = []
     places = _places(configuration, daemons, notes)
-    groups = [
-        _group(
-            name, mpm, daemons, len({place.interpreter for place in places if place.group == name}), graceful_restarts
-        )
-        for name in sorted({place.group for place in places})
-    ]
+    running = live.find(configuration)
+    groups = []
+    for name in sorted({place.group for place in places}):
+        interpreters = len({place.interpreter for place in places if place.group == name})
+        user = _user(configuration, daemons.get(name), running)
+        groups.append(_group(name, mpm, daemons, interpreters, user, graceful_restarts))
     return Configuration(
         program=configuration.program,
-        live=live.find(configuration),
+        live=running,
         mpm=mpm,
         groups=groups,
         places=sorted(places, key=lambda place: (place.group, place.interpreter)),
@@ -125,17 +125,25 @@ def _mpm(configuration: Dump) -> Mpm:
 
 
 def _group(
-    name: str, mpm: Mpm, daemons: dict[str, Directive], interpreters: int, graceful_restarts: int
+    name: str, mpm: Mpm, daemons: dict[str, Directive], interpreters: int, user: str, graceful_restarts: int
 ) -> ProcessGroup:
     if name == EMBEDDED:
         alive = processes_alive(
             mpm.name, mpm.processes, server_limit=mpm.server_limit, graceful_restarts=graceful_restarts
         )
-        return ProcessGroup(EMBEDDED, mpm.name, mpm.processes, alive, mpm.threads, interpreters)
+        return ProcessGroup(EMBEDDED, mpm.name, mpm.processes, alive, mpm.threads, interpreters, user)
     given = dump.options(daemons[name].text)
     processes = int(given.get("processes", DAEMON_PROCESSES))
     threads = int(given.get("threads", DAEMON_THREADS))
-    return ProcessGroup(name, "daemon", processes, processes_alive("daemon", processes), threads, interpreters)
+    return ProcessGroup(name, "daemon", processes, processes_alive("daemon", processes), threads, interpreters, user)
+
+
+def _user(configuration: Dump, daemon: Directive | None, running: LiveServer | None) -> str:
+    # Only root's httpd can let its processes be others.
+    if running is not None and running.user != "#0":
+        return users.name(running.user)
+    given = dump.options(daemon.text) if daemon else {}
+    return users.name(given.get("user", configuration.user))
 
 
 def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Place]:

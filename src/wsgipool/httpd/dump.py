@@ -74,7 +74,7 @@ class Dump:
     """By name, without "_module"; the file of one that was loaded from a file."""
     defines: Mapping[str, str]
     user: str
-    """That httpd's children and, unless they name another, daemon processes run as."""
+    """That httpd's children and, unless they name another, daemon processes run as, if root starts it."""
     pid_file: Path | None
     warnings: Sequence[str]
     """What httpd has to say against a configuration that it accepts."""
@@ -127,8 +127,9 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
         directives=list(_directives(configuration)),
         modules={name: Path(files[name]) if name in files else None for name in modules},
         defines={name: value for name, _, value in defines},
-        # Not root's httpd stays who it is.
-        user=user[1] if user and not user[2] else pwd.getpwuid(os.geteuid()).pw_name,
+        # Who is not root is told as well what is configured. #-1 is nothing: then root could not run it, and another
+        # user's httpd stays who it is.
+        user=user[1] if user and not (user[2] and user[1] == "#-1") else pwd.getpwuid(os.geteuid()).pw_name,
         pid_file=Path(pid_file[1]) if pid_file else None,
         warnings=re.findall(r"^(AH\d+: WARNING: .+)$", messages, re.M),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ class LiveServer:
     """httpd's parent process."""
 
     pid: int
+    user: str
+    """Of the parent, as #NUMBER; unless it is root, its children have it as well, whatever the configuration says."""
     environment: Mapping[str, str] = field(repr=False)
     """What it was started with; empty where this user may not read it."""
 
@@ -25,10 +28,14 @@ def find(configuration: Dump) -> LiveServer | None:
     try:
         pid = int(configuration.pid_file.read_text(encoding="ascii"))
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     # A file that a killed server left behind may name whoever has its number now.
-    return LiveServer(pid, _environment(pid)) if name in ("apache2", "httpd") else None
+    if name not in ("apache2", "httpd"):
+        return None
+    _, effective = re.findall(r"^Uid:\s+(\d+)\s+(\d+)", status, re.M)[0]
+    return LiveServer(pid, f"#{effective}", _environment(pid))
 
 
 def _environment(pid: int) -> dict[str, str]:
