@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,38 @@ def test_a_host_without_selinux_denies_nothing(tmp_path: Path, monkeypatch: pyte
 )
 def test_a_host_is_this_one_if_its_address_is(name: str, expected: bool) -> None:
     assert is_this_host(name) is expected
+
+
+IPV6, IPV4 = (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))
+ELSEWHERE = (socket.AF_INET, ("192.0.2.1", 0))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [([IPV6, IPV4], True), ([IPV6], True), ([ELSEWHERE, IPV4], True), ([IPV6, ELSEWHERE], True), ([ELSEWHERE], False)],
+)
+def test_a_host_without_ipv6_is_this_one_all_the_same(
+    addresses: list[tuple[int, tuple[str | int, ...]]], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_ipv6(family: int, *_: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return make_socket(family)
+
+    make_socket = socket.socket
+    found = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+
+    assert is_this_host("db") is expected
+
+
+def test_an_own_address_that_is_no_loopback_is_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    # To 0.0.0.0 a socket can be bound too, and it is no loopback address.
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 0))]  # noqa: S104 - nothing listens
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    assert is_this_host("db")
 
 
 def test_what_keeps_a_user_out_is_the_first_folder_that_it_may_not_enter(tmp_path: Path) -> None:

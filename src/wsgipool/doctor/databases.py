@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from wsgipool import drivers
@@ -125,12 +126,19 @@ def is_this_host(name: str) -> bool:
         addresses = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    for family, kind, protocol, _, address in addresses:
+    return any(_is_own(family, kind, protocol, address) for family, kind, protocol, _, address in addresses)
+
+
+def _is_own(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> bool:
+    # This host may lack what the name has: IPv6 switched off, or not built in.
+    with suppress(ValueError):
+        if ip_address(address[0]).is_loopback:
+            return True
+    try:
         with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.bind(address)
-            except OSError:
-                return False
+            probe.bind(address)
+    except OSError:
+        return False
     return True
 
 
