@@ -267,6 +267,14 @@ def test_a_request_timeout_beside_that_of_the_pool(
     assert found == ({expected} if expected else set())
 
 
+def test_a_request_timeout_beside_a_pool_that_lets_nobody_wait(daemon: SiteUnderExamination) -> None:
+    daemon.write_settings({"timeout": 0})
+    daemon.write_apache("WSGIDaemonProcess slow processes=1 threads=5 request-timeout=60")
+    daemon.run_script("process-group=slow application-group=%{GLOBAL}")
+
+    assert {*daemon.findings(), *daemon.notes()} == set()
+
+
 def test_sockets_that_change_their_name_at_a_restart(daemon: SiteUnderExamination) -> None:
     before = daemon.notes()
     daemon.run_script("\nWSGISocketRotation On")

@@ -114,7 +114,7 @@ def _request_timeouts(configuration: Dump, site: Configuration, settings: Settin
                     "and the others in it with it.",
                     f"timeout = {seconds / 2:g} for {database.name}, or a request-timeout above {database.timeout:g}.",
                 )
-            elif seconds > _MUCH * database.timeout:
+            elif 0 < _MUCH * database.timeout < seconds:
                 yield Finding(
                     "request-timeout-above-timeout",
                     f"{daemon.origin}: with request-timeout={seconds:g} a request that hangs may keep its connection "
