@@ -155,3 +155,19 @@ def test_a_configuration_that_httpd_then_refuses_is_put_back(
     assert "one process is not enough" in result.stderr
     assert drop_in.read_text() == before
     assert (folder / "wsgipool.toml").read_text() == settings
+
+
+def test_settings_that_cannot_be_written_leave_the_drop_in_as_it_was(
+    shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache = apache_of(folder, "daemon", shop, monkeypatch)
+    drop_in, settings = apache.confdir / "conf-available" / "wsgipool.conf", folder / "wsgipool.toml"
+    before = drop_in.read_text(), settings.read_text()
+    # Where its former self would be kept is a folder.
+    (folder / "wsgipool.toml.bak").mkdir()
+
+    result = plan("--write", "--reserve", MAX_CONNECTIONS - 1)
+
+    assert result.exit_code == 1
+    assert f"{settings} cannot be written: Is a directory; nothing was changed" in result.stderr
+    assert (drop_in.read_text(), settings.read_text()) == before

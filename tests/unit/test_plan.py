@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +306,69 @@ def test_a_drop_in_without_the_lines_is_refused() -> None:
 )
 def test_without_the_drop_in_the_lines_are_httpds_own(group: ProcessGroup, lines: list[str]) -> None:
     assert plan_lines.directives(group) == lines
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Two files with a line each."""
+    paths = [tmp_path / "first", tmp_path / "second"]
+    for path in paths:
+        path.write_text(f"# {path.name}\n")
+    return paths
+
+
+def contents(files: list[Path]) -> list[str]:
+    return [path.read_text() for path in files]
+
+
+def accept() -> None: ...
+
+
+def test_all_files_are_written(files: list[Path]) -> None:
+    backups = plan_lines.replace_files(dict.fromkeys(files, "new\n"), accept)
+
+    assert contents(files) == ["new\n", "new\n"]
+    assert contents([backups[path] for path in files]) == ["# first\n", "# second\n"]
+
+
+@pytest.mark.parametrize("error", [ConfigError, KeyboardInterrupt])
+def test_what_is_refused_is_put_back(error: type[BaseException], files: list[Path]) -> None:
+    def refuse() -> None:
+        assert contents(files) == ["new\n", "new\n"]
+        raise error
+
+    with pytest.raises(error):
+        plan_lines.replace_files(dict.fromkeys(files, "new\n"), refuse)
+
+    assert contents(files) == ["# first\n", "# second\n"]
+
+
+def test_a_file_that_is_only_half_written_is_put_back_too(files: list[Path]) -> None:
+    sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, sizes[1]))
+    try:
+        with pytest.raises(ConfigError, match=f"{files[1]} cannot be written: File too large; nothing was changed"):
+            plan_lines.replace_files({files[0]: "new\n", files[1]: "new\n" * 10}, accept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, sizes)
+
+    assert contents(files) == ["# first\n", "# second\n"]
+
+
+def test_what_cannot_be_put_back_is_named_with_its_former_self(files: list[Path]) -> None:
+    def make_impossible() -> None:
+        files[0].unlink()
+        files[0].mkdir()
+        raise ConfigError
+
+    expected = f"{files[0]} cannot be put back: Is a directory; its former self is {files[0]}.bak"
+    with pytest.raises(ConfigError, match=expected):
+        plan_lines.replace_files(dict.fromkeys(files, "new\n"), make_impossible)
+
+    assert contents([files[0].with_name("first.bak"), files[1]]) == ["# first\n", "# second\n"]
 
 
 # --- whose file it is ------------------------------------------------------------------------------------------------

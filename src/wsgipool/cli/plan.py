@@ -243,38 +243,32 @@ def _write(
     program: str | None,
     httpd_options: Sequence[str],
 ) -> list[str]:
-    """Put the changes in place, and return what was done."""
-    said = []
+    """Put the changes in place, all or none, and return what was done."""
+    contents: dict[Path, str] = {}
+    lines: dict[Path, list[str]] = {}
     wanted: dict[str, str] = {}
     for group in _changed(situation, fit):
         if is_writable(group, server):
             wanted |= plan_lines.defines(group)
-    # First, since httpd may refuse it.
     if wanted and server is not None and server.drop_in is not None:
-        said += _write_drop_in(server.drop_in, wanted, program, httpd_options)
+        contents[server.drop_in] = plan_lines.with_defines(server.drop_in.read_text(encoding="utf-8"), wanted)
+        lines[server.drop_in] = [f"    Define {name} {value}".rstrip() for name, value in wanted.items()]
     changed = {each.name: size for each in situation.databases if (size := fit.max_sizes[each.name]) != each.max_size}
     if changed:
-        content = plan_lines.with_max_sizes(settings.read_text(encoding="utf-8"), changed)
-        backup = plan_lines.replace_file(settings, content)
-        said.append(f"wrote {settings} (before: {backup.name}):")
-        said += [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
-    if not said:
+        contents[settings] = plan_lines.with_max_sizes(settings.read_text(encoding="utf-8"), changed)
+        lines[settings] = [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
+    if not contents:
         return ["nothing to write: it fits as it is"] if planning.fits(situation) else []
+
+    def check() -> None:
+        # httpd may refuse what was written.
+        if wanted:
+            configuration.read(program, httpd_options)
+
+    said = []
+    for path, backup in plan_lines.replace_files(contents, check).items():
+        said += [f"wrote {path.resolve()} (before: {backup.name}):", *lines[path]]
     return [*said, "processes follow at Apache's next restart; a new ServerLimit needs one that is not graceful"]
-
-
-def _write_drop_in(
-    drop_in: Path, wanted: dict[str, str], program: str | None, httpd_options: Sequence[str]
-) -> list[str]:
-    before = drop_in.read_text(encoding="utf-8")
-    backup = plan_lines.replace_file(drop_in, plan_lines.with_defines(before, wanted))
-    try:
-        configuration.read(program, httpd_options)
-    except ConfigurationError:
-        drop_in.write_text(before, encoding="utf-8")
-        raise
-    said = [f"wrote {drop_in.resolve()} (before: {backup.name}):"]
-    return [*said, *(f"    Define {name} {value}".rstrip() for name, value in wanted.items())]
 
 
 def _console() -> Console:

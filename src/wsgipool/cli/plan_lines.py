@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tomlkit
@@ -103,10 +103,23 @@ def with_max_sizes(settings: str, wanted: Mapping[str, int | str]) -> str:
     return tomlkit.dumps(document)
 
 
-def replace_file(path: Path, content: str) -> Path:
-    """Write a file that exists anew, and return where its former self is kept. Owner and mode stay."""
-    target = path.resolve()
-    backup = target.with_name(f"{target.name}.bak")
+def replace_files(contents: Mapping[Path, str], check: Callable[[], object]) -> dict[Path, Path]:
+    """Write files that exist anew, and return where the former self of each is kept. Owner and mode stay.
+
+    All are written and `check` lets them be, or all are as they were. Raises ConfigError, or what `check` does.
+    """
+    before = {path: path.read_bytes() for path in contents}
+    try:
+        backups = {path: _replace(path, content) for path, content in contents.items()}
+        check()
+    except BaseException:
+        _put_back(before)
+        raise
+    return backups
+
+
+def _replace(path: Path, content: str) -> Path:
+    target, backup = path.resolve(), _backup(path)
     try:
         status = target.stat()
         # Closed to others from the first moment: it may have a password in it.
@@ -118,5 +131,22 @@ def replace_file(path: Path, content: str) -> Path:
         backup.chmod(status.st_mode & 0o7777)
         target.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{target} cannot be written: {error.strerror}; nothing was changed") from None
     return backup
+
+
+def _put_back(before: Mapping[Path, bytes]) -> None:
+    lost = []
+    for path, content in before.items():
+        try:
+            if path.read_bytes() != content:
+                path.write_bytes(content)
+        except OSError as error:
+            lost.append(f"{path} cannot be put back: {error.strerror}; its former self is {_backup(path)}")
+    if lost:
+        raise ConfigError("; ".join(lost))
+
+
+def _backup(path: Path) -> Path:
+    target = path.resolve()
+    return target.with_name(f"{target.name}.bak")
