@@ -230,6 +230,13 @@ def test_a_configuration_that_httpd_refuses(daemon: SiteUnderExamination) -> Non
     assert "Invalid command 'ThreadsPerChildren'" in found["configuration-refused"]
 
 
+def test_no_httpd_where_it_is_looked_for(daemon: SiteUnderExamination) -> None:
+    outcome = CliRunner().invoke(main, ["doctor", "--httpd", "no-such-httpd", "--config", str(daemon.settings)])
+
+    assert outcome.exit_code == 1
+    assert "error: configuration-refused\n    no-such-httpd is not here; name it by --httpd.\n" in outcome.stdout
+
+
 @pytest.mark.parametrize("group", ["%{RESOURCE}", "%{SERVER}", "shop.example|/app"])
 def test_application_groups_that_multiply_pools(group: str, daemon: SiteUnderExamination) -> None:
     daemon.run_script(f"process-group=wsgipool application-group={group}")

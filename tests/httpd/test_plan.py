@@ -51,10 +51,16 @@ def apache_of(folder: Path, mode: str, shop: str, monkeypatch: pytest.MonkeyPatc
 def test_a_site_is_compared_with_what_its_database_says(
     mode: str, processes: int, threads: int, worst_case: int, shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apache_of(folder, mode, shop, monkeypatch)
+    apache = apache_of(folder, mode, shop, monkeypatch)
 
     found = planned()
 
+    assert found["httpd"] == {
+        "program": "/usr/sbin/apache2ctl",
+        "mpm": "event" if mode == "daemon" else mode,
+        "drop_in": str(apache.confdir / "conf-enabled" / "wsgipool.conf"),
+    }
+    assert found["settings"] == str(folder / "wsgipool.toml")
     (group,) = found["groups"]
     assert (group["mode"], group["alive"], group["threads"], group["interpreters"]) == (mode, processes, threads, 1)
     (limit,) = found["limits"]

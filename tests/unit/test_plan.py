@@ -104,6 +104,7 @@ def test_json_has_the_numbers_of_the_table() -> None:
     found: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == 1
     assert found["fits"] is False
+    assert (found["httpd"], found["settings"], found["unlimited"]) == (None, None, [])
     assert found["rows"] == [{"group": "wsgipool", "database": "NAME", "pool_size": 16, "worst_case": 64}]
     (limit,) = found["limits"]
     assert (limit["connections"], limit["reserve"], limit["usable"], limit["headroom"], limit["refused"]) == (
@@ -136,11 +137,30 @@ def test_where_nothing_fits_it_says_how_many_would_do() -> None:
         (["--mpm", "prefork", "--processes", 3, "--threads", 2], "prefork has one thread a process"),
         (["--mpm", "prefork", "--processes", 3, "--rate", 2], "--rate and --hold belong together"),
         (["--mpm", "prefork", "--processes", 3, "--write"], "name the wsgipool.toml by --config"),
+        (
+            ["--mpm", "prefork", "--processes", 3, "--", "-f", "h.conf"],
+            "--mpm is by hand, without httpd: leave out -f h.c",
+        ),
+        (
+            ["--mpm", "prefork", "--processes", 3, "--httpd", "apache2"],
+            "--mpm is by hand, without httpd: leave out --h",
+        ),
         (["--httpd", "no-such-httpd"], "no-such-httpd is not here; name it by --httpd"),
     ],
 )
 def test_what_is_missing_is_one_line(arguments: list[str | int], remedy: str) -> None:
     assert remedy in error(plan(*arguments))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "0"])
+@pytest.mark.parametrize("option", ["--rate", "--hold"])
+def test_what_nobody_can_reckon_with_is_refused(option: str, number: str) -> None:
+    other = {"--rate": "--hold", "--hold": "--rate"}[option]
+
+    result = by_hand("daemon", 4, 16, 40, option, number, other, 1)
+
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
 
 
 def test_without_a_limit_there_is_nothing_to_exceed() -> None:
@@ -197,6 +217,7 @@ def test_a_url_that_no_process_can_use_is_refused(
 def test_a_file_has_no_limit(settings: Path) -> None:
     result = plan("--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 10)
 
+    assert result.stdout.startswith(f"settings: {settings}\n")
     (files,) = (line for line in result.stdout.splitlines() if "my files" in line and "none" in line)
     assert files.split()[-1] == "none"
     assert '    [databases."my files"]\n    max_size = "threads"\n' in result.stdout
@@ -246,7 +267,8 @@ def test_with_write_and_json_what_was_done_is_not_among_the_json(settings: Path)
         "--json",
     )  # fmt: skip
 
-    assert json.loads(result.stdout)["fits"] is False
+    found = json.loads(result.stdout)
+    assert (found["fits"], found["settings"], found["unlimited"]) == (False, str(settings), ["my files"])
     assert "max_size = 2" in result.stderr
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -24,7 +26,6 @@ from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.httpd.dump import ConfigurationError
 from wsgipool.httpd.express import DROP_IN, MODES
 from wsgipool.planning import Database, Fit, Situation
-from wsgipool.process import CONFIG_NAME
 from wsgipool.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 
 _WIDTH = 200
@@ -37,6 +38,19 @@ class _Known:
     answers: Mapping[str, Sequence[ServerLimit]]
     unlimited: frozenset[str]
     unknown: Sequence[str]
+
+
+class _Positive(click.FloatRange):
+    """A number above 0, nan and inf not among them."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number of requests or seconds.", param, ctx)
+        return number
 
 
 @click.command()
@@ -56,12 +70,8 @@ class _Known:
     show_default=True,
     help="Under worker: restarts whose last requests may still run when the next comes.",
 )
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="With --hold: requests a second, of all hosts."
-)
-@click.option(
-    "--hold", type=click.FloatRange(min=0, min_open=True), help="With --rate: seconds that each keeps a connection."
-)
+@click.option("--rate", type=_Positive(), help="With --hold: requests a second, of all hosts.")
+@click.option("--hold", type=_Positive(), help="With --rate: seconds that each keeps a connection.")
 @click.option("--write", is_flag=True, help="Put the lines that fit in place; the files' former selves stay as .bak.")
 @click.option("--json", "machine", is_flag=True, help="Print JSON.")
 @click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")
@@ -101,6 +111,10 @@ def plan(
             raise ConfigurationError(f"{error}; or say by hand: --mpm --processes --threads") from None
         groups = server.groups
     else:
+        if program or httpd_options:
+            raise ConfigError(
+                f"--mpm is by hand, without httpd: leave out {' '.join(['--httpd'] if program else httpd_options)}"
+            )
         groups = [_by_hand(mode, processes, threads, graceful_restarts)]
     # By hand, without --config, it is about a site that is not here yet.
     settings = load_settings(config_path, server) if server or config_path else None
@@ -116,7 +130,8 @@ def plan(
     )
     fit = planning.fit(situation)
     report = Report(
-        sources=_sources(server, settings.origin if settings else None),
+        server=server,
+        settings=settings.origin if settings else None,
         situation=situation,
         fit=fit,
         unlimited=known.unlimited,
@@ -125,8 +140,6 @@ def plan(
         waits=_waits(situation, fit, rate, hold) if rate is not None and hold is not None else [],
         apache=plan_lines.apache(_changed(situation, fit) if server else fit.groups, server) if fit else [],
         toml=plan_lines.toml(fit.max_sizes) if fit else [],
-        drop_in=str(server.drop_in) if server and server.drop_in else "Apache's configuration",
-        settings=settings.origin if settings else CONFIG_NAME,
     )
     if machine:
         click.echo(json.dumps(as_json(report), indent=2))
@@ -176,15 +189,6 @@ def _ask(databases: Sequence[DatabaseSettings], given: int | None, *, ask: bool)
             except Exception as error:  # whatever the driver raises says what is wrong
                 unknown.append(f"the limit of {database.name} is not known: {database.url} does not answer: {error}")
     return _Known(answers, unlimited, unknown)
-
-
-def _sources(server: Configuration | None, settings: str | None) -> list[str]:
-    lines = []
-    if server is not None:
-        lines.append(f"{server.program}: {server.mpm.name} MPM; drop-in: {server.drop_in or 'not installed'}")
-    if settings is not None:
-        lines.append(f"settings: {settings}")
-    return lines
 
 
 def _notes(server: Configuration | None, situation: Situation) -> list[str]:

@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsgipool.httpd.configuration import EMBEDDED
+from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
+from wsgipool.process import CONFIG_NAME
 from wsgipool.sizing import ProcessGroup, Waiting
+
+_ELSEWHERE = "Apache's configuration"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Wait:
 class Report:
     """All that is said."""
 
-    sources: Sequence[str]
+    server: Configuration | None
+    """The httpd that was asked; None is by hand."""
+    settings: str | None
+    """The wsgipool.toml; None is no site that is here."""
     situation: Situation
     fit: Fit | None
     unlimited: frozenset[str]
@@ -41,13 +47,14 @@ class Report:
     waits: Sequence[Wait]
     apache: Sequence[str]
     toml: Sequence[str]
-    drop_in: str
-    settings: str
 
 
 def as_text(report: Report, console: Console) -> None:
-    for line in report.sources:
-        _say(console, line)
+    if report.server is not None:
+        server = report.server
+        _say(console, f"{server.program}: {server.mpm.name} MPM; drop-in: {server.drop_in or 'not installed'}")
+    if report.settings is not None:
+        _say(console, f"settings: {report.settings}")
     console.print()
     console.print(_table(report))
     for group in report.situation.groups:
@@ -64,8 +71,15 @@ def as_text(report: Report, console: Console) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    situation = report.situation
+    situation, server = report.situation, report.server
     return {
+        "httpd": server
+        and {
+            "program": server.program,
+            "mpm": server.mpm.name,
+            "drop_in": str(server.drop_in) if server.drop_in else None,
+        },
+        "settings": report.settings,
         "fits": fits(situation),
         "hosts": situation.hosts,
         "graceful_restarts": situation.graceful_restarts,
@@ -89,6 +103,7 @@ def as_json(report: Report) -> dict[str, Any]:
             }
             for total in sums(situation)
         ],
+        "unlimited": sorted(report.unlimited),
         "waiting": [
             {
                 "group": wait.row.group.name,
@@ -205,12 +220,13 @@ def _wait(wait: Wait) -> str:
 
 
 def _lines(report: Report, console: Console) -> None:
+    settings = report.settings or CONFIG_NAME
     exceeding = [total.limit for total in sums(report.situation) if total.refused and total.limit.budget]
     if report.fit is None and exceeding:
         most = max(budgets(limit, report.situation) for limit in exceeding)
         _say(
             console,
-            f"The budget is too large for its server: lower connections in [budget] of {report.settings}, or write "
+            f"The budget is too large for its server: lower connections in [budget] of {settings}, or write "
             f'connections = "auto" with hosts = {report.situation.hosts * most}.',
         )
         return
@@ -225,11 +241,12 @@ def _lines(report: Report, console: Console) -> None:
         return
     now = "The sizes of now" if fits(report.situation) else "What would fit"
     if report.apache:
-        _say(console, f"{now}, in {report.drop_in}:")
+        drop_in = report.server.drop_in if report.server else None
+        _say(console, f"{now}, in {drop_in or _ELSEWHERE}:")
         _paste(console, report.apache)
-        _say(console, f"and in {report.settings}:")
+        _say(console, f"and in {settings}:")
     else:
-        _say(console, f"{now}: Apache's as they are, and in {report.settings}:")
+        _say(console, f"{now}: Apache's as they are, and in {settings}:")
     _paste(console, report.toml)
 
 
