@@ -184,6 +184,14 @@ class Ledger(Generic[C]):
     def _openings(self) -> int:
         return sum(isinstance(one, Opening) for one in self._connecting)
 
+    def _enter(self, slot: Slot[C], opener: Waiter[C] | Opening) -> None:
+        """Enter a connection that was just opened. Under the lock."""
+        self._slots[id(slot.connection)] = slot
+        self._connecting.discard(opener)
+        self._opened += 1
+        if opener.is_outdated:
+            self._retire(slot, "surplus")
+
     def _has_room(self) -> bool:
         return self.size < self.max_size and len(self._connecting) < self.max_connecting
 
@@ -208,17 +216,20 @@ class Ledger(Generic[C]):
         """Leave a slot that nobody can borrow any more to `_settle`, which closes it outside the lock."""
         slot.ending = ending
         slot.retired = False
+        slot.is_leaving = True
         self._doomed.append(slot)
+
+    def _staying(self) -> int:
+        """Return how many connections there will be when those are gone that somebody is about to close, or closes."""
+        return self.size - sum(slot.is_leaving for slot in self._slots.values())
 
     def _doom_the_surplus(self) -> None:
         for slot in list(self._idle):
             if slot.retired and self._grab(slot):
                 self._doom(slot, slot.ending)
-        while self.size - len(self._doomed) > self.max_size and (idle := self._pop_idle()) is not None:
+        while self._staying() > self.max_size and (idle := self._pop_idle()) is not None:
             self._doom(idle, "surplus")
-        self._retiring = self.size - len(self._doomed) > self.max_size or any(
-            slot.retired for slot in self._slots.values()
-        )
+        self._retiring = self._staying() > self.max_size or any(slot.retired for slot in self._slots.values())
 
     def _doom_the_aged(self, now: float) -> None:
         for slot in self._slots.values():
@@ -228,7 +239,7 @@ class Ledger(Generic[C]):
                 slot.used = False
                 slot.quiet_since = now
         for slot in list(self._idle):
-            if self.size - len(self._doomed) <= self.min_size:
+            if self._staying() <= self.min_size:
                 break
             if now - slot.quiet_since >= self.max_idle and self._grab(slot):
                 self._doom(slot, "idle")

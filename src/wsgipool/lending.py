@@ -235,9 +235,7 @@ class Lending(Ledger[C]):
         waiter.touched = True
         with self._lock:
             waiter.slot = slot
-            self._slots[id(slot.connection)] = slot
-            self._connecting.discard(waiter)
-            self._opened += 1
+            self._enter(slot, waiter)
         self._settle()  # the next may connect
         housekeeping.watch(self)
         return slot
@@ -317,6 +315,7 @@ class Lending(Ledger[C]):
 
     def _close(self, slot: Slot[C], ending: Ending) -> None:
         slot.ending = ending
+        slot.is_leaving = True
         try:
             # Before its place is free: the server never sees one connection more than max_size.
             self._end(slot)
@@ -345,7 +344,7 @@ class Lending(Ledger[C]):
         """Bring together what has been given back or closed with those who wait; close what shall not be kept.
 
         The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
-        this very thread while it holds the lock, too. Then this is left to the end of that.
+        this very thread while it holds the lock, too. Then this is left to others.
         """
         while not self._lock._is_owned():  # type: ignore[attr-defined]
             try:
@@ -365,6 +364,7 @@ class Lending(Ledger[C]):
                 raise
             if not self._is_unsettled():
                 return
+        housekeeping.call()  # in case that whoever holds the lock does not look again
 
     def _close_the_doomed(self) -> None:
         while self._doomed:
@@ -434,8 +434,7 @@ class Lending(Ledger[C]):
                 self._connecting.discard(opening)
                 _release_permit(opening)  # if the slot has not got it
                 if slot is not None:
-                    self._opened += 1
-                    self._slots[id(slot.connection)] = slot
+                    self._enter(slot, opening)
                     self._idle.append(slot)
                 self._decide()
             self._settle()

@@ -29,8 +29,8 @@ class Slot(Generic[C]):
     """The place of an open connection in its pool."""
 
     __slots__ = (
-        "borrower", "carrier", "code", "connection", "ending", "expires", "idle_since", "instruction", "loans",
-        "permit", "quiet_since", "retired", "since", "stack", "used", "watch",
+        "borrower", "carrier", "code", "connection", "ending", "expires", "idle_since", "instruction", "is_leaving",
+        "loans", "permit", "quiet_since", "retired", "since", "stack", "used", "watch",
     )  # fmt: skip
 
     def __init__(self, connection: C, expires: float) -> None:
@@ -49,6 +49,7 @@ class Slot(Generic[C]):
         self.quiet_since = 0.0  # when housekeeping found it unused first
         self.idle_since = 0.0
         self.retired = False  # closed when it comes back
+        self.is_leaving = False  # about to be closed, or just being
         self.ending: Ending = "surplus"
         self.since = 0.0
         """When the loan began; 0 if that was not noted."""
@@ -94,6 +95,7 @@ class Waiter(Generic[C]):
         "asked",
         "borrower",
         "deadline",
+        "is_outdated",
         "limit",
         "permit",
         "sleeps",
@@ -119,6 +121,7 @@ class Waiter(Generic[C]):
         self.thread_id = get_ident()
         self.slot = slot
         self.permit: Permit | None = None  # to open a connection
+        self.is_outdated = False  # the pool was drained since the connect began
         self.touched = False  # something may have been sent or read on the slot's connection
         self.sleeps = False
         self._asleep = threading.Lock()
@@ -146,11 +149,12 @@ class Waiter(Generic[C]):
 class Opening:
     """A connection that is being opened in the background, for whoever comes first."""
 
-    __slots__ = ("permit", "thread_id")
+    __slots__ = ("is_outdated", "permit", "thread_id")
 
     def __init__(self) -> None:
         self.thread_id = 0
         self.permit: Permit | None = None
+        self.is_outdated = False  # the pool was drained since
 
 
 def line_of(code: CodeType, instruction: int) -> int | None:

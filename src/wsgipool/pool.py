@@ -196,7 +196,7 @@ class Pool(Lending[C]):
         """Return the counts, and what has been done so far."""
         with self._lock:
             idle, opened = self.idle, len(self._slots) - len(self._gone)  # each once: lending takes no lock
-            stats = Stats(
+            return Stats(
                 name=self.name,
                 min_size=self.min_size,
                 max_size=self.max_size,
@@ -214,9 +214,6 @@ class Pool(Lending[C]):
                 connect_failures=self._connect_failures,
                 closed=dict(self._endings),
             )
-        if self._is_unsettled():
-            self._settle()  # what the collector has given back meanwhile, see there
-        return stats
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes. What is too many is closed when it is idle; those who wait get what is new."""
@@ -237,6 +234,8 @@ class Pool(Lending[C]):
         with self._lock:
             for slot in self._slots.values():
                 self._retire(slot, "surplus")
+            for opener in self._connecting:
+                opener.is_outdated = True  # it may have begun with what is no longer true
         self._settle()
         housekeeping.call()
 

@@ -52,7 +52,7 @@ def make_pool(database: FakeDatabase) -> MakePool:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("pool", "lending", "ledger", "connector", "loan"):
+    for module in ("lending", "ledger", "connector", "loan"):
         monkeypatch.setattr(sys.modules[f"wsgipool.{module}"], "monotonic", clock)
     return clock
 

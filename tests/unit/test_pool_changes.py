@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unit.conftest import MakePool, borrower, use, waiting_task
-from unit.fakes import FakeDatabase, eventually
+from unit.fakes import FakeDatabase, Gate, Task, eventually
 from wsgipool import PoolTimeout
 
 # --- resize ----------------------------------------------------------------------------------------------------------
@@ -113,6 +113,55 @@ def test_a_drained_connection_is_not_lent_to_one_who_waits(make_pool: MakePool, 
 
     assert waiter.result() is database.opened[1]
     assert database.most_sessions == 1
+
+
+def test_a_connection_whose_connect_began_before_the_drain_is_closed_at_its_return(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(2)
+    database.hooks["connect"] = gate = Gate()
+    other = Task(lambda: pool.putconn(pool.getconn()))
+    gate.wait_until_reached()
+
+    pool.drain()
+    gate.open()
+    other.result()
+
+    assert database.opened[0].closed
+    assert pool.size == 0
+
+
+def test_a_connection_that_was_opening_in_the_background_at_a_drain_is_closed_and_replaced(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    database.hooks["connect"] = gate = Gate()
+    pool = make_pool(2, min_size=1)
+    gate.wait_until_reached()
+
+    pool.drain()
+    gate.open()
+
+    eventually(lambda: pool.idle == 1 and len(database.opened) == 2)
+    assert database.opened[0].closed
+
+
+def test_a_pool_made_smaller_twice_while_it_closes_what_is_too_many_keeps_what_it_may(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    pool = make_pool(6)
+    use(pool, 6)
+    database.hooks["close"] = gate = Gate()
+    first = Task(lambda: pool.resize(0, 4))
+    gate.wait_until_reached()
+
+    second = Task(lambda: pool.resize(0, 4))
+    eventually(lambda: pool.idle <= 4)
+    gate.open()
+    first.result()
+    second.result()
+
+    eventually(lambda: pool.size == pool.idle)
+    assert pool.size == 4
 
 
 def test_a_drained_pool_is_filled_up_to_min_size(make_pool: MakePool, database: FakeDatabase) -> None:

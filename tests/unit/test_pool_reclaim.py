@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from unit.conftest import FakePool, MakePool, all_idle, borrower, counts, giving_back, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, in_turn, raising
 from unit.interrupts import Interrupt
+from wsgipool import ledger
 
 # --- what a handler has kept -----------------------------------------------------------------------------------------
 
@@ -171,3 +173,62 @@ def test_reclaim_finds_a_connection_that_an_interrupt_has_dropped_between_two_pl
     assert idle.closed
     assert not held.closed
     assert (pool.size, pool.in_use) == (1, 1)
+
+
+# --- what nobody reclaims: the pools of programs that know no requests -----------------------------------------------
+
+
+def test_housekeeping_closes_what_is_lent_to_a_block_that_nobody_runs(
+    make_pool: MakePool, database: FakeDatabase, log: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(2)
+    other = borrower(pool)
+    # What is left when the exception strikes on the way into the block, or out of it.
+    pool.connection().__enter__()
+    database.opened.clear()
+
+    pool.tend()
+
+    assert (pool.size, pool.in_use) == (1, 1)
+    assert not other.connection.closed
+    assert pool.stats().closed == {"leaked": 1}
+    assert "its `with` block was interrupted; it was borrowed at" in log.messages[-1]
+    other.give_back()
+
+
+def test_housekeeping_leaves_alone_a_block_that_somebody_may_end_and_a_connection_that_somebody_may_use(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(3)
+    block = pool.connection()
+    block.__enter__()
+    connection = pool.connection().__enter__()
+    lent = pool.getconn()
+
+    pool.tend()
+
+    assert pool.in_use == 3
+    block.__exit__(None, None, None)
+    pool.putconn(lent)
+    connection.execute()
+    assert not connection.closed
+
+
+def test_housekeeping_leaves_alone_what_is_given_back_and_lent_again_while_it_looks(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    other = borrower(pool)
+    references, looks = ledger._references, itertools.count()
+
+    def give_back_meanwhile(slots: Iterable[object]) -> list[int]:
+        found = references(slots)
+        if next(looks) == 1:  # the first is of an object that is nobody's
+            other.give_back()
+        return found
+
+    monkeypatch.setattr(ledger, "_references", give_back_meanwhile)
+    pool.tend()
+
+    assert not other.connection.closed
+    assert counts(pool) == all_idle(1)

@@ -9,7 +9,7 @@ import pytest
 from unit.conftest import MakePool, all_idle, borrower, counts, giving_back, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, Task, raising
 from unit.interrupts import Interrupt
-from wsgipool import WrongThread
+from wsgipool import Pool, WrongThread
 
 
 def test_putconn_rolls_back(make_pool: MakePool) -> None:
@@ -99,3 +99,22 @@ def test_a_connection_of_another_pool_is_an_error(make_pool: MakePool, database:
         pool.putconn(FakeConnection(database))
 
     assert counts(pool) == all_idle(0)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("error", [KeyError(), Interrupt()])
+def test_what_is_given_back_on_the_way_of_an_interruption_is_not_lent_again(
+    make_pool: MakePool, database: FakeDatabase, plain: bool, error: BaseException
+) -> None:
+    """It may be in the middle of an answer, as in a block that is interrupted."""
+    pool = Pool(lambda: FakeConnection(database), name="orders", max_size=1, reset=None) if plain else make_pool(1)
+    connection = pool.getconn()
+
+    with contextlib.suppress(KeyError, Interrupt):
+        try:
+            raise error
+        finally:
+            pool.putconn(connection)
+
+    assert connection.closed == isinstance(error, Interrupt)
+    assert counts(pool) == all_idle(0 if connection.closed else 1)

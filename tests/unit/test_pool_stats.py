@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from unit.conftest import Clock, MakePool, borrower, waiting_task
+from unit.conftest import Clock, FakePool, MakePool, borrower, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, in_turn, raising
-from wsgipool import ConnectFailed, Pool, PoolDeadlock, PoolTimeout, TooManyRequests
+from wsgipool import ConnectFailed, Pool, PoolDeadlock, PoolTimeout, Stats, TooManyRequests
 
 
 def test_a_new_pool_has_done_nothing(make_pool: MakePool) -> None:
@@ -34,6 +37,47 @@ def test_loans_and_what_was_opened_for_them_are_counted(make_pool: MakePool) -> 
 
     assert (stats.loans, stats.opened, stats.closed) == (8, 2, {"broken": 1})
     assert (stats.size, stats.in_use, stats.idle) == (1, 1, 0)
+
+
+def test_the_numbers_of_one_moment_agree_though_a_connection_comes_back_meanwhile(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    other = borrower(pool)
+
+    def idle_then_given_back(self: FakePool) -> int:
+        idle = len(self._idle)
+        if not idle:
+            other.give_back()
+        return idle
+
+    monkeypatch.setattr(Pool, "idle", property(idle_then_given_back))
+    stats = pool.stats()
+
+    assert stats.size == stats.idle + stats.in_use + stats.connecting == 1
+
+
+def test_what_the_collector_gives_back_while_the_numbers_are_told_serves_who_waits(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+
+    def forgotten() -> Iterator[None]:
+        with pool.connection():
+            yield
+
+    generators = [forgotten()]
+    next(generators[0])
+    waiter = waiting_task(pool)
+
+    def collect_meanwhile(**numbers: Any) -> Stats:
+        generators.clear()
+        return Stats(**numbers)
+
+    monkeypatch.setattr(sys.modules[Pool.__module__], "Stats", collect_meanwhile)
+    pool.stats()
+
+    waiter.result()
 
 
 def test_waits_and_how_long_they_were_are_counted(make_pool: MakePool, clock: Clock) -> None:
