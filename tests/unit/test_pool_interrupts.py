@@ -502,8 +502,10 @@ def test_an_operation_that_is_interrupted_at_any_place_loses_nothing(kind: str, 
 
 
 @pytest.mark.usefixtures("_quick_switches")
+@pytest.mark.parametrize("has_requests", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_requests_that_are_interrupted_at_any_moment_lose_nothing(kind: str, effort: int) -> None:
+def test_requests_that_are_interrupted_at_any_moment_lose_nothing(kind: str, has_requests: bool, effort: int) -> None:
+    """Where nobody tells of the end of a request, housekeeping finds what is lost."""
     site = Site(**KINDS[kind])
     numbers = random.Random(kind)
     ended = threading.Event()
@@ -528,10 +530,16 @@ def test_requests_that_are_interrupted_at_any_moment_lose_nothing(kind: str, eff
     with debris_ignored():
         for _ in range(effort * MOMENTS):
             thread_id = interrupt_at_work(lambda: request(next(work)), numbers.random() / 1000)
-            site.pool.reclaim(thread_id)
+            if has_requests:
+                site.pool.reclaim(thread_id)
+            else:
+                Pool.tend(site.pool)
     ended.set()
     for other in others:
         other.result()
+    if not has_requests:
+        gc.collect()
+        Pool.tend(site.pool)
 
     site.assert_whole()
     site.assert_usable()
