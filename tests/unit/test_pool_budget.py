@@ -224,15 +224,17 @@ def test_what_comes_back_is_closed_when_others_want_it(pool: Pool[FakeConnection
 
 
 def test_idle_connections_are_given_up_the_oldest_first(pool: Pool[FakeConnection], permits: FakePermits) -> None:
+    closed: list[str] = []
     oldest, newest = pool.getconn(), pool.getconn()
+    oldest.hooks["close"] = lambda: closed.append("oldest")
+    newest.hooks["close"] = lambda: closed.append("newest")
     pool.putconn(oldest)
     pool.putconn(newest)
 
     permits.others_want = 1
 
-    eventually(lambda: oldest.closed)
-    permits.others_want = 0
-    assert permits.free >= 1
+    eventually(lambda: len(closed) == 2)
+    assert closed == ["oldest", "newest"]
 
 
 def test_a_process_that_ends_gives_back_what_is_idle_at_once_and_the_rest_as_it_comes(
