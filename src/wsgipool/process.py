@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from wsgipool import config, drivers, sizing
 from wsgipool.block import Block
+from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.host.folder import default_folder
@@ -94,7 +95,7 @@ class _Pools:
             max_waiting=database.max_waiting,
             max_connecting=database.max_connecting,
             check_after=database.check_after,
-            configure=_asking(budget, self._drivers[name]) if budget and budget.asks_server else None,
+            configure=_asking(budget, database.url) if budget and budget.asks_server else None,
             max_idle=database.max_idle,
             max_lifetime=database.max_lifetime,
             reset=None if database.reset == "none" else database.reset,
@@ -112,18 +113,18 @@ class _Pools:
                 self._budgets[name] = None
             else:
                 limit = Limit(settings.connections, settings.hosts, settings.reserve)
-                self._budgets[name] = Budget(self.settings.runtime_dir or default_folder(), server, limit)
+                folder = self.settings.runtime_dir or default_folder()
+                account = limits.account(self.settings.databases[name].url)
+                self._budgets[name] = Budget(folder, server, limit, account)
         return self._budgets[name]
 
 
-def _asking(budget: Budget, driver: drivers.Driver[Any]) -> Callable[[Any], None]:
+def _asking(budget: Budget, url: config.DatabaseURL) -> Callable[[Any], None]:
     """Return a pool's `configure` that asks the server how many sessions it allows, once a process."""
 
     def ask(connection: Any) -> None:
         if budget.asks_server:
-            allowed = driver.sessions_allowed(connection)
-            assert allowed is not None, "every server that has a budget can say"
-            budget.learn(allowed)
+            budget.learn(*limits.sessions_allowed(url, connection))
 
     return ask
 

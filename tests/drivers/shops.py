@@ -61,7 +61,6 @@ class Shop:
     end: str
     nap: bytes
     """A statement that takes half a second and has no rows."""
-    sessions_allowed: int
     deadlock: int | str
     lock_timeout: int | str
     leftovers: ClassVar[dict[str, tuple[str, str]]]
@@ -105,7 +104,6 @@ class MariaDBShop(Shop):
     sessions = "SELECT count(*) FROM information_schema.processlist WHERE id = {}"
     end = "KILL {}"
     nap = b"DO SLEEP(0.5)"
-    sessions_allowed = 200
     deadlock = 1213
     lock_timeout = 1205
     leftovers: ClassVar = {
@@ -151,7 +149,6 @@ class PostgreSQLShop(Shop):
     sessions = "SELECT count(*) FROM pg_stat_activity WHERE pid = {}"
     end = "SELECT pg_terminate_backend({})"
     nap = b"DO 'BEGIN PERFORM pg_sleep(0.5); END'"
-    sessions_allowed = 100 - 3  # PostgreSQL's defaults: three are for administrators
     deadlock = "40P01"
     lock_timeout = "55P03"
     leftovers: ClassVar = {

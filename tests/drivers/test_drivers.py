@@ -403,10 +403,6 @@ def test_sixteen_threads_share_four_connections_and_no_two_have_one_at_once(shop
 # --- for a budget ----------------------------------------------------------------------------------------------------
 
 
-def test_the_server_says_how_many_sessions_it_allows(shop: Shop, connect: Connect) -> None:
-    assert shop.driver.sessions_allowed(connect()) == shop.sessions_allowed
-
-
 def test_a_farewell_tells_when_the_server_has_ended_the_session(shop: Shop, connect: Connect) -> None:
     connection = connect()
     session = shop.session_of(connection)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
 import pytest
 
-from wsgipool import config
+import wsgipool
+from drivers.shops import run
+from wsgipool import PoolTimeout, config, drivers, process
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.demo.postgresql import PostgreSQL
-from wsgipool.drivers.limits import ServerLimit, ask, has_limit
+from wsgipool.drivers.limits import ServerLimit, account, ask, has_limit, sessions_allowed
 
 
 def settings(url: str) -> config.DatabaseSettings:
     return config.load({"databases": {"shop": {"url": url}}}).databases["shop"]
+
+
+@contextmanager
+def connected(known: config.DatabaseSettings) -> Iterator[Any]:
+    driver = drivers.for_database(known)
+    connection = driver.connect(10)
+    yield connection
+    driver.close(connection)
 
 
 @pytest.mark.parametrize("driver", ["mysql", "mysql+mysqlclient"])
@@ -44,6 +60,114 @@ def test_postgresql_says_its_own_limit_the_roles_and_the_databases(postgresql: P
         ServerLimit("user", "CONNECTION LIMIT of the role", 12),
         ServerLimit("database", "CONNECTION LIMIT of the database", 20),
     ]
+
+
+@pytest.mark.parametrize("driver", ["mysql", "mysql+mysqlclient"])
+def test_a_pools_connection_hears_what_mariadb_allows_to_all_and_to_its_account(
+    driver: str, mariadb: MariaDB, mariadb_shop: str
+) -> None:
+    known = settings(mariadb_shop.replace("mysql+mysqlclient", driver))
+
+    with connected(known) as connection:
+        assert sessions_allowed(known.url, connection) == (200, None)
+    with mariadb.admin() as admin:
+        run(admin, f"ALTER USER {known.url.user} WITH MAX_USER_CONNECTIONS 7")
+    with connected(known) as connection:
+        assert sessions_allowed(known.url, connection) == (200, 7)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fewest"),
+    [
+        (["ROLE {} CONNECTION LIMIT 7"], 7),
+        (["DATABASE {} CONNECTION LIMIT 7"], 7),
+        (["ROLE {} CONNECTION LIMIT 7", "DATABASE {} CONNECTION LIMIT 9"], 7),
+    ],
+)
+def test_a_pools_connection_hears_what_postgresql_allows_to_all_and_to_its_role_and_database(
+    limits: list[str], fewest: int, postgresql: PostgreSQL, postgresql_shop: str
+) -> None:
+    known = settings(postgresql_shop)
+    with connected(known) as connection:
+        assert sessions_allowed(known.url, connection) == (97, None)
+        with postgresql.admin() as admin:
+            for limit in limits:
+                run(admin, f"ALTER {limit.format(known.url.user)}")
+
+        assert sessions_allowed(known.url, connection) == (97, fewest)
+
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+@pytest.fixture
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Makes databases, URLs by name, those of this process, with an automatic budget that leaves nothing to others."""
+    monkeypatch.setattr(process, "_current", None)
+
+    def configure(**urls: str) -> None:
+        wsgipool.configure(
+            {
+                "runtime_dir": str(tmp_path / "run"),
+                "budget": {"connections": "auto", "reserve": 0},
+                "databases": {name: {"url": url} for name, url in urls.items()},
+            }
+        )
+
+    yield configure
+    wsgipool.close()
+
+
+def test_an_automatic_budget_keeps_to_the_limit_of_a_role(
+    postgresql: PostgreSQL, postgresql_shop: str, configure: Callable[..., None]
+) -> None:
+    with postgresql.admin() as admin:
+        run(admin, f"ALTER ROLE {settings(postgresql_shop).url.user} CONNECTION LIMIT 2")
+    configure(shop=postgresql_shop)
+    pool = wsgipool.pool("shop")
+    held = [pool.getconn(), pool.getconn()]
+
+    with pytest.raises(PoolTimeout, match=r"used up: 2 of 2 connections"):
+        pool.getconn(timeout=0.5)
+
+    assert pool.stats().connect_failures == 0
+    for connection in held:
+        pool.putconn(connection)
+
+
+@pytest.mark.parametrize("first", ["shop", "report"])
+def test_an_automatic_budget_keeps_to_the_limits_of_all_accounts_of_a_server(
+    first: str, mariadb: MariaDB, mariadb_shop: str, configure: Callable[..., None]
+) -> None:
+    report = mariadb.create_database(f"{settings(mariadb_shop).url.user}_report")
+    with mariadb.admin() as admin:
+        run(admin, f"ALTER USER {settings(report).url.user} WITH MAX_USER_CONNECTIONS 2")
+    configure(shop=mariadb_shop, report=report)
+    for name in (first, "shop", "report"):
+        with wsgipool.connection(name):
+            pass
+    wsgipool.pool("shop").drain()
+    pool = wsgipool.pool("report")
+    held = [pool.getconn(), pool.getconn()]
+
+    with pytest.raises(PoolTimeout, match=r"used up: 2 of 2 connections"):
+        pool.getconn(timeout=0.5)
+
+    assert pool.stats().connect_failures == 0
+    for connection in held:
+        pool.putconn(connection)
+
+
+def test_accounts_are_told_apart_by_what_may_have_a_limit() -> None:
+    """In PostgreSQL a database may have one, too."""
+    mysql, postgresql = ("mysql://{}@db/{}", "postgresql://{}@db/{}")
+
+    def is_one(url: str, *accounts: tuple[str, str]) -> bool:
+        return len({account(settings(url.format(*each)).url) for each in accounts}) == 1
+
+    assert is_one(mysql, ("shop", "orders"), ("shop", "archive"))
+    assert not is_one(mysql, ("shop", "orders"), ("report", "orders"))
+    assert not is_one(postgresql, ("shop", "orders"), ("shop", "archive"))
+    assert not is_one(postgresql, ("shop", "orders"), ("report", "orders"))
 
 
 def test_a_file_has_no_limit() -> None:

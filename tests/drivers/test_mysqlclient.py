@@ -159,13 +159,3 @@ def test_a_file_that_got_the_number_of_a_lost_socket_is_left_alone(
     assert os.path.sameopenfile(orders, number)
     for descriptor in {orders, number}:
         os.close(descriptor)
-
-
-# --- for a budget ----------------------------------------------------------------------------------------------------
-
-
-def test_an_account_may_be_allowed_fewer(shop: MariaDBShop, connect: Connect) -> None:
-    with shop.server.admin() as admin:
-        run(admin, f"ALTER USER {shop.user} WITH MAX_USER_CONNECTIONS 7")
-
-    assert shop.driver.sessions_allowed(connect()) == 7

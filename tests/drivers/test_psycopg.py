@@ -180,12 +180,10 @@ def test_the_reason_for_the_end_is_enough_even_before_the_end(driver: PsycopgDri
     driver.close(connection)
 
 
-def test_what_the_driver_asks_begins_no_transaction(driver: PsycopgDriver, connect: Connect) -> None:
+def test_a_ping_begins_no_transaction(driver: PsycopgDriver, connect: Connect) -> None:
     connection = connect()
 
     driver.ping(connection, PATIENCE)
-    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-    driver.sessions_allowed(connection)
     assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 

@@ -140,8 +140,6 @@ class FakeDatabase(PlainDriver[FakeConnection]):
         self.abandoned: list[FakeConnection] = []
         self.misuses: list[str] = []
         self.timeouts: list[float] = []
-        self.allowed: int | None = None
-        """What it says of its max_connections."""
         self.sessions = 0
         self.most_sessions = 0
         self._lock = threading.Lock()
@@ -192,9 +190,6 @@ class FakeDatabase(PlainDriver[FakeConnection]):
 
     def can_run_again(self, error: BaseException) -> bool:
         return str(error) == "deadlock"
-
-    def sessions_allowed(self, connection: FakeConnection) -> int | None:  # noqa: ARG002
-        return self.allowed
 
     def close(self, connection: FakeConnection) -> Farewell:
         with contextlib.suppress(Exception):

@@ -290,6 +290,104 @@ def test_an_automatic_limit_is_one_until_somebody_has_asked_the_server(folder: P
     assert other.take(1) is None
 
 
+# --- what the server allows to an account ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool_of(folder: Path) -> Callable[[str], Budget]:
+    """Makes the part of a pool that connects as this account, in a budget that follows the server."""
+    return lambda account: Budget(folder, SERVER, Limit("auto"), account)
+
+
+PoolOf = Callable[[str], Budget]
+
+
+@pytest.mark.parametrize("first", ["shop", "report"])
+def test_what_is_allowed_to_one_account_holds_for_all_whoever_asks_last(pool_of: PoolOf, first: str) -> None:
+    pools = {"shop": pool_of("shop"), "report": pool_of("report")}
+    own = {"shop": None, "report": 3}
+    for account in sorted(pools, key=lambda account: account != first):
+        pools[account].learn(8, own[account])
+
+    permits = [pools["shop"].take(1), pools["report"].take(1), pools["shop"].take(1)]
+
+    assert None not in permits
+    assert pools["shop"].take(1) is None
+    assert pools["report"].take(1) is None
+
+
+def test_a_limit_that_was_raised_is_learnt_from_whoever_asks_next(pool_of: PoolOf) -> None:
+    shop, report = pool_of("shop"), pool_of("report")
+    shop.learn(4)
+    report.learn(4, 2)
+
+    pool_of("report").learn(6, 5)
+    permits = [shop.take(1) for _ in range(5)]
+    assert None not in permits
+    assert shop.take(1) is None
+
+    pool_of("report").learn(6)
+    permits += [shop.take(1)]
+    assert None not in permits
+    assert shop.take(1) is None
+
+
+def test_what_is_allowed_to_an_account_counts_as_long_as_a_pool_connects_as_it(pool_of: PoolOf) -> None:
+    shop, report, idle = pool_of("shop"), pool_of("report"), pool_of("report")
+    report.learn(4, 2)
+    shop.learn(4)
+
+    del report
+    pool_of("shop").learn(4)
+    permits = [shop.take(1) for _ in range(2)]
+    assert None not in permits
+    assert shop.take(1) is None, "another process has a pool of it, though that has not asked"
+
+    del idle
+    pool_of("shop").learn(4)
+    assert None not in [shop.take(1) for _ in range(2)]
+
+
+def test_as_long_as_nobody_has_asked_for_an_account_it_has_one_connection(pool_of: PoolOf) -> None:
+    """Its own limit may be one. Of those that wait for the answer none keeps the others from asking."""
+    shop, one, another = pool_of("shop"), pool_of("report"), pool_of("report")
+    shop.learn(8)
+    permits = [one.take(1)]
+    assert permits[0] is not None
+    assert one.take(1) is None
+    assert another.take(1) is None
+    assert shop.take(1) is not None
+
+    permits.clear()  # it has not connected
+    permits = [another.take(1)]
+    assert permits[0] is not None
+    assert one.take(1) is None
+
+    another.learn(8, 4)
+    assert one.take(1) is not None
+
+
+def test_a_pool_that_has_to_wait_for_a_permit_keeps_no_other_one_from_asking(pool_of: PoolOf) -> None:
+    shop, one, another = pool_of("shop"), pool_of("report"), pool_of("report")
+    shop.learn(1)
+    permits = [shop.take(1)]
+    assert one.take(0) is None
+
+    permits.clear()
+
+    assert another.take(1) is not None
+
+
+def test_what_others_know_of_an_account_a_new_process_need_not_ask(pool_of: PoolOf) -> None:
+    pool_of("report").learn(8, 2)
+
+    new = pool_of("report")
+
+    permits = [new.take(1), new.take(1)]
+    assert None not in permits
+    assert new.asks_server, "it may have changed"
+
+
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
@@ -623,5 +721,5 @@ def test_the_message_tells_the_numbers(make_budget: MakeBudget, folder: Path) ->
         "the budget of this host is used up: 2 of 2 connections to mysql://db.example.com:3306 are open, 1 of them in "
         "this pool; 1 pools want one. Raise connections in [budget], if the server allows more"
     )
-    assert str(budget).startswith(f"2 connections of this host to {SERVER}, counted in {folder}/budget-1-mysql---db.")
+    assert str(budget).startswith(f"2 connections of this host to {SERVER}, counted in {folder}/budget-2-mysql---db.")
     assert len(permits) == 2

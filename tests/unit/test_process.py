@@ -13,6 +13,7 @@ import pytest
 import wsgipool
 from unit.fakes import FakeDatabase, Gate, Task, eventually, in_turn, run_python
 from wsgipool import ConfigError, PoolClosed, PoolTimeout, process
+from wsgipool.drivers import limits
 from wsgipool.httpd import process as httpd
 
 pytestmark = pytest.mark.usefixtures("_no_settings")
@@ -499,11 +500,12 @@ def test_a_budget_that_cannot_be_kept_is_an_error_of_configure(tmp_path: Path) -
         wsgipool.configure(with_budget(tmp_path))
 
 
+@pytest.mark.usefixtures("databases")
 def test_an_automatic_budget_asks_the_server_at_the_first_connect(
-    databases: dict[str, FakeDatabase], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wsgipool.configure(with_budget(tmp_path, connections="auto", hosts=2, reserve=4))
-    databases["orders"].allowed = 10
+    monkeypatch.setattr(limits, "sessions_allowed", lambda *_: (12, 10))
     pool = wsgipool.pool("orders")
 
     held = [pool.getconn() for _ in range(3)]

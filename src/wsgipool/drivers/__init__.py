@@ -90,9 +90,6 @@ class Driver(Protocol[C]):
     def will_be_refused_again(self, error: BaseException) -> bool:
         """Tell whether a failed connect would fail again until somebody mends it: a wrong password, say."""
 
-    def sessions_allowed(self, connection: C) -> int | None:
-        """Ask the server how many sessions it allows to this user; None where there is no such number."""
-
     def can_run_again(self, error: BaseException) -> bool:
         """Tell whether a transaction that failed so can simply be run again: a deadlock, a lock that took too long."""
 
@@ -157,9 +154,6 @@ class PlainDriver(Generic[C]):
     def close(self, connection: C) -> Farewell:
         close_quietly(connection)
         return Farewell(unseen=0.0)  # PEP 249 knows no server
-
-    def sessions_allowed(self, connection: C) -> int | None:  # noqa: ARG002
-        return None
 
     def abandon(self, connection: C) -> None:
         keep_forever(connection)

@@ -62,6 +62,22 @@ def ask(settings: DatabaseSettings, timeout: float) -> list[ServerLimit]:
         driver.close(connection)
 
 
+def account(url: DatabaseURL) -> str:
+    """Return what tells those apart for whom a server may have a limit of their own."""
+    return f"{url.user}/{url.database}" if kind(url) == "postgresql" else url.user or ""
+
+
+def sessions_allowed(url: DatabaseURL, connection: Any) -> tuple[int, int | None]:
+    """Ask on a connection that is there how many sessions the server allows, to all, and to this account if that has
+    a limit of its own. Leaves no transaction.
+    """
+    with closing(connection.cursor()) as cursor:
+        limits = read(url, cursor)
+    connection.rollback()
+    (to_all,) = (limit.connections for limit in limits if limit.kind == "server")
+    return to_all, min((limit.connections for limit in limits if limit.kind != "server"), default=None)
+
+
 def read(url: DatabaseURL, cursor: Any) -> list[ServerLimit]:
     """Return what the server says on a connection that is there."""
     return _mysql(cursor) if kind(url) == "mysql" else _postgresql(cursor)

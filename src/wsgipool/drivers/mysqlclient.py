@@ -127,11 +127,6 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         farewell.hang_up()
         return farewell
 
-    def sessions_allowed(self, connection: PooledConnection) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT @@global.max_connections, @@session.max_user_connections")
-            return min(int(number) for number in cursor.fetchone() if int(number))
-
     def abandon(self, connection: PooledConnection) -> None:
         connection.descriptor.point_nowhere()
         # The library may have been at work in another thread when the process forked: it is not called here any more.

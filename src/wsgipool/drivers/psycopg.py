@@ -154,14 +154,6 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         farewell.hang_up()
         return farewell
 
-    def sessions_allowed(self, connection: PooledConnection) -> int:
-        allowed = connection.execute(
-            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
-        ).fetchone()
-        connection.rollback()
-        assert allowed is not None
-        return int(allowed[0])
-
     def abandon(self, connection: PooledConnection) -> None:
         _abandon(connection.pgconn)
         keep_forever(connection)

@@ -51,9 +51,6 @@ _GOODBYE_PATIENCE = 0.05
 DEFAULT_CONNECT_TIMEOUT = 10.0
 """Seconds; PyMySQL's own default, and MySQL's server-side connect_timeout."""
 
-SESSIONS_ALLOWED = "SELECT @@global.max_connections, @@session.max_user_connections"
-"""Of the server, and of this account by its grants or else the server's default for accounts; 0 is no limit."""
-
 
 def driver(settings: DatabaseSettings) -> PyMySQLDriver:
     """Return the driver for one `[databases.NAME]`. Raises ConfigError for an option that PyMySQL does not have."""
@@ -165,11 +162,6 @@ class PyMySQLDriver:
         close_quietly(connection)
         farewell, connection.farewell = connection.farewell, None
         return farewell or Farewell()
-
-    def sessions_allowed(self, connection: PooledConnection) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute(SESSIONS_ALLOWED)
-            return min(int(number) for number in cursor.fetchone() if int(number))
 
     def abandon(self, connection: PooledConnection) -> None:
         connection.abandon()

@@ -27,10 +27,16 @@ of those may be as slow."""
 _LONGEST_REST = 2_000_000_000
 """A time that lies further ahead was written before the host was last started."""
 
+UNLIMITED = (1 << 32) - 1
+"""Sessions of an account that has no limit of its own."""
+
 # In words.
 _HUNGER, _SESSIONS, _USED_PLACES, _DELAY, _DELAY_SEEN = 0, 1, 2, 3, 4
 _PLACES = 8
-_PLACE_SIZE = 4
+_PLACE_SIZE = 5
+_ACCOUNT = 4
+"""Of a place, the word for its account: above, who that is; below, the sessions that the server allows to it."""
+_HALF = 32
 _PERMITS = _PLACES + _PLACE_SIZE * MOST_POOLS
 SIZE = 8 * (_PERMITS + MOST_PERMITS)
 """Bytes of a board."""
@@ -54,6 +60,29 @@ class Board:
         # mmap keeps a descriptor of its own.
         self._words = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
 
+    # --- places -----------------------------------------------------------------------------------------------------
+
+    @property
+    def used_places(self) -> int:
+        """The places that somebody has, or has had, are those below."""
+        return min(self._words[_USED_PLACES], MOST_POOLS)
+
+    def take_place(self, place: int, account: int) -> None:
+        """Note that a pool of this account has the place from now on; what others know of the account it knows too."""
+        known = self.allowed_to(account)
+        self._count(place)
+        self.clear_hunger(place)
+        self._words[_PLACES + _PLACE_SIZE * place + _ACCOUNT] = account << _HALF | known
+
+    def leave_place(self, place: int) -> None:
+        """Note that nobody has the place any more."""
+        self.clear_hunger(place)
+        self._words[_PLACES + _PLACE_SIZE * place + _ACCOUNT] = 0
+
+    def _count(self, place: int) -> None:
+        if self._words[_USED_PLACES] <= place:
+            self._words[_USED_PLACES] = place + 1
+
     # --- hunger -----------------------------------------------------------------------------------------------------
 
     def may_be_hunger(self) -> bool:
@@ -72,8 +101,7 @@ class Board:
     def note_hunger(self, now: int, place: int, held: int, since: int, wanted: int) -> None:
         """Note, or note again, that the pool of this place wants so many permits."""
         word = _PLACES + _PLACE_SIZE * place
-        if self._words[_USED_PLACES] <= place:
-            self._words[_USED_PLACES] = place + 1
+        self._count(place)
         self._words[word + 1] = now
         self._words[word + 2] = held
         self._words[word + 3] = wanted
@@ -86,8 +114,7 @@ class Board:
 
     def hungry(self, now: int, but: int) -> list[Hungry]:
         """Return who wants a permit, in the order of their turn, without the pool of the place `but`."""
-        places = min(self._words[_USED_PLACES], MOST_POOLS)
-        words = self._words[_PLACES : _PLACES + _PLACE_SIZE * places].tolist()
+        words = self._words[_PLACES : _PLACES + _PLACE_SIZE * self.used_places].tolist()
         return sorted(
             Hungry(words[word + 2], words[word], word // _PLACE_SIZE, words[word + 3])
             for word in range(0, len(words), _PLACE_SIZE)
@@ -121,14 +148,31 @@ class Board:
 
     # --- what the server allows -------------------------------------------------------------------------------------
 
-    @property
-    def sessions(self) -> int:
-        """The sessions that the database server allows, as somebody has heard from it; 0 if nobody has."""
-        return self._words[_SESSIONS]
+    def allowed(self) -> int:
+        """Return the sessions that the server allows, to all or to one of the accounts if that is less.
 
-    @sessions.setter
-    def sessions(self, number: int) -> None:
-        self._words[_SESSIONS] = number
+        0 is unknown: nobody has asked it.
+        """
+        own = [self._words[word] & UNLIMITED for word in self._accounts()]
+        return min((number for number in (self._words[_SESSIONS], *own) if number), default=0)
+
+    def allowed_to(self, account: int) -> int:
+        """Return the sessions that the server allows to this account; 0 where nobody has asked it."""
+        own = (self._words[word] & UNLIMITED for word in self._accounts() if self._words[word] >> _HALF == account)
+        return next((number for number in own if number), 0)
+
+    def note_allowed(self, place: int, account: int, sessions: int, own: int) -> None:
+        """Note what the server allows to all, and to the account of this place, for all pools that it has."""
+        self._count(place)
+        self._words[_SESSIONS] = sessions
+        for word in self._accounts():
+            if self._words[word] >> _HALF == account:
+                self._words[word] = account << _HALF | own
+
+    def _accounts(self) -> range:
+        return range(_PLACES + _ACCOUNT, _PLACES + _PLACE_SIZE * self.used_places, _PLACE_SIZE)
+
+    # --- how it ends a session --------------------------------------------------------------------------------------
 
     def delay(self, now: int) -> int:
         """Return the nanoseconds that the server took for the slowest end of a session of late."""

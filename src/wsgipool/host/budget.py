@@ -28,7 +28,7 @@ from typing import Literal
 
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
-from wsgipool.host.board import MOST_POOLS, SIZE, Board
+from wsgipool.host.board import MOST_POOLS, SIZE, UNLIMITED, Board
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder
 from wsgipool.permits import IDLE_LOOK, MOST_PERMITS
@@ -53,6 +53,8 @@ _SEARCH = 50_000_000
 
 _FIRST_PLACE = 1 << 20
 """The byte of a pool's place on the board; those of the permits come before."""
+_FIRST_ASKER = 1 << 32
+"""The byte of an account, locked while one of its pools asks the server what it allows."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,16 @@ class Budget:
     """One pool's part in the budget of a server; see `wsgipool.permits.Permits`.
 
     `server` names the database server; all pools of this user on this host that name it so, and have the same
-    `folder`, share its permits. Raises ConfigError where the folder cannot be used, or has no such locks.
+    `folder`, share its permits. `account` names whom the server may have a limit for. Raises ConfigError where the
+    folder cannot be used, or has no such locks.
     """
 
-    def __init__(self, folder: Path, server: str, limit: Limit) -> None:
+    def __init__(self, folder: Path, server: str, limit: Limit, account: str = "") -> None:
         self.server = server
         self.limit = limit
-        self.path = folder / f"budget-1-{_file_name(server)}"
-        self._shared: _Shared | None = _Shared(self.path)
+        self.path = folder / f"budget-2-{_file_name(server)}"
+        self._account = zlib.crc32(account.encode())
+        self._shared: _Shared | None = _Shared(self.path, self._account)
         self._begin()
         _every_budget.add(self)
 
@@ -98,6 +102,7 @@ class Budget:
         self._told_at = 0
         self._next_search = 0
         self._has_asked_server = False
+        self._is_asking = False  # or its connection is about to
 
     def __str__(self) -> str:
         return f"{self._limit()} connections of this host to {self.server}, counted in {self.path}"
@@ -125,7 +130,8 @@ class Budget:
     def take(self, wanted: int) -> _Permit | None:
         shared, now = self._opened(), monotonic_ns()
         self._see_off()
-        permit = self._take_free(shared, wanted, now)
+        permit = self._take_free(shared, wanted, now) if self._knows_or_asks(shared) else None
+        self._leave_the_asking_to_others(shared)
         if permit is None and wanted:
             self._wanted = wanted
             self._hungry_since = self._hungry_since or now
@@ -194,7 +200,7 @@ class Budget:
                 shared.locks.unlock(index)
 
     def _limit(self) -> int:
-        return self.limit.share(0 if self.limit.connections != "auto" else self._opened().board.sessions)
+        return self.limit.share(0 if self.limit.connections != "auto" else self._opened().board.allowed())
 
     # --- what the server allows -------------------------------------------------------------------------------------
 
@@ -203,10 +209,30 @@ class Budget:
         """Whether somebody should ask the server how many sessions it allows: once a process."""
         return self.limit.connections == "auto" and not self._has_asked_server
 
-    def learn(self, sessions: int) -> None:
-        """Learn how many sessions the server allows; all pools that share the budget hear it."""
+    def learn(self, sessions: int, own: int | None = None) -> None:
+        """Learn how many sessions the server allows, to all and to this account; who shares the budget hears it."""
         self._has_asked_server = True
-        self._opened().board.sessions = sessions
+        shared = self._opened()
+        shared.board.note_allowed(shared.place, self._account, sessions, UNLIMITED if own is None else own)
+        # What was allowed to accounts that are no longer used.
+        for place in range(shared.board.used_places):
+            if place != shared.place and shared.locks.lock(_FIRST_PLACE + place):
+                shared.board.leave_place(place)
+                shared.locks.unlock(_FIRST_PLACE + place)
+
+    def _knows_or_asks(self, shared: _Shared) -> bool:
+        """Tell whether a connection may be opened: one, by one pool, as long as nobody knows what the account may."""
+        if self.limit.connections != "auto" or self._has_asked_server or shared.board.allowed_to(self._account):
+            return True
+        if self._held:
+            return False
+        self._is_asking = True
+        return shared.locks.lock(_FIRST_ASKER + self._account)
+
+    def _leave_the_asking_to_others(self, shared: _Shared) -> None:
+        if self._is_asking and not self._held:
+            shared.locks.unlock(_FIRST_ASKER + self._account)
+            self._is_asking = False
 
     # --- to give up -------------------------------------------------------------------------------------------------
 
@@ -263,7 +289,7 @@ class Budget:
         if self._shared is not None and not self._shared.is_ours():
             self.start_anew()
         if self._shared is None:
-            self._shared = _Shared(self.path)
+            self._shared = _Shared(self.path, self._account)
         return self._shared
 
 
@@ -306,6 +332,7 @@ class _Permit:
             rest = _REST + shared.board.delay(now)
         shared.board.note_free(self.index, now + rest)
         budget._forget(shared, self)
+        budget._leave_the_asking_to_others(shared)
 
     def is_due(self) -> bool:
         return monotonic_ns() - self.taken_at >= TURN * 1e9
@@ -321,7 +348,7 @@ class _Permit:
 class _Shared:
     """The file as one pool has it open: its locks, its board, and its place on that."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, account: int) -> None:
         folder = open_folder(path.parent)
         try:
             # Two descriptions: the board's stays with a fork's child, which shares its memory; that must hold no lock.
@@ -334,7 +361,7 @@ class _Shared:
             self.place = self._take_place(path, ByteLocks(os.dup(board)))
         finally:
             os.close(board)
-        self.board.clear_hunger(self.place)
+        self.board.take_place(self.place, account)
         self._process = os.getpid()
 
     def is_ours(self) -> bool:
