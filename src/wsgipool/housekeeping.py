@@ -62,6 +62,11 @@ class Housekeeping:
         # The thread may be asleep for good: this had nothing to do the last time.
         self.call()
 
+    def accompany(self, tended: Tended) -> None:
+        """Look after this too, but only while there is something to watch: it is no reason to start the thread."""
+        with self._lock:
+            self._tended.add(tended)
+
     def call(self) -> None:
         """Let the thread look at once."""
         with contextlib.suppress(RuntimeError):  # somebody has called already

@@ -38,6 +38,9 @@ CONFIG_VARIABLE = "WSGIPOOL_CONFIG"
 CONFIG_NAME = "wsgipool.toml"
 SYSTEM_CONFIG = Path("/etc") / CONFIG_NAME
 
+_LOOK = 0.25
+"""Seconds between two looks whether httpd lets the process end, which is a look at one of its variables."""
+
 
 class _Pools:
     """The pools of one configuration."""
@@ -275,6 +278,25 @@ def _wind_down() -> None:
         pool.wind_down()
 
 
+class _Generation:
+    """The children of httpd that were started together, of which this is one: the next restart makes them the old ones.
+
+    An old child may be at a request for minutes, while the new ones want what it keeps idle.
+    """
+
+    def tend(self) -> float | None:
+        pools = _current
+        if not any(pool.size for pool in (pools.made() if pools else ())):
+            return None
+        if httpd.is_stopping():
+            _wind_down()
+            return None
+        return _LOOK
+
+
+_generation = _Generation()
+
+
 def _end(*_: object, **__: object) -> None:
     _wind_down()
     housekeeping.stop()
@@ -294,6 +316,9 @@ def _watch_for_the_end() -> None:
     # In daemon mode this comes before the requests in flight have ended: they still get connections. A mod_wsgi that
     # does not say when it ends ends its interpreters all the same, and atexit knows.
     httpd.at_shutdown(_end)
+    server = httpd.this_process()
+    if server is not None and server.lingers:
+        housekeeping.accompany(_generation)
 
 
 _watch_for_the_end()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
-from httpd.harness import eventually, sessions, status
+from httpd.harness import LONG, eventually, sessions, status
 from httpd.loads import Load
 from httpd.place import MODES, Place
 from wsgipool.demo.mariadb import Server
@@ -42,6 +43,29 @@ def test_graceful_restarts_under_load_fail_no_request_and_abort_no_session(
     assert "Traceback" not in site.log()
     eventually(lambda: not sessions(mariadb, user), "all sessions to end")
     assert status(mariadb, "Aborted_clients") == aborted
+
+
+@pytest.mark.parametrize("mode", ["worker", "event"])
+def test_an_old_generation_gives_back_what_is_idle_while_its_last_request_still_runs(
+    mode: str, mariadb: Server, shop: str, place: Place
+) -> None:
+    user = str(urlsplit(shop).username)
+    with place.running_site(mode, {"shop": shop}, processes=1, threads=4) as site:
+        site.load(lambda _: "/hold?seconds=0.1", requests=12, clients=4)
+        go_on = site.folder / "go-on"
+        with requests.get(f"{site.url}/stream?until={go_on}", stream=True, timeout=LONG) as response:
+            lines = response.iter_lines()
+            first = next(lines)
+            held = int(first.split()[1])
+            assert len(sessions(mariadb, user)) > 1
+
+            site.graceful_restart()
+
+            eventually(lambda: sessions(mariadb, user) == {held}, "the idle connections to be closed")
+            site.touch(go_on)
+            last = next(lines)
+
+    assert first == last
 
 
 @pytest.mark.parametrize("mode", MODES)

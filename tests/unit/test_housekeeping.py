@@ -38,6 +38,19 @@ def test_what_is_watched_is_looked_after_again_when_it_has_had_nothing_to_do(hou
         eventually(lambda times=times: len(plant.tended_by) >= times)  # type: ignore[misc]
 
 
+def test_what_only_accompanies_starts_no_thread_and_is_looked_after_with_the_others(
+    housekeeping: Housekeeping,
+) -> None:
+    plant, companion = Plant(), Plant()
+
+    housekeeping.accompany(companion)
+
+    assert not housekeeping.is_running
+    for times in (1, 2):
+        housekeeping.watch(plant)
+        eventually(lambda times=times: len(companion.tended_by) >= times)  # type: ignore[misc]
+
+
 def test_a_call_in_the_middle_of_a_round_puts_nobody_to_sleep(housekeeping: Housekeeping) -> None:
     """The pause is over before its wait has begun: what a busy machine does now and then, often enough."""
     rounds = 0

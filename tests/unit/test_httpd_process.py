@@ -83,6 +83,31 @@ def test_prefork_has_one_thread_though_its_mpm_says_none(mod_wsgi: Any, monkeypa
     assert (process.threads, process.max_processes) == (1, 256)
 
 
+@pytest.mark.parametrize(
+    ("group", "mpm", "lingers"),
+    [("", "worker", True), ("", "event", True), ("", "prefork", False), ("", "new", False), ("shop", "worker", False)],
+)
+def test_an_embedded_child_with_threads_lingers_with_its_last_request(
+    mod_wsgi: Any, group: str, mpm: str, lingers: bool
+) -> None:
+    mod_wsgi.process_group = group
+    sys.modules["apache"].mpm_name = mpm  # type: ignore[attr-defined]
+
+    process = httpd.this_process()
+
+    assert process is not None
+    assert process.lingers == lingers
+
+
+@pytest.mark.parametrize(("state", "is_stopping"), [(None, False), (0, False), (1, False), (2, True)])
+def test_the_mpm_says_whether_a_child_is_to_end(
+    state: int | None, is_stopping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpd, "_ask_mpm", {13: state}.get)
+
+    assert httpd.is_stopping() == is_stopping
+
+
 ATTRIBUTES = ("threads_per_process", "maximum_processes", "application_group")
 
 

@@ -402,6 +402,87 @@ print(pool.max_size, database.sessions)
     assert run_python(program) == "4 0\n"
 
 
+CHILD = """
+import sys, types
+server, apache = types.ModuleType("mod_wsgi"), types.ModuleType("apache")
+server.process_group, server.application_group = {group!r}, ""
+server.threads_per_process, server.maximum_processes = 4, 2
+apache.mpm_name = {mpm!r}
+sys.modules["mod_wsgi"], sys.modules["apache"] = server, apache
+
+import wsgipool
+from unit.fakes import FakeDatabase, eventually
+from wsgipool import drivers
+from wsgipool.housekeeping import housekeeping
+from wsgipool.httpd import process as httpd
+database, state, looks = FakeDatabase(), 1, 0
+drivers.for_database = lambda _: database
+def ask(code):
+    global looks
+    looks += code == 13
+    return state if code == 13 else None
+httpd._ask_mpm = ask
+wsgipool.configure({{"databases": {{"orders": {{"url": "mysql://db/orders"}}}}}})
+pool = wsgipool.pool("orders")
+
+class Plant:
+    times = 0
+    def tend(self):
+        self.times += 1
+
+def let_housekeeping_go_round(times):
+    plant = Plant()
+    for time in range(times):
+        housekeeping.watch(plant)
+        eventually(lambda: plant.times > time)
+"""
+
+
+@pytest.mark.parametrize("mpm", ["worker", "event"])
+def test_an_old_generation_closes_what_is_idle_and_goes_on_lending(mpm: str) -> None:
+    program = f"""{CHILD.format(group="", mpm=mpm)}
+assert not housekeeping.is_running
+lent = pool.getconn()
+with wsgipool.connection("orders"):
+    pass
+eventually(lambda: looks > 1)
+print(pool.idle, pool.in_use)
+state = 2
+eventually(lambda: pool.idle == 0)
+print(database.sessions)
+with wsgipool.connection("orders"):
+    pass
+pool.putconn(lent)
+print(database.sessions, len(database.opened))
+"""
+    assert run_python(program).splitlines() == ["1 1", "1", "0 3"]
+
+
+def test_where_nothing_is_open_nobody_looks_for_the_end_of_the_generation() -> None:
+    program = f"""{CHILD.format(group="", mpm="worker")}
+with wsgipool.connection("orders"):
+    pass
+eventually(lambda: looks > 0)
+pool.drain()
+eventually(lambda: pool.size == 0)
+let_housekeeping_go_round(1)
+before = looks
+let_housekeeping_go_round(3)
+print(looks - before)
+"""
+    assert run_python(program) == "0\n"
+
+
+@pytest.mark.parametrize(("group", "mpm"), [("shop", "worker"), ("", "prefork")])
+def test_a_daemon_process_and_one_without_threads_do_not_look_for_it(group: str, mpm: str) -> None:
+    program = f"""{CHILD.format(group=group, mpm=mpm)}
+with wsgipool.connection("orders"):
+    let_housekeeping_go_round(3)
+print(looks)
+"""
+    assert run_python(program) == "0\n"
+
+
 def test_a_forks_child_has_free_locks_and_pools_of_its_own() -> None:
     program = """
 import os

@@ -17,6 +17,8 @@ from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIM
 # Codes of ap_mpm_query, from httpd's include/ap_mpm.h.
 _AP_MPMQ_MAX_THREADS = 6
 _AP_MPMQ_MAX_DAEMONS = 12
+_AP_MPMQ_MPM_STATE = 13
+_AP_MPMQ_STOPPING = 2
 
 # ctypes: not in every sub-interpreter with a GIL of its own; httpd's functions: only in httpd.
 _NO_HTTPD = (ImportError, OSError, AttributeError)
@@ -40,6 +42,14 @@ class HttpdProcess:
     @property
     def embedded(self) -> bool:
         return not self.process_group
+
+    @property
+    def lingers(self) -> bool:
+        """Whether mod_wsgi tells of the process's end only after its last request, and others have long ended by then.
+
+        `is_stopping()` knows earlier.
+        """
+        return self.embedded and self.mpm in ("worker", "event")
 
     def __str__(self) -> str:
         place = f"embedded in an Apache child of the {self.mpm} MPM"
@@ -84,6 +94,11 @@ def at_shutdown(callback: Callable[..., None]) -> None:
     subscribe = getattr(mod_wsgi(), "subscribe_shutdown", None)
     if subscribe is not None:
         subscribe(callback)
+
+
+def is_stopping() -> bool:
+    """Tell whether httpd lets this child of its own end when its requests have: after a graceful restart, say."""
+    return _ask_mpm(_AP_MPMQ_MPM_STATE) == _AP_MPMQ_STOPPING
 
 
 def define(name: str) -> str | None:
