@@ -23,6 +23,7 @@ from wsgipool.errors import ConfigError
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.host.folder import default_folder
 from wsgipool.housekeeping import housekeeping
+from wsgipool.httpd import errorlog
 from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
 from wsgipool.stats import Stats
@@ -67,6 +68,18 @@ class _Pools:
                 self.by_name[name] = self._make(name)
             return self.by_name[name]
 
+    def announce(self) -> None:
+        """Say in the log what was found and chosen: once, when the settings are taken."""
+        server = httpd.this_process()
+        if server is not None:
+            errorlog.show_lines()
+        logger.info("%s; settings from %s", server or "not in httpd", self.settings.origin)
+        for name, database in self.settings.databases.items():
+            size = sizing.pool_size(database.max_size, _threads())
+            logger.info("pool %r: up to %d connections a process to %s", name, size, database.url)
+            if (budget := self._budget(name)) is not None:
+                logger.info("pool %r: within a budget of %s", name, budget)
+
     def made(self) -> list[Pool[Any]]:
         # A copy made by list() alone, without the lock: wind_down() may have interrupted whoever holds it.
         return list(self.by_name.values())
@@ -76,8 +89,7 @@ class _Pools:
         if database is None:
             hint = config.unknown_key(name, self.settings.databases)
             raise ConfigError(f"{self.settings.origin} has no database {name!r}; {hint}")
-        server = httpd.this_process()
-        threads = server.threads if server else sizing.THREADS_OUTSIDE_HTTPD
+        threads = _threads()
         max_size = sizing.pool_size(database.max_size, threads)
         if isinstance(database.max_size, int) and max_size < database.max_size:
             logger.warning(
@@ -122,6 +134,11 @@ class _Pools:
         return self._budgets[name]
 
 
+def _threads() -> int:
+    server = httpd.this_process()
+    return server.threads if server else sizing.THREADS_OUTSIDE_HTTPD
+
+
 def _asking(budget: Budget, url: config.DatabaseURL) -> Callable[[Any], None]:
     """Return a pool's `configure` that asks the server how many sessions it allows, once a process."""
 
@@ -151,6 +168,7 @@ def configure(source: str | os.PathLike[str] | Mapping[str, object]) -> None:
         pools = _Pools(settings)
         pools.open_budgets()
         previous, _current = _current, pools
+    pools.announce()
     for pool in previous.made() if previous else ():
         pool.wind_down()
 
@@ -194,21 +212,17 @@ def close() -> None:
 
 
 def preload() -> None:
-    """Make all pools now, and say in the log what was found and chosen. Raises ConfigError.
+    """Take the settings and make all pools now. Raises ConfigError.
 
-    Before the WSGI script is loaded nobody knows what stands beside it, so where no file is named the pools are left to
-    the first request.
+    Before the WSGI script is loaded nobody knows what stands beside it, so where no file is named this is left to the
+    first request.
     """
     if _current is None and not _named_config():
         logger.info("no Define %s: the settings are looked for at the first request", CONFIG_VARIABLE)
         return
     pools = _configured()
-    logger.info("%s; settings from %s", httpd.this_process() or "not in httpd", pools.settings.origin)
-    for name, database in pools.settings.databases.items():
-        pool = pools.get(name)
-        logger.info("pool %r: up to %d connections a process to %s", name, pool.max_size, database.url)
-        if pool.permits is not None:
-            logger.info("pool %r: within a budget of %s", name, pool.permits)
+    for name in pools.settings.databases:
+        pools.get(name)
 
 
 def reclaim(thread_id: int) -> int:
@@ -265,10 +279,12 @@ def _configured() -> _Pools:
     if _current is None:
         settings = config.load(find_config())
         with _lock:
-            if _current is None:
-                pools = _Pools(settings)
-                pools.open_budgets()
-                _current = pools
+            if _current is not None:
+                return _current
+            pools = _Pools(settings)
+            pools.open_budgets()
+            _current = pools
+        pools.announce()
     return _current
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from httpd.harness import running_site
+from httpd.harness import APP, eventually, running_site
+from httpd.loads import CREDENTIALS, Shape
+from httpd.place import ThisMachine
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,46 @@ def test_a_process_can_read_the_defines_of_the_configuration(mode: str, shop: st
     assert known["define"] == str(folder / "wsgipool.toml")
     assert known["no_define"] is None
     assert "is not defined" not in log
+
+
+# --- what it says of that --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
+def test_settings_found_beside_the_script_are_in_the_log_once_a_process(mode: str, shop: str, folder: Path) -> None:
+    """No Define names them, so nobody looks for them before the first request."""
+    threads = 1 if mode == "prefork" else 3
+    script, unnamed = folder / "beside.wsgi", folder / "unnamed.conf"
+    script.write_text(
+        f"import sys\n\nsys.path.insert(0, {str(folder / APP.name)!r})\nfrom site_under_test import application\n"
+    )
+    unnamed.write_text("UnDefine WSGIPOOL_CONFIG\n")
+    options = ("--include-file", str(unnamed))
+    with running_site(
+        folder, mode, {"shop": shop}, processes=1, threads=threads, script=script, express_options=options
+    ) as site:
+        eventually(lambda: "the settings are looked for at the first request" in site.log(), "the line at the start")
+        for _ in range(5):
+            site.get("/hold")
+        log = site.log()
+
+    assert log.count(f"{threads} threads a process, at most 1 processes; settings from {folder}/wsgipool.toml") == 1
+    assert log.count(f"pool 'shop': up to {threads} connections a process to mysql://") == 1
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(Shape("worker", 1, 2, further_interpreters=("another",)), id="two sub-interpreters"),
+        pytest.param(Shape("daemon", 1, 2, asks_for_password=True), id="daemon and embedded auth"),
+    ],
+)
+def test_an_interpreter_that_is_not_preloaded_says_so_too(shape: Shape, shop: str, folder: Path) -> None:
+    with shape.running(ThisMachine(folder), shop, {"connections": 9}) as site:
+        for path in shape.paths:
+            assert site.request(path, headers={"Authorization": CREDENTIALS}).status_code == 200
+        log = site.log()
+
+    assert log.count("2 threads a process, at most 1 processes; settings from") == len(shape.interpreters)
+    assert log.count(f"settings from {folder}/wsgipool.toml") == 2
+    assert log.count("pool 'shop': within a budget of 9 connections of this host to mysql://") == 2

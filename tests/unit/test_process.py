@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -268,6 +269,7 @@ def test_outside_a_server_a_pool_has_room_for_ten() -> None:
 def test_a_size_above_the_threads_is_cut_and_the_log_says_so_once(
     serve_with: Callable[[int], None], log: pytest.LogCaptureFixture
 ) -> None:
+    log.set_level(logging.WARNING, logger="wsgipool")
     serve_with(8)
     wsgipool.configure(orders(max_size=40))
 
@@ -283,6 +285,7 @@ def test_a_size_above_the_threads_is_cut_and_the_log_says_so_once(
 def test_a_size_that_the_threads_can_use_needs_no_word(
     serve_with: Callable[[int], None], log: pytest.LogCaptureFixture, max_size: int | str
 ) -> None:
+    log.set_level(logging.WARNING, logger="wsgipool")
     serve_with(8)
     wsgipool.configure(orders(max_size=max_size))
 
@@ -292,19 +295,44 @@ def test_a_size_that_the_threads_can_use_needs_no_word(
 
 
 @pytest.mark.usefixtures("databases")
-def test_preload_makes_the_pools_and_says_what_it_chose(
-    serve_with: Callable[[int], None], log: pytest.LogCaptureFixture
+def test_the_log_says_once_what_was_found_and_chosen(
+    serve_with: Callable[[int], None], system_config: Path, log: pytest.LogCaptureFixture
 ) -> None:
     serve_with(8)
-    wsgipool.configure({"databases": {"orders": {"url": "mysql://shop:s3cret@db/orders", "max_size": 3}}})
+    system_config.write_text('[databases.orders]\nurl = "mysql://shop:s3cret@db/orders"\nmax_size = 3\n')
 
-    process.preload()
+    for _ in range(2):
+        wsgipool.pool("orders")
+        process.preload()
 
     assert log.messages == [
-        "embedded in an Apache child of the worker MPM, 8 threads a process, at most 4 processes; settings from the "
-        "mapping given to configure()",
+        "embedded in an Apache child of the worker MPM, 8 threads a process, at most 4 processes; settings from "
+        f"{system_config}",
         "pool 'orders': up to 3 connections a process to mysql://shop@db/orders",
     ]
+
+
+@pytest.mark.usefixtures("databases")
+def test_settings_that_are_given_are_in_the_log_too_each_time_that_they_are_others(
+    log: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    budget = {"runtime_dir": str(tmp_path / "run"), "budget": {"connections": 2}}
+
+    for settings in (ORDERS, ORDERS, ORDERS | budget, ORDERS | budget):
+        wsgipool.configure(settings)
+
+    given = "not in httpd; settings from the mapping given to configure()"
+    pool = "pool 'orders': up to 10 connections a process to mysql://shop@db/orders"
+    assert log.messages[:4] == [given, pool, given, pool]
+    (within,) = log.messages[4:]
+    assert within.startswith("pool 'orders': within a budget of 2 connections of this host to mysql://db:3306")
+
+
+@pytest.mark.usefixtures("system_config")
+def test_preload_leaves_to_the_first_request_what_is_not_named(log: pytest.LogCaptureFixture) -> None:
+    process.preload()
+
+    assert log.messages == ["no Define WSGIPOOL_CONFIG: the settings are looked for at the first request"]
 
 
 def test_preload_opens_no_connection(databases: dict[str, FakeDatabase]) -> None:

@@ -10,17 +10,9 @@ import logging
 
 import wsgipool
 from wsgipool import process
+from wsgipool.httpd import errorlog
 
 logger = logging.getLogger("wsgipool")
-
-
-def _show_in_error_log() -> None:
-    """Let the package's lines reach the error log (mod_wsgi's stderr) until the application sets up logging."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    handler.addFilter(lambda _: not logging.getLogger().handlers)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
 
 
 def _preload() -> None:
@@ -30,5 +22,5 @@ def _preload() -> None:
         logger.error("%s", error)
 
 
-_show_in_error_log()
+errorlog.show_lines()
 _preload()

@@ -1,0 +1,29 @@
+"""The package's lines in the error log, in a Python of their own: its stderr stands for the log."""
+
+from __future__ import annotations
+
+import pytest
+
+from unit.fakes import run_python
+
+SHOW = """
+import logging, sys
+sys.stderr = sys.stdout
+from wsgipool.httpd import errorlog
+logger = logging.getLogger("wsgipool")
+"""
+
+
+def test_they_are_shown_once_however_often_that_is_wanted() -> None:
+    assert run_python(f"{SHOW}errorlog.show_lines(); errorlog.show_lines(); logger.info('settings')") == (
+        "wsgipool: settings\n"
+    )
+
+
+@pytest.mark.parametrize("whose", ["", "wsgipool"])
+def test_a_site_that_has_set_up_logging_gets_what_it_wanted(whose: str) -> None:
+    site = f"logging.getLogger({whose!r}).addHandler(logging.StreamHandler(sys.stdout))"
+
+    assert run_python(f"{SHOW}{site}; errorlog.show_lines(); logger.info('settings'); logger.warning('pool')") == (
+        "pool\n"
+    )
