@@ -6,6 +6,7 @@ one has loaded, and a round compares them within seconds of each other.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import json
 import os
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -43,6 +46,41 @@ WAYS = {
 BASE = "thread-local"
 SECONDS = 1
 """Of each load: wrk knows no fractions."""
+CREDENTIALS = ("reader", "open sesame")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A site's processes, and what of them has a pool."""
+
+    mode: str = "worker"
+    processes: int = PROCESSES
+    threads: int = THREADS
+    asks_for_password: bool = False
+    """Whether Apache's own children look something up too, before each request."""
+    is_served_twice: bool = False
+    """Whether half of the clients go to /another, the same site in a sub-interpreter of its own."""
+
+    @property
+    def clients(self) -> int:
+        return self.processes * self.threads
+
+    def urls(self, httpd: express.Httpd, path: str) -> list[str]:
+        return [f"{httpd.url}{path}", f"{httpd.url}/another{path}"][: 1 + self.is_served_twice]
+
+    def express_options(self, folder: Path, script: Path) -> list[str]:
+        options = []
+        if self.is_served_twice:
+            extra = folder / "another.conf"
+            extra.write_text(
+                f"WSGIScriptAlias /another {script} application-group=another\n"
+                f"<Directory {folder}>\n    Require all granted\n</Directory>\n",
+                encoding="utf-8",
+            )
+            options += ["--include-file", str(extra)]
+        if self.asks_for_password:
+            options += ["--auth-user-script", str(shutil.copy(Path(__file__).with_name("lookup_auth.py"), folder))]
+        return options
 
 
 def measure(run: Run) -> list[report.Table]:
@@ -66,7 +104,13 @@ def measure(run: Run) -> list[report.Table]:
 
 
 def compared(
-    run: Run, start: Callable[[str, Database], express.Httpd], paths: Mapping[str, str], base: str, *, rounds: int
+    run: Run,
+    start: Callable[[str, Database], express.Httpd],
+    paths: Mapping[str, str],
+    base: str,
+    *,
+    rounds: int,
+    shape: Shape = Shape(),
 ) -> dict[str, Sequence[report.Value]]:
     """Put each site under load on its path, in turns; return rates and CPU times, and those relative to `base`."""
     if shutil.which("wrk") is None:
@@ -74,12 +118,12 @@ def compared(
     with running_database() as database, ExitStack() as close:
         sites = {name: close.enter_context(start(name, database)) for name in paths}
         for name in run.each("warming up", list(paths)):
-            warm_up(sites[name].url + paths[name])
+            warm_up(shape.urls(sites[name], paths[name]), shape.clients)
         rate: Samples = {name: [] for name in paths}
         cpu: Samples = {name: [] for name in paths}
-        for _ in run.rounds(f"{PROCESSES * THREADS} clients", rounds):
+        for _ in run.rounds(f"{shape.clients} clients", rounds):
             for name in shuffled(paths):
-                requests, used = load(sites[name], paths[name])
+                requests, used = load(sites[name], paths[name], shape)
                 rate[name].append(requests)
                 cpu[name].append(used)
     rate_ratios, cpu_ratios = ratios(rate, base), ratios(cpu, base)
@@ -114,28 +158,28 @@ def started(name: str, database: Database) -> express.Httpd:
         return started_in(folder, config, database)
 
 
-def started_in(folder: Path, config: str, database: Database) -> express.Httpd:
+def started_in(folder: Path, config: str, database: Database, shape: Shape = Shape()) -> express.Httpd:
     """Start an httpd for the lookups, with its files in this folder, and this wsgipool.toml."""
-    settings = {"arguments": database.arguments(), "items": ITEMS, "lookup": LOOKUP, "threads": THREADS}
-    return started_with("lookup_site.py", settings, folder, config, PROCESSES, THREADS)
+    settings = {"arguments": database.arguments(), "items": ITEMS, "lookup": LOOKUP, "threads": shape.threads}
+    return started_with("lookup_site.py", settings, folder, config, shape)
 
 
-def started_with(
-    script: str, settings: Mapping[str, object], folder: Path, config: str, processes: int, threads: int
-) -> express.Httpd:
+def started_with(name: str, settings: Mapping[str, object], folder: Path, config: str, shape: Shape) -> express.Httpd:
     """Start an httpd for a script of this folder, which finds its settings beside itself."""
+    script = Path(shutil.copy(Path(__file__).with_name(name), folder))
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "wsgipool.toml").write_text(config, encoding="utf-8")
     site = express.Site(
-        script=Path(shutil.copy(Path(__file__).with_name(script), folder)),
+        script=script,
         config=folder / "wsgipool.toml",
         folder=folder,
-        mode="worker",
-        processes=processes,
-        threads=threads,
+        mode=shape.mode,
+        processes=shape.processes,
+        threads=shape.threads,
         host="127.0.0.1",
         port=express.free_port(),
         log_folder=folder,
+        express_options=shape.express_options(folder, script),
     )
     httpd = express.Httpd(site)
     try:
@@ -146,39 +190,53 @@ def started_with(
     return httpd
 
 
-def warm_up(url: str) -> None:
-    """Let every thread of both processes answer once: what a way needs is imported then, and connections opened."""
+def warm_up(urls: Sequence[str], clients: int) -> None:
+    """Let every thread of all processes answer once: what a way needs is imported then, and connections opened."""
 
-    def ask(_: int) -> None:
-        requests.get(url, headers={"Connection": "close"}, timeout=60).raise_for_status()
+    def ask(number: int) -> None:
+        url = urls[number % len(urls)]
+        requests.get(url, auth=CREDENTIALS, headers={"Connection": "close"}, timeout=60).raise_for_status()
 
-    clients = PROCESSES * THREADS
     with ThreadPoolExecutor(clients) as executor:
-        list(executor.map(ask, range(4 * clients)))
+        list(executor.map(ask, range(4 * len(urls) * clients)))
 
 
-def load(httpd: express.Httpd, path: str) -> tuple[float, float]:
+def load(httpd: express.Httpd, path: str, shape: Shape) -> tuple[float, float]:
     """Let as many clients as there are threads ask for a while; return requests a second and CPU µs a request."""
-    clients = PROCESSES * THREADS
-    command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={SECONDS}s", httpd.url + path]
+    urls = shape.urls(httpd, path)
     before = cpu_seconds(httpd.pid)
-    outcome = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with ThreadPoolExecutor(len(urls)) as executor:
+        outcomes = list(executor.map(partial(_wrk, shape.clients // len(urls)), urls))
     used = wait_until_quiet(httpd.pid) - before
-    answers = re.search(r"(\d+) requests in ([\d.]+)s", outcome)
-    if not answers or "Non-2xx" in outcome:
-        raise click.ClickException(f"{path} does not answer as it should:\n{outcome}\n{_end_of_log(httpd)}")
+    answers = [re.search(r"(\d+) requests in ([\d.]+)s", outcome) for outcome in outcomes]
+    if None in answers or any("Non-2xx" in outcome for outcome in outcomes):
+        raise click.ClickException(f"{path} does not answer as it should:\n{outcomes}\n{_end_of_log(httpd)}")
+    numbers = [(int(answer[1]), float(answer[2])) for answer in answers if answer]
     # wrk leaves with a request of each client on its way, which is answered all the same.
-    return int(answers[1]) / float(answers[2]), 1e6 * used / (int(answers[1]) + clients)
+    answered = sum(requests for requests, _ in numbers) + shape.clients
+    return sum(requests / seconds for requests, seconds in numbers), 1e6 * used / answered
+
+
+def _wrk(clients: int, url: str) -> str:
+    credentials = base64.b64encode(":".join(CREDENTIALS).encode()).decode()
+    command = [
+        "wrk", "--threads=1", f"--connections={clients}", f"--duration={SECONDS}s",
+        f"--header=Authorization: Basic {credentials}", url,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def wait_until_quiet(parent: int) -> float:
-    """Wait until httpd has done what wrk has left behind, and return the CPU time of its children."""
+    """Wait until httpd has done what wrk has left behind, and return the CPU time of its children.
+
+    Quiet is a twentieth of a processor: 64 idle children with a budget look now and then whether others want something.
+    """
     deadline = time.monotonic() + 30
     used = cpu_seconds(parent)
     while time.monotonic() < deadline:
         time.sleep(0.05)
         before, used = used, cpu_seconds(parent)
-        if used - before < 0.001:
+        if used - before < 0.0025:
             break
     return used
 

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from benchmarks import report
-from benchmarks.httpd import started_with, wait_until_quiet
+from benchmarks.httpd import Shape, started_with, wait_until_quiet
 from benchmarks.measuring import Run, Spread, shuffled
 from wsgipool.demo import mariadb
 from wsgipool.httpd import express
@@ -149,7 +149,8 @@ def start(folder: Path, arguments: dict[str, dict[str, dict[str, Any]]]) -> expr
     settings = {"ways": arguments, "databases": list(DATABASES), "lookup": LOOKUP, "timeout": TIMEOUT}
     url = "mysql://{user}:{password}@{host}:{port}/{database}?autocommit=true"
     lines = [f"[databases.{name}]\nurl = {json.dumps(url.format(**arguments['pooled'][name]))}" for name in DATABASES]
-    return started_with("strategies_site.py", settings, folder, "\n".join(lines), PROCESSES, THREADS)
+    shape = Shape("worker", PROCESSES, THREADS)
+    return started_with("strategies_site.py", settings, folder, "\n".join(lines), shape)
 
 
 def load(httpd: express.Httpd, way: str, outcome: Outcome) -> None:
