@@ -403,7 +403,8 @@ class Lending(Ledger[C]):
         self._settle()
         with self._lock:
             openings = [] if self._connector.pause_left() > 0 else self._begin_openings()
-            is_short = self.size < (self.max_size if self._waiting else self.min_size)
+            least = 0 if self._winding_down else self.min_size
+            is_short = self.size < (self.max_size if self._waiting else least)
         for opening in openings:
             if not housekeeping.run(partial(self._open, opening)):
                 self._open(opening)

@@ -95,10 +95,14 @@ class Turn:
     asked: float
     connection: Connection | None = None
     sleeps: bool = False
+    is_outdated: bool = False
 
 
+@dataclass(eq=False)
 class Opening:
     """A connect of the background."""
+
+    is_outdated: bool = False
 
 
 class Model:
@@ -285,12 +289,17 @@ class Model:
                 self.connecting.remove(turn)
             self.settle()
             raise
-        self.connecting.remove(turn)
-        self.open.append(connection)
+        self._enter(connection, turn)
         self._lend(connection, turn)
         self.loans += 1
         self.settle()
         return connection
+
+    def _enter(self, connection: Connection, opener: Turn | Opening) -> None:
+        self.connecting.remove(opener)
+        self.open.append(connection)
+        if opener.is_outdated:
+            connection.retired = "surplus"
 
     def _opened_for(self, turn: Turn) -> Story[Connection]:
         if self.is_closed:
@@ -338,8 +347,7 @@ class Model:
         except ConnectFailed:
             self.connecting.remove(opening)
         else:
-            self.connecting.remove(opening)
-            self.open.append(connection)
+            self._enter(connection, opening)
             self.idle.append(connection)
             self._decide()  # even when it winds down, this is for those who wait
         self.settle()
@@ -469,6 +477,8 @@ class Model:
     def drain(self) -> None:
         for connection in self.open:
             connection.retired = "surplus"
+        for opener in self.connecting:
+            opener.is_outdated = True
         self.settle()
 
     def wind_down(self) -> None:
