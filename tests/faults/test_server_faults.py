@@ -280,6 +280,27 @@ def test_a_borrower_that_comes_before_the_owed_answer_does_not_wait_for_it(
         assert value(connection, BOOK) == 20
 
 
+def test_a_borrower_that_connects_again_waits_for_no_answer_that_the_old_session_owed(
+    make_pool: MakePool, proxy: Proxy, shop: str
+) -> None:
+    pool = make_pool(f"{proxy.through(shop)}?read_timeout={SOON}")
+    connection = pool.getconn()
+    run(connection, BOOK)
+    proxy.swallowing = True
+    pool.putconn(connection)
+
+    with pool.connection() as again:
+        assert again is connection
+        proxy.swallowing = False
+        proxy.cut()
+        again.connect()
+        number = session_of(again)
+        assert value(again, BOOK) == 20
+
+    with pool.connection() as connection:
+        assert session_of(connection) == number
+
+
 def test_no_command_is_sent_before_a_session_reset_is_known_to_be_done(
     make_pool: MakePool, mariadb: MariaDB, proxy: Proxy, shop: str
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pymysql
 import pytest
 from pymysql.cursors import SSCursor
 
@@ -14,12 +16,19 @@ from faults.conftest import MakePool
 from faults.harness import SOON, run, session_of, user_of, value
 from faults.proxy import Proxy
 from httpd.harness import sessions
-from unit.fakes import Borrower, Task
+from unit.fakes import Borrower, Task, eventually
 from wsgipool import Error, Pool
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.errors import PoolError, WrongThread
 
 BOOK = "SELECT stock FROM books WHERE id = 2"
+
+
+def reconnect_by_ping(connection: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        connection.ping(reconnect=True)
+
 
 USES: dict[str, Callable[[Any], object]] = {
     "execute": lambda connection: run(connection, BOOK),
@@ -31,6 +40,10 @@ USES: dict[str, Callable[[Any], object]] = {
     "select_db": lambda connection: connection.select_db("information_schema"),
     "set_character_set": lambda connection: connection.set_character_set("latin1"),
     "ping": lambda connection: connection.ping(reconnect=False),
+    "ping that reconnects": reconnect_by_ping,
+    "connect": lambda connection: connection.connect(),
+    "show_warnings": lambda connection: connection.show_warnings(),
+    "next_result": lambda connection: connection.next_result(),
     "kill": lambda connection: connection.kill(session_of(connection)),
 }
 
@@ -159,6 +172,24 @@ def test_a_connection_taken_back_at_the_end_of_the_request_cannot_be_used(make_p
         assert value(connection, BOOK) == 20
 
 
+@pytest.mark.parametrize("use", USES)
+def test_a_connection_that_the_pool_has_closed_does_not_come_back_to_life(
+    make_pool: MakePool, mariadb: MariaDB, shop: str, use: str
+) -> None:
+    # Nobody would count its session, or end it.
+    pool = make_pool()
+    kept = pool.getconn()
+    pool.drain()
+    pool.putconn(kept)
+    eventually(lambda: not sessions(mariadb, user_of(shop)))
+
+    with pytest.raises((WrongThread, pymysql.Error), match=r"its pool has ended it|Already closed"):
+        USES[use](kept)
+
+    assert not kept.open
+    assert not sessions(mariadb, user_of(shop))
+
+
 # --- shared with another thread --------------------------------------------------------------------------------------
 
 
@@ -193,6 +224,21 @@ def test_rows_cannot_be_fetched_from_the_server_by_another_thread(borrower: Work
         cursor.fetchone()
 
     assert borrower.do(lambda _: cursor.fetchall()) == [(1,), (2,)]
+
+
+def test_the_next_result_cannot_be_fetched_by_another_thread(borrower: Worker) -> None:
+    def get_two_results(mine: Any) -> Any:
+        run(mine, "CREATE PROCEDURE two_results() BEGIN SELECT 1; SELECT 2; END")
+        cursor = mine.cursor()
+        cursor.execute("CALL two_results()")
+        return cursor
+
+    cursor: Any = borrower.do(get_two_results)
+
+    with pytest.raises(WrongThread):
+        cursor.nextset()
+
+    assert borrower.do(lambda mine: mine.next_result()) == 1
 
 
 def test_another_thread_cannot_interrupt_a_query_with_one_of_its_own(make_pool: MakePool, mariadb: MariaDB) -> None:
@@ -230,6 +276,28 @@ def test_a_connection_borrowed_again_by_another_thread_works_there(make_pool: Ma
     with pool.connection() as connection:
         assert session_of(connection) == first
         assert value(connection, BOOK) == 20
+
+
+@pytest.mark.parametrize("reconnect", [reconnect_by_ping, lambda mine: mine.connect()], ids=["ping", "connect"])
+@pytest.mark.parametrize("reset", ["rollback", "session"])
+def test_what_its_borrower_has_connected_again_is_lent_again(
+    make_pool: MakePool, mariadb: MariaDB, shop: str, reset: str, reconnect: Callable[[Any], object]
+) -> None:
+    pool = make_pool(reset=reset)
+    with pool.connection(readonly=True) as connection:
+        run(connection, BOOK)
+    with pool.connection() as connection:
+        lost = session_of(connection)
+        with mariadb.admin() as admin:
+            admin.kill(lost)
+        eventually(lambda: not sessions(mariadb, user_of(shop)))
+        reconnect(connection)
+        number = session_of(connection)
+
+    with pool.connection() as connection:
+        assert session_of(connection) == number != lost
+        assert value(connection, BOOK) == 20
+    assert sessions(mariadb, user_of(shop)) == {number}
 
 
 def test_many_threads_take_turns_with_one_connection(make_pool: MakePool) -> None:

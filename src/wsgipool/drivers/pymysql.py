@@ -153,13 +153,13 @@ class PyMySQLDriver:
 
     def close(self, connection: PooledConnection) -> Farewell:
         connection.lent_to = None
-        if connection._result is not None:
-            connection._result.unbuffered_active = False  # or its destructor would go on reading
+        connection.forget_result()
         # A socket closed with unread answers in it resets the connection, which may overtake our goodbye.
         if connection.answers_due and connection._sock is not None:
             with contextlib.suppress(Exception), connection.patience(_GOODBYE_PATIENCE):
                 connection.read_answers()
         close_quietly(connection)
+        connection.lent_to = ENDED
         farewell, connection.farewell = connection.farewell, None
         return farewell or Farewell()
 
@@ -187,7 +187,7 @@ class PooledConnection(Connection):
     __slots__ = ("answers_due", "is_asking", "lent_to", "socket_state")
 
     lent_to: int | None
-    """The thread that may use it; None before it has been lent for the first time."""
+    """The thread that may use it, `IN_THE_POOL` or `ENDED`; None before it has been lent for the first time."""
     is_asking: bool
     """Whether its borrower has sent a command whose answer was not read to its end."""
     answers_due: int
@@ -195,11 +195,13 @@ class PooledConnection(Connection):
     sent_at = 0.0
     """When the last of them was sent, by `time.monotonic()`."""
     socket_state: Callable[[], bytes]
-    """Tells without waiting whether it is still `OPEN`. From `connect()` on, as the next one."""
+    """Tells without waiting whether it is still `OPEN`. Of each `connect()` its own, as the next one."""
     has_something_to_read: Callable[[], object]
     """Tells without waiting whether the server has sent something, or closed the socket."""
     descriptor: Descriptor | None = None
     """That of its socket, from the moment when there is one."""
+    server_thread_id: tuple[int, ...] = (0,)
+    """The server's number of its session; 0 before there is one."""
     farewell: Farewell | None = None
     """After its end, whether by `close()` or by an error: what the server makes of that."""
 
@@ -216,7 +218,15 @@ class PooledConnection(Connection):
         self.sent_at = monotonic()
 
     def connect(self, sock: socket.socket | None = None) -> None:
-        """As PyMySQL's, but a fork's child knows the socket from the first, and all addresses share one timeout."""
+        """As PyMySQL's, but a fork's child knows the socket from the first, and all addresses share one timeout.
+
+        Its borrower may call it again, after an error or by `ping(reconnect=True)`: that is another session.
+        """
+        self._refuse_other_threads()
+        if self._sock is not None:
+            self._force_close()
+        self.forget_result()
+        self.answers_due = 0
         if sock is None:
             try:
                 sock = self._connect_socket()
@@ -225,6 +235,8 @@ class PooledConnection(Connection):
                     CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {self.host!r} ({error})"
                 ) from error
         super().connect(sock)
+        ours: Any = self._sock
+        self.socket_state, self.has_something_to_read = state_of(ours), is_readable(ours.fileno())
 
     def _connect_socket(self) -> socket.socket:
         def note(descriptor: Descriptor) -> None:
@@ -246,14 +258,20 @@ class PooledConnection(Connection):
             with self._answer_read():
                 super().set_character_set(charset, collation)
 
+    def next_result(self, unbuffered: bool = False) -> int:
+        self._refuse_other_threads()
+        # PyMySQL calls it, too, before a command, for what was left of the last answer.
+        was_asking, self.is_asking = self.is_asking, True
+        rows: int = super().next_result(unbuffered)
+        self.is_asking = was_asking
+        return rows
+
     def show_warnings(self) -> Any:
         with self._answer_read():
             return super().show_warnings()
 
     def remember_session(self) -> None:
         """Note what `connect()` has set, for `send_session_reset`."""
-        ours: Any = self._sock
-        self.socket_state, self.has_something_to_read = state_of(ours), is_readable(ours.fileno())
         self._session = {name: getattr(self, name) for name in ("charset", "collation", "encoding", "autocommit_mode")}
         commands: list[tuple[int, str | bytes | None]] = [
             (_COM_RESET_CONNECTION, b""),
@@ -322,6 +340,12 @@ class PooledConnection(Connection):
             del vars(self)["_read_bytes"]
             self._write_timeout = write_timeout
 
+    def forget_result(self) -> None:
+        """Forget the last result: no reading on, which its destructor would do, of what another session may answer."""
+        if self._result is not None:
+            self._result.unbuffered_active = False
+            self._result = None
+
     def close(self) -> None:
         self._refuse_other_threads()
         super().close()
@@ -335,6 +359,8 @@ class PooledConnection(Connection):
         if self._rfile is not None:
             keep_forever(self._rfile)
         self._sock = self._rfile = None
+        self.forget_result()
+        self.lent_to = ENDED
 
     def _force_close(self) -> None:
         farewell = None if self._sock is None else Farewell(self._sock.fileno())
@@ -415,7 +441,9 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 IN_THE_POOL = 0
-"""The `lent_to` of a connection that lies in the pool: no thread has this number."""
+"""The `lent_to` of a connection that lies in the pool: no thread has this number, nor the next one."""
+ENDED = -1
+"""The `lent_to` of one that the pool has closed or left to a fork's parent: connected again, nobody would count it."""
 
 
 def _set_names(charset: str, collation: str | None) -> str:
@@ -423,9 +451,11 @@ def _set_names(charset: str, collation: str | None) -> str:
 
 
 def _borrower(thread_id: int) -> str:
-    return (
-        "anybody, since it lies in the pool" if thread_id == IN_THE_POOL else f"thread {thread_id}, which borrowed it"
-    )
+    if thread_id == IN_THE_POOL:
+        return "by nobody, since it lies in the pool"
+    if thread_id == ENDED:
+        return "by nobody, since its pool has ended it"
+    return f"by thread {thread_id}, which borrowed it"
 
 
 class _ReaderForBorrower:
@@ -435,8 +465,17 @@ class _ReaderForBorrower:
         self._connection = connection
 
     def _read_packet(self) -> Any:
-        self._connection._refuse_other_threads()
-        return self._connection._read_packet()
+        connection = self._connection
+        connection._refuse_other_threads()
+        # As next_result(), for each row.
+        was_asking, connection.is_asking = connection.is_asking, True
+        try:
+            packet = connection._read_packet()
+        except pymysql.MySQLError:
+            connection.is_asking = False
+            raise
+        connection.is_asking = was_asking
+        return packet
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
