@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, clean, driver_of, is_alive, run, value
+from faults.proxy import Proxy
 from unit.fakes import PATIENCE, Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool, drivers
 from wsgipool.drivers.mysqlclient import MySQLClientDriver
@@ -173,6 +174,28 @@ def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_said(shop: S
 
     with pytest.raises(shop.dbapi.OperationalError, match=r"did not answer within 0\.05 s"):
         shop.driver.finish_reset(connection, 0.05)
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+@pytest.mark.parametrize("reset", ["rollback", "session"])
+def test_a_return_into_a_black_hole_does_not_hold_the_thread_for_ever(
+    shop: Shop, reset: drivers.Reset, pipeline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgipool.connector._ANSWER_TIMEOUT", 0.3)
+    with Proxy(shop.server.port) as proxy:
+        driver = driver_of(f"{proxy.through(shop.url)}?connect_timeout=1")
+        pool = Pool(driver, name="shop", max_size=1, reset=reset, pipeline=pipeline)
+
+        def request() -> None:
+            connection = pool.getconn()
+            run(connection, "UPDATE books SET stock = 0")
+            proxy.swallowing = True
+            pool.putconn(connection)
+
+        Task(request).result()
+
+        assert pool.in_use == 0
+        pool.close()
 
 
 def test_with_autocommit_each_statement_stays(shop: Shop, connect: Connect) -> None:

@@ -10,7 +10,7 @@ import MySQLdb
 import pytest
 
 from drivers.shops import Connect, MariaDBShop, clean, driver_of, run, value
-from unit.fakes import PATIENCE
+from unit.fakes import PATIENCE, Task
 from wsgipool import drivers
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.drivers import mysqlclient
@@ -137,6 +137,15 @@ def test_a_second_result_that_nobody_asked_for_is_not_waited_for(
         driver.check_in(connection, how)
 
     del cursor
+
+
+def test_a_second_result_that_takes_long_is_not_waited_for(driver: MySQLClientDriver, connect: Connect) -> None:
+    connection = connect()
+    connection.query("SELECT 1; DO SLEEP(60)")
+    connection.store_result()
+
+    with pytest.raises(MySQLdb.Error, match="not read to its end"):
+        Task(lambda: driver.check_in(connection, "rollback")).result()
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

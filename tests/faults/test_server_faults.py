@@ -317,11 +317,12 @@ def test_no_command_is_sent_before_a_session_reset_is_known_to_be_done(
     assert b"in the wrong database" not in proxy.to_server
 
 
+@pytest.mark.parametrize("reset", ["rollback", "session"])
 @pytest.mark.parametrize("pipeline", [True, False])
 def test_a_return_into_a_black_hole_does_not_hold_the_thread_for_ever(
-    make_pool: MakePool, proxy: Proxy, shop: str, pipeline: bool
+    make_pool: MakePool, proxy: Proxy, shop: str, pipeline: bool, reset: str
 ) -> None:
-    pool = make_pool(f"{proxy.through(shop)}?read_timeout=0.3", pipeline=pipeline, timeout=1)
+    pool = make_pool(f"{proxy.through(shop)}?read_timeout=0.3", pipeline=pipeline, reset=reset, timeout=1)
     connection = pool.getconn()
     run(connection, BOOK)
     proxy.swallowing = True

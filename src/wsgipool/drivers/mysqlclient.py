@@ -15,7 +15,7 @@ The options of the URL are those of `mysql://`, with these differences, which ar
   read at the next checkout.
 - A fork while another thread is in the middle of connecting leaves the child that thread's socket.
 - It has no COM_RESET_CONNECTION. Cleaning all of a session takes a COM_CHANGE_USER to the same user, two to six round
-  trips that are waited for at the return.
+  trips that are waited for at the return, as long as a connect may take (`connect_timeout`) and no longer.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from MySQLdb.constants import CLIENT, CR, ER
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers.deadline import ended_after
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert, one_of
 from wsgipool.errors import ConfigError
@@ -100,11 +101,13 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
     def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
         if how is None:
             return False
-        if connection.next_result() != -1:
+        # Where there is no more, next_result() reads nothing, and raises where the rows of this one were not read.
+        if connection.more_results() or connection.next_result() != -1:
             # To read what was left may take for ever; a new connection is cheaper.
             raise MySQLdb.OperationalError(CR.COMMANDS_OUT_OF_SYNC, "a result was not read to its end")
         if how == "session":
-            self._renew_session(connection)
+            with ended_after(self._options["connect_timeout"], connection.descriptor):
+                self._renew_session(connection)
         else:
             connection.send(b"ROLLBACK")
         return connection.answer_is_due

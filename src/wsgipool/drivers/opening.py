@@ -36,6 +36,12 @@ class Descriptor:
                 return self._number
         return -1
 
+    def shut_down(self) -> None:
+        """End the connection under whoever waits for it in another thread."""
+        # It may have been closed meanwhile, by this end or the other.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.number())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
     def point_nowhere(self) -> None:
         """Make it one of /dev/null: what a fork's child still sends there reaches nobody.
 

@@ -9,7 +9,8 @@ that gives each transaction another session, such as PgBouncer.
 
 What a connection owes at its return is sent at once and its answer read at the next checkout; outside a transaction it
 owes nothing. Cleaning all of a session is a DISCARD ALL, and psycopg's own settings as they were: autocommit, isolation
-level, read_only, deferrable, row_factory and prepare_threshold.
+level, read_only, deferrable, row_factory and prepare_threshold. It cannot be done in a transaction; the answer to the
+ROLLBACK before it is waited for at the return, as long as a connect may take (`connect_timeout`).
 """
 
 from __future__ import annotations
@@ -120,14 +121,16 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
             return False
 
     def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
-        """Send what the connection owes, and wait for nothing."""
+        """Send what the connection owes, and wait for nothing but the end of a transaction before a session's."""
         if how is None:
             return False
         status = connection.pgconn.transaction_status
         if status == pq.TransactionStatus.ACTIVE or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             raise psycopg.OperationalError("a command was not read to its end, or a pipeline left open")
         if how == "session":
-            connection.rollback()  # a round trip only if a transaction is open, in which DISCARD ALL would fail
+            if status != pq.TransactionStatus.IDLE:
+                connection.send(b"ROLLBACK")
+                connection.read_answer(self._connect_timeout)
             self._configure(connection)
             connection.send(b"DISCARD ALL")
         elif status != pq.TransactionStatus.IDLE:
