@@ -135,8 +135,11 @@ class Pool(Lending[C]):
         """Call `function` with a connection, commit, and return what it returned; roll back when it raises.
 
         It is called again, at most `retry` times, when the database ended the transaction for the sake of others: a
-        deadlock (MySQL's error 1213) or a lock that took too long (1205). So it must do nothing that a rollback does
-        not undo. Between the tries it waits, longer each time, without holding a connection.
+        deadlock (MySQL's error 1213), a lock that took too long (1205), with PostgreSQL a serialization failure, too
+        (SQLSTATEs 40P01, 55P03, 40001), with SQLite a lock that took too long. Where `connect` is a callable, the code
+        is looked for where the DB-API modules of MySQL and PostgreSQL have it: the first argument of the error, its
+        `sqlstate` or `pgcode`. So it must do nothing that a rollback does not undo. Between the tries it waits,
+        longer each time, without holding a connection.
         """
         for attempt in itertools.count():
             try:

@@ -88,6 +88,29 @@ def test_a_wrong_password_is_the_drivers_error_and_in_no_message(shop: Shop) -> 
     assert "wr0ng" not in f"{caught.value} {caught.value.__cause__}"
 
 
+def wrong_urls(shop: Shop) -> dict[str, str]:
+    return {
+        "password": shop.url.replace(f"{shop.user}:", f"{shop.user}:wr0ng"),
+        "user": shop.url.replace(f"{shop.user}:", "nobody:"),
+        "database": shop.url.removesuffix(shop.user) + "nowhere",
+    }
+
+
+@pytest.mark.parametrize("wrong", ["password", "user", "database"])
+def test_bad_credentials_are_not_tried_again_and_again(wrong: str, shop: Shop) -> None:
+    # Each try counts against what the server allows, and fills its log.
+    with Proxy(shop.server.port) as proxy:
+        pool = Pool(driver_of(proxy.through(wrong_urls(shop)[wrong])), name="shop", max_size=1)
+
+        for _ in range(50):
+            with pytest.raises(ConnectFailed):
+                pool.getconn()
+
+        # PostgreSQL's default is a second try, without TLS.
+        assert proxy.accepted <= 2
+    assert pool._connector.pause_left() > 0.3
+
+
 def driver_at(shop: Shop, port: int) -> drivers.Driver[Any]:
     """Return the driver for what listens, or does not, on a port of this machine."""
     return driver_of(f"{shop.url.partition(':')[0]}://shop@127.0.0.1:{port}/orders")
@@ -108,8 +131,12 @@ def test_a_port_without_a_server_fails_the_connect_at_once(shop: Shop) -> None:
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
 
-        with pytest.raises(shop.dbapi.OperationalError, match=r"2002|refused"):
-            driver_at(shop, unheard.getsockname()[1]).connect(PATIENCE)
+        driver = driver_at(shop, unheard.getsockname()[1])
+
+        with pytest.raises(shop.dbapi.OperationalError, match=r"2002|refused") as caught:
+            driver.connect(PATIENCE)
+
+    assert not driver.will_be_refused_again(caught.value)
 
 
 # --- the reset -------------------------------------------------------------------------------------------------------

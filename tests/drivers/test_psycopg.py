@@ -61,6 +61,40 @@ def test_a_local_server_is_reached_by_its_socket(shop: PostgreSQLShop) -> None:
         assert value(connection, "SELECT inet_client_addr()") is None
 
 
+REFUSED = {
+    "English": ("FATAL", 'password authentication failed for user "shop"'),
+    "Russian": ("ВАЖНО", "пользователь shop не прошёл проверку подлинности"),
+}
+
+
+@pytest.mark.parametrize("language", REFUSED)
+def test_a_refused_password_is_one_in_any_language_of_the_server(language: str) -> None:
+    severity, message = REFUSED[language]
+    fields = [f"S{severity}", "VFATAL", "C28P01", f"M{message}", "Fauth.c", "L334", "Rauth_failed"]
+    answer = "".join(f"{field}\0" for field in fields).encode() + b"\0"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        driver = driver_of(f"postgresql://shop@127.0.0.1:{port}/orders?sslmode=disable&gssencmode=disable")
+        connecting = Task(lambda: driver.connect(PATIENCE))
+        serving, _ = server.accept()
+        with serving:
+            serving.recv(1000)
+            serving.sendall(b"E" + (len(answer) + 4).to_bytes(4, "big") + answer)
+            with pytest.raises(psycopg.OperationalError) as caught:
+                connecting.result()
+
+    assert driver.will_be_refused_again(caught.value)
+    assert str(caught.value).endswith(f"{severity}:  28P01: {message}")
+
+
+def test_errors_on_an_open_connection_are_told_as_psycopg_tells_them(connect: Connect) -> None:
+    with pytest.raises(psycopg.errors.UndefinedTable) as caught:
+        connect().execute("SELECT * FROM nowhere")
+
+    assert str(caught.value).startswith('relation "nowhere" does not exist')
+    assert "LOCATION" not in str(caught.value)
+
+
 # --- the reset -------------------------------------------------------------------------------------------------------
 
 

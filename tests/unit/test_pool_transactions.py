@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pymysql
 import pytest
 
 from unit.conftest import MakePool
-from unit.fakes import FakeConnection
+from unit.fakes import FakeConnection, FakeDatabase
+from wsgipool import Pool
 
 
 class Function:
@@ -39,6 +41,14 @@ def test_a_deadlock_is_tried_again_from_the_start(make_pool: MakePool) -> None:
 
     assert pool.transaction(function, retry=2) == 3
     assert pool.getconn().calls == ["execute", "rollback", "execute", "rollback", "execute", "commit"]
+
+
+def test_a_deadlock_on_a_connection_of_any_dbapi_module_is_tried_again(database: FakeDatabase) -> None:
+    pool = Pool(lambda: database.connect(1), name="orders", max_size=1)
+    function = Function(pymysql.OperationalError(1213, "Deadlock found"))
+
+    assert pool.transaction(function, retry=1) == 2
+    assert pool.getconn().calls == ["execute", "rollback", "execute", "commit"]
 
 
 def test_a_deadlock_too_many_is_raised(make_pool: MakePool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from wsgipool.config import DatabaseSettings, DatabaseURL, unknown_key
+from wsgipool.drivers.codes import CONFLICTS, CREDENTIALS, is_one_of
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 
@@ -133,7 +134,7 @@ _FILES = ("read_default_file", "service")
 
 
 class PlainDriver(Generic[C]):
-    """What PEP 249 alone can promise of any driver: a base for those that cannot do more."""
+    """What PEP 249 and the servers' codes can promise of any driver: a base for those that can do more."""
 
     def check_out(self, connection: C, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
         # PEP 249 has no way to ask, and its connections do not know who uses them.
@@ -158,11 +159,11 @@ class PlainDriver(Generic[C]):
     def abandon(self, connection: C) -> None:
         keep_forever(connection)
 
-    def will_be_refused_again(self, error: BaseException) -> bool:  # noqa: ARG002 - PEP 249 has no codes
-        return False
+    def will_be_refused_again(self, error: BaseException) -> bool:
+        return is_one_of(CREDENTIALS, error)
 
-    def can_run_again(self, error: BaseException) -> bool:  # noqa: ARG002 - PEP 249 has no codes
-        return False
+    def can_run_again(self, error: BaseException) -> bool:
+        return is_one_of(CONFLICTS, error)
 
 
 class CallableDriver(PlainDriver[C]):

@@ -31,7 +31,7 @@ from typing import Any
 
 import MySQLdb
 from MySQLdb.connections import Connection
-from MySQLdb.constants import CLIENT, CR, ER
+from MySQLdb.constants import CLIENT, CR
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
@@ -134,19 +134,6 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         connection.descriptor.point_nowhere()
         # The library may have been at work in another thread when the process forked: it is not called here any more.
         keep_forever(connection)
-
-    def will_be_refused_again(self, error: BaseException) -> bool:
-        return isinstance(error, MySQLdb.MySQLError) and error.args[:1] in (
-            (ER.ACCESS_DENIED_ERROR,),
-            (ER.DBACCESS_DENIED_ERROR,),
-            (ER.BAD_DB_ERROR,),
-        )
-
-    def can_run_again(self, error: BaseException) -> bool:
-        return isinstance(error, MySQLdb.MySQLError) and error.args[:1] in (
-            (ER.LOCK_DEADLOCK,),
-            (ER.LOCK_WAIT_TIMEOUT,),
-        )
 
     def _user(self) -> str:
         # The library's own default, but known to us, too: _renew_session() has to name the user again.

@@ -16,8 +16,11 @@ ROLLBACK before it is waited for at the return, as long as a connect may take (`
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import select
+import sys
 import weakref
 from collections.abc import Mapping
 from time import monotonic
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
+from psycopg.pq.misc import find_libpq_full_path
 from psycopg.rows import tuple_row
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
@@ -161,12 +165,6 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         _abandon(connection.pgconn)
         keep_forever(connection)
 
-    def can_run_again(self, error: BaseException) -> bool:
-        return isinstance(
-            error,
-            psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure | psycopg.errors.LockNotAvailable,
-        )
-
     def _configure(self, connection: PooledConnection) -> None:
         connection.autocommit = self._autocommit
         connection.isolation_level = connection.read_only = connection.deferrable = None
@@ -252,7 +250,9 @@ def _connect(conninfo: str, timeout: float) -> PGconn:
     pgconn = pq.PGconn.connect_start(conninfo.encode())
     _every_connection.add(pgconn)
     try:
+        _tell_errors(pgconn, _VERBOSE)
         _finish_connecting(pgconn, timeout)
+        _tell_errors(pgconn, _DEFAULT)
     except BaseException:
         pgconn.finish()
         raise
@@ -273,7 +273,40 @@ def _poll(pgconn: PGconn) -> int:
         status = pgconn.connect_poll()
         if status != pq.PollingStatus.FAILED:
             return status
-    raise psycopg.OperationalError(pq.error_message(pgconn))
+    raise _refusal(pq.error_message(pgconn))
+
+
+_DEFAULT, _VERBOSE = 1, 2
+"""Of libpq's PGVerbosity."""
+_CODE = re.compile(r":  ([0-9A-Z]{5}): ")
+_PLACE_IN_THE_SERVER = re.compile(r"\n[^\n:]+:  \w+, \w+\.c:\d+")
+
+
+def _refusal(message: str) -> psycopg.OperationalError:
+    """Return the error for what libpq says, verbosely, of a failed connect.
+
+    It has no other way to tell the server's SQLSTATE then, and the text is in the server's language.
+    """
+    error = psycopg.OperationalError(_PLACE_IN_THE_SERVER.sub("", message))
+    if codes := _CODE.findall(message):
+        error.sqlstate = codes[-1]  # of several hosts, or tries with and without TLS, the last
+    return error
+
+
+def _libpq() -> ctypes.CDLL:
+    """Return the libpq that psycopg uses, for what it does not hand on."""
+    if pq.__impl__ == "python":
+        return ctypes.CDLL(find_libpq_full_path())
+    # A module in C is linked to its own, which is looked into, too.
+    return ctypes.CDLL(sys.modules[pq.PGconn.__module__].__file__)
+
+
+_set_error_verbosity = _libpq().PQsetErrorVerbosity
+_set_error_verbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
+
+
+def _tell_errors(pgconn: Any, verbosity: int) -> None:
+    _set_error_verbosity(pgconn.pgconn_ptr, verbosity)
 
 
 def _ready(descriptor: int, event: int, timeout: float) -> bool:

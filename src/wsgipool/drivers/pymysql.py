@@ -21,10 +21,10 @@ from typing import Any
 
 import pymysql
 from pymysql.connections import Connection
-from pymysql.constants import COMMAND, CR, ER, SERVER_STATUS
+from pymysql.constants import COMMAND, CR, SERVER_STATUS
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import LEAST_PATIENCE, Reset, close_quietly, keep_forever
+from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
 from wsgipool.drivers.opening import LEAST_TIMEOUT, Descriptor, connect_tcp, connect_unix
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.drivers.sockets import OPEN, is_readable, state_of
@@ -79,7 +79,7 @@ def driver(settings: DatabaseSettings) -> PyMySQLDriver:
         raise ConfigError(f"{settings.origin}.url: {error}") from None
 
 
-class PyMySQLDriver:
+class PyMySQLDriver(PlainDriver["PooledConnection"]):
     """Connects with PyMySQL; see `wsgipool.drivers.Driver`."""
 
     def __init__(self, url: DatabaseURL, arguments: Mapping[str, Any]) -> None:
@@ -165,19 +165,6 @@ class PyMySQLDriver:
 
     def abandon(self, connection: PooledConnection) -> None:
         connection.abandon()
-
-    def will_be_refused_again(self, error: BaseException) -> bool:
-        return isinstance(error, pymysql.MySQLError) and error.args[:1] in (
-            (ER.ACCESS_DENIED_ERROR,),
-            (ER.DBACCESS_DENIED_ERROR,),
-            (ER.BAD_DB_ERROR,),
-        )
-
-    def can_run_again(self, error: BaseException) -> bool:
-        return isinstance(error, pymysql.MySQLError) and error.args[:1] in (
-            (ER.LOCK_DEADLOCK,),
-            (ER.LOCK_WAIT_TIMEOUT,),
-        )
 
 
 class PooledConnection(Connection):
