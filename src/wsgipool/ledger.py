@@ -63,7 +63,7 @@ class Ledger(Generic[C]):
         self._waiting: deque[Waiter[C]] = deque()
         self._doomed: deque[Slot[C]] = deque()  # to be closed by whoever comes by
         self._closers: list[Waiter[C]] = []
-        self._interrupted: dict[int, object] = {}  # by thread: the watch that has its request looked after at its end
+        self._interrupted: dict[int, object] = {}  # by thread: the watch on its request
         self._retiring = False  # some connections are to be closed when they come back
         self._by_lock = self._winding_down  # somebody waits, or else: idle connections go to nobody without the lock
         self._loans_of_the_gone = 0
@@ -279,6 +279,11 @@ class Ledger(Generic[C]):
                 leaked.append(slot)
             slot.used |= was_used
         return leaked
+
+    def _note_interruption(self, thread_id: int, watch: object) -> None:
+        """Keep a watch that is not over, so that the end of its request has the thread looked after."""
+        if watch is not None:
+            self._interrupted[thread_id] = watch
 
     def _forget_thread(self, thread_id: int) -> None:
         """Forget that a thread waits or connects. Under the lock.

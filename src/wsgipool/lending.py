@@ -1,4 +1,4 @@
-"""Lending: what follows from the books outside their lock. It waits, connects, checks, cleans and closes.
+"""Lending: how a borrower comes by a connection. It waits, connects and checks, outside the lock of the books.
 
 A borrower that finds nothing idle and nothing lent to others connects by itself. While others hold connections, which
 may come back at any moment, it waits for what comes first: one of those, or a new one that is opened in the
@@ -11,7 +11,7 @@ enters the queue and then looks once more for an idle one. Whoever finds both br
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 from time import monotonic
@@ -19,13 +19,12 @@ from types import FrameType
 from typing import Any
 
 from wsgipool.connector import Connector
-from wsgipool.drivers import C, Reset
+from wsgipool.drivers import C
 from wsgipool.errors import ConnectFailed, PoolClosed, PoolTimeout
 from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.housekeeping import housekeeping
-from wsgipool.ledger import Ledger
-from wsgipool.loan import Borrower, Ending, Opening, Slot, Waiter, describe, describe_holders
-from wsgipool.permits import Permit, Permits
+from wsgipool.loan import Borrower, Opening, Slot, Waiter, describe_holders
+from wsgipool.returning import Returning, release_permit
 
 logger = logging.getLogger("wsgipool")
 
@@ -36,15 +35,12 @@ _OPENING_TIMEOUT = 30.0
 pool's `timeout`, which is a borrower's, and may be 0."""
 _LOOK_BY_ITSELF = 0.1
 """Seconds after which one who waits for a place in the budget sees whether housekeeping still asks for one."""
-_FAREWELL_PATIENCE = 0.1
-"""Seconds for which a thread waits for the server's end of a connection with a place in a budget. After that the budget
-looks for it by itself; mostly it comes within a millisecond, and then whoever waits for the place has it at once."""
 
 
-class Lending(Ledger[C]):
+class Lending(Returning[C]):
     """What a pool does behind its doors."""
 
-    __slots__ = ("_debug", "_driver", "_is_plain", "_trusted_for", "timeout", "watch")
+    __slots__ = ("_debug", "_trusted_for", "timeout", "watch")
 
     def __init__(
         self,
@@ -53,7 +49,6 @@ class Lending(Ledger[C]):
         timeout: float,
         max_lifetime: float,
         debug: bool,
-        permits: Permits | None,
         **sizes: Any,
     ) -> None:
         self.timeout = timeout
@@ -62,12 +57,9 @@ class Lending(Ledger[C]):
         self.watch: Callable[[], object] | None = None
         """Called on the thread of the borrower before a loan; not for a plain callable's connections, which are lent as
         they are. What it returns is dropped when the connection has been given back, and not before."""
-        self._connector = connector
-        self._driver = connector.driver
         self._trusted_for = connector.trusted_for
-        self._is_plain = connector.is_plain and permits is None
+        super().__init__(connector, **sizes)
         self._lends_as_is = self._is_plain and not debug
-        super().__init__(permits=permits, **sizes)
 
     def _borrow(self, borrower: int | Borrower, thread_id: int, timeout: float | None, frame: FrameType) -> Slot[C]:
         watch = None if self.watch is None else self.watch()
@@ -104,28 +96,11 @@ class Lending(Ledger[C]):
             if slot is not None and slot.borrower is borrower:
                 self._take_back(slot, None, keep=False)
             slot = None
-            self._interrupted[thread_id] = watch
+            self._note_interruption(thread_id, watch)
             with self._lock:
                 self._forget_thread(thread_id)
             self._recover()
             raise
-
-    def _recover(self) -> None:
-        """Close what nobody will give back any more: see `_doom_the_lost`."""
-        with self._lock:
-            leaked = self._doom_the_lost()
-        self._settle()
-        self._tell_of_leaks(leaked, "and nobody has it any more: its `with` block was interrupted")
-
-    def _tell_of_leaks(self, leaked: Iterable[Slot[C]], how: str) -> None:
-        for slot in leaked:
-            logger.warning(
-                "a connection of pool %r was not given back %s; it was borrowed %s%s",
-                self.name,
-                how,
-                slot.origin(monotonic()),
-                slot.stack and f":\n{slot.stack}",
-            )
 
     def _another(self, slot: Slot[C], limit: float, frame: FrameType) -> Slot[C]:
         """Return another one for a slot whose connection is dead: an idle one, or new."""
@@ -217,7 +192,7 @@ class Lending(Ledger[C]):
             else:
                 idle.borrower = waiter.borrower
         if idle is not None or (waiter.permit is not None and not farewell.wait(waiter.remaining())):
-            _release_permit(waiter, farewell)
+            release_permit(waiter, farewell)
         self._settle()
 
     def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
@@ -249,7 +224,7 @@ class Lending(Ledger[C]):
             slot = self._connector.open(timeout, one.thread_id)
         except ConnectFailed:
             # What took long the server may still be busy with.
-            _release_permit(one, Farewell(unseen=min(monotonic() - began, UNSEEN) if is_tried else 0.0))
+            release_permit(one, Farewell(unseen=min(monotonic() - began, UNSEEN) if is_tried else 0.0))
             with self._lock:
                 self._connect_failures += is_tried
             raise
@@ -260,7 +235,7 @@ class Lending(Ledger[C]):
         """Undo what a waiter has got that leaves without a connection, and pass its turn on."""
         with self._lock:
             self._connecting.discard(waiter)
-            _release_permit(waiter)
+            release_permit(waiter)
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             slot = waiter.slot
@@ -273,121 +248,6 @@ class Lending(Ledger[C]):
                     self._idle.append(slot)
         self._settle()
         self._call_for_those_who_wait()
-
-    def _take_back(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
-        carrier = slot.carrier = get_ident()
-        watch = slot.watch
-        slot.borrower = 0
-        try:
-            if slot.retired or not keep:
-                self._close(slot, slot.ending if slot.retired else "broken")
-                return
-            if self.permits is not None and slot.permit is not None and self.permits.others_hunger():
-                if slot.permit.is_wanted():
-                    self._close(slot, "budget")
-                    return
-                if self.permits.is_news():
-                    housekeeping.call()
-            try:
-                if not self._is_plain:
-                    if self._driver.check_in(slot.connection, how):
-                        self._connector.finish_reset(slot)
-                    slot.idle_since = monotonic()
-                elif how is not None:
-                    slot.connection.rollback()
-            except Exception as error:
-                logger.info(
-                    "a connection of pool %r is closed, it cannot be used again: %s", self.name, describe(error)
-                )
-                self._close(slot, "broken")
-                return
-            slot.watch = None
-            slot.carrier = 0
-            self._idle.append(slot)
-            if self._by_lock:
-                self._settle()
-        except BaseException:
-            self._interrupted[carrier] = watch
-            if slot.carrier == carrier:
-                self._close(slot, "broken")
-            self._settle()
-            raise
-
-    def _close(self, slot: Slot[C], ending: Ending) -> None:
-        slot.ending = ending
-        slot.is_leaving = True
-        try:
-            # Before its place is free: the server never sees one connection more than max_size.
-            self._end(slot)
-        finally:
-            slot.carrier = 0
-            self._gone.append(slot)
-            self._settle()
-
-    def _end(self, slot: Slot[C]) -> None:
-        farewell: Farewell | None = None
-        try:
-            farewell = self._say_goodbye(slot, slot.permit)
-        finally:
-            _release_permit(slot, farewell)
-
-    def _say_goodbye(self, slot: Slot[C], permit: Permit | None) -> Farewell:
-        """Close a connection, and with a permit see whether the server does so at once: until then it counts it."""
-        farewell = self._driver.close(slot.connection)
-        if permit is None:
-            farewell.close()
-        else:
-            farewell.wait(_FAREWELL_PATIENCE)
-        return farewell
-
-    def _settle(self) -> None:
-        """Bring together what has been given back or closed with those who wait; close what shall not be kept.
-
-        The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
-        this very thread while it holds the lock, too. Then this is left to others.
-        """
-        while not self._lock._is_owned():  # type: ignore[attr-defined]
-            try:
-                if self._winding_down:
-                    self.wind_down()
-                with self._lock:
-                    has_freed = bool(self._gone)
-                    self._decide()
-                if has_freed:
-                    self._call_for_those_who_wait()
-                if self._doomed:
-                    self._close_the_doomed()
-            except Exception:
-                raise
-            except BaseException:
-                self._settle()  # what an interruption has left undone: perhaps nobody else comes by
-                raise
-            if not self._is_unsettled():
-                return
-        housekeeping.call()  # in case that whoever holds the lock does not look again
-
-    def _close_the_doomed(self) -> None:
-        while self._doomed:
-            try:
-                slot = self._doomed.popleft()
-            except IndexError:
-                return
-            try:
-                self._end(slot)
-            finally:
-                self._gone.append(slot)
-
-    def wind_down(self) -> None:
-        """Close the idle connections and keep none from now on, yet go on lending: the process is about to end.
-
-        Takes no lock and writes no log. Under prefork, mod_wsgi calls this from a signal handler on top of whatever
-        the thread was doing, and that may be holding our lock.
-        """
-        self._winding_down = True
-        self._by_lock = True
-        while (slot := self._pop_idle()) is not None:
-            self._end(slot)
-            self._gone.append(slot)
 
     def tend(self) -> float | None:
         """Do what time brings, for the thread of `wsgipool.housekeeping`; return the seconds until the next round."""
@@ -416,11 +276,6 @@ class Lending(Ledger[C]):
             return None
         return min(max(_SHORTEST_ROUND, min(self.max_idle, self.max_lifetime) / 10), _LONGEST_ROUND)
 
-    def _call_for_those_who_wait(self) -> None:
-        """Have a connection opened in the background if there is room: until one comes back may be long."""
-        if self._waiting and self._has_room():
-            housekeeping.call()
-
     def _open(self, opening: Opening) -> None:
         opening.thread_id = get_ident()
         slot: Slot[C] | None = None
@@ -433,7 +288,7 @@ class Lending(Ledger[C]):
         finally:
             with self._lock:
                 self._connecting.discard(opening)
-                _release_permit(opening)  # if the slot has not got it
+                release_permit(opening)  # if the slot has not got it
                 if slot is not None:
                     self._enter(slot, opening)
                     self._idle.append(slot)
@@ -453,9 +308,3 @@ class Lending(Ledger[C]):
             f"{f'; {self.permits.describe()}' if self.permits is not None and is_budget else ''}. "
             f"Hold connections for less time, {'' if is_budget else 'raise max_size, '}or wait longer with timeout"
         )
-
-
-def _release_permit(one: Slot[Any] | Waiter[Any] | Opening, farewell: Farewell | None = None) -> None:
-    permit, one.permit = one.permit, None
-    if permit is not None:
-        permit.release(farewell)

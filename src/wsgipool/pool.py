@@ -5,8 +5,8 @@ shrinking and waiting; it is held for decisions only, never over I/O, a callback
 lent last in, first out, so that few are kept busy and the rest grow old; those who wait are served first come, first
 served, and nobody overtakes them.
 
-Three layers: `wsgipool.ledger` knows who has what, `wsgipool.lending` does what follows from it, and this is what a
-program calls. None knows a server or a configuration; they work in any Python program.
+Four layers: `wsgipool.ledger` knows who has what, `wsgipool.returning` and `wsgipool.lending` do what follows from it,
+and this is what a program calls. None knows a server or a configuration; they work in any Python program.
 """
 
 from __future__ import annotations
