@@ -1,16 +1,18 @@
 """A command that an exception from outside interrupts takes its connection with it: nobody reads another's rows.
 
 PyMySQL leaves a connection that was interrupted in the middle of an answer open and out of step: the next borrower
-would get the rest of that answer for its own. Here requests are interrupted at random moments, with a real server,
-while others go on; each asks for rows that only it can have asked for.
+would get the rest of that answer for its own; so would its own next command, a COMMIT too, where a program goes on
+after the interruption. Here requests are interrupted at random moments, with a real server, while others go on; each
+asks for rows that only it can have asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,8 +26,13 @@ from unit.interrupts import debris_ignored, interrupt_at_work
 from wsgipool import Pool
 from wsgipool.demo.mariadb import MariaDB
 
-WAYS = [{"reset": "rollback"}, {"reset": "session"}, {"reset": "session", "pipeline": False}]
-TIMES = 50
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("", {"reset": "rollback"}),
+    ("?autocommit=true", {"reset": "rollback"}),
+    ("", {"reset": "session"}),
+    ("?autocommit=true", {"reset": "session", "pipeline": False}),
+]
+TIMES = 30
 """Interruptions of each kind of work, each way."""
 LATEST = 0.02
 """Seconds after which a thread at work is interrupted at the latest, in which it does some rounds."""
@@ -50,17 +57,86 @@ def read_much_row_by_row(pool: Pool[Any]) -> None:
 
 def write(pool: Pool[Any]) -> None:
     with pool.connection() as connection:
+        connection.begin()
         run(connection, "UPDATE books SET stock = stock + 1 WHERE id = 1")
         run(connection, "UPDATE books SET stock = stock - 1 WHERE id = 2")
 
 
-@pytest.mark.parametrize("work", [read_much, read_much_row_by_row, write])
-@pytest.mark.parametrize("way", WAYS)
+def read_by_hand(pool: Pool[Any]) -> None:
+    number = next(_numbers)
+    connection = pool.getconn()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        assert cursor.fetchall() == tuple((row, number) for row in range(1, ROWS + 1))
+    finally:
+        pool.putconn(connection)
+
+
+class Swallowing:
+    """Goes on after an interruption as if nothing had been, and remembers it only when all is done."""
+
+    def __init__(self) -> None:
+        self._interruptions: list[BaseException] = []
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._interruptions.append(error)
+
+    def __enter__(self) -> Swallowing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._interruptions:
+            raise each
+
+
+def read_and_swallow(pool: Pool[Any]) -> None:
+    number = next(_numbers)
+    with Swallowing() as swallowed, pool.connection(readonly=True) as connection, swallowed.here():
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        assert cursor.fetchall() == tuple((row, number) for row in range(1, ROWS + 1))
+
+
+def read_by_hand_and_swallow(pool: Pool[Any]) -> None:
+    number = next(_numbers)
+    with Swallowing() as swallowed:
+        connection = pool.getconn()
+        with swallowed.here():
+            cursor = connection.cursor(SSCursor)
+            cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+            assert list(cursor) == [(row, number) for row in range(1, ROWS + 1)]
+        pool.putconn(connection)
+
+
+def write_and_swallow(pool: Pool[Any]) -> None:
+    with Swallowing() as swallowed, pool.connection() as connection, swallowed.here():
+        run(connection, "UPDATE books SET stock = stock WHERE id = 1")
+        run(connection, "UPDATE books SET stock = stock WHERE id = 2")
+
+
+WORKS = [
+    *(read_much, read_much_row_by_row, write, read_by_hand),
+    *(read_and_swallow, read_by_hand_and_swallow, write_and_swallow),
+]
+
+
+@pytest.mark.parametrize("work", WORKS)
+@pytest.mark.parametrize(("options", "way"), WAYS)
 def test_interrupted_requests_leave_no_answer_to_others(
-    make_pool: MakePool, mariadb: MariaDB, shop: str, way: dict[str, Any], work: Callable[[Pool[Any]], None]
+    make_pool: MakePool,
+    mariadb: MariaDB,
+    shop: str,
+    options: str,
+    way: dict[str, Any],
+    work: Callable[[Pool[Any]], None],
 ) -> None:
-    pool = make_pool(max_size=3, **way)
-    moments = random.Random(f"{way} {work.__name__}")
+    pool = make_pool(f"{shop}{options}", max_size=3, **way)
+    moments = random.Random(f"{options} {way} {work.__name__}")
     ended = threading.Event()
 
     def other_requests() -> None:

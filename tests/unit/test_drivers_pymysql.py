@@ -6,11 +6,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pymysql
 import pytest
-from pymysql.constants import COMMAND
+from pymysql.connections import Connection
+from pymysql.constants import COMMAND, SERVER_STATUS
+from pymysql.cursors import SSCursor
 
 from unit.fakes import PATIENCE, Task
 from wsgipool import ConfigError, ConnectFailed, Pool
@@ -233,7 +237,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection.socket_state = state_of(connection._sock)
     connection._current_timeout = None
     yield connection, server
-    connection._force_close()
+    driver(MYSQL).close(connection)
     server.close()
 
 
@@ -379,6 +383,161 @@ def test_a_borrower_that_sets_the_character_set_learns_at_once_whether_that_went
 
     with pytest.raises(pymysql.OperationalError, match="Unknown character set"):
         connection.set_character_set("utf8mb4")
+
+
+# --- the middle of an answer -----------------------------------------------------------------------------------------
+
+_EOF, _EOF_AND_MORE = b"\xfe\0\0\x02\0", b"\xfe\0\0\x0a\0"
+_COLUMN = b"\x03def\0\0\0\x01n\0\x0c\x21\0\x01\0\0\0\x03\0\0\0\0\0"
+
+
+def rows(number: int, end: bytes = _EOF) -> bytes:
+    """Return an answer that begins with this packet: the rows 1 and 2."""
+    payloads = [b"\x01", _COLUMN, _EOF, b"\x011", b"\x012", end]
+    return b"".join(packet(number + index, payload) for index, payload in enumerate(payloads))
+
+
+TWO_RESULTS = rows(1, _EOF_AND_MORE) + rows(7)
+DUPLICATE = packet(1, b"\xff" + (1062).to_bytes(2, "little") + b"#23000Duplicate entry")
+
+
+def read_row_by_row(connection: PooledConnection) -> None:
+    with connection.cursor(SSCursor) as cursor:
+        cursor.execute("SELECT n FROM numbers")
+        assert cursor.fetchall() == [(1,), (2,)]
+
+
+def read_both_results(connection: PooledConnection) -> None:
+    connection.query("CALL two_results()")
+    connection.next_result()
+
+
+def read_one_result_and_go_on(connection: PooledConnection) -> None:
+    connection.query("CALL two_results()")
+    connection.ping()
+
+
+def read_one_row_and_go_on(connection: PooledConnection) -> None:
+    connection.query("SELECT n FROM numbers", unbuffered=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        connection.ping()
+
+
+def insert_what_is_there(connection: PooledConnection) -> None:
+    with pytest.raises(pymysql.IntegrityError):
+        connection.query("INSERT INTO books VALUES (1)")
+
+
+def commit_what_cannot_be(connection: PooledConnection) -> None:
+    with pytest.raises(pymysql.IntegrityError):
+        connection.commit()
+
+
+COMMANDS: dict[str, tuple[Callable[[PooledConnection], object], bytes]] = {
+    "query": (lambda connection: connection.query("SELECT n FROM numbers"), rows(1)),
+    "unbuffered query": (read_row_by_row, rows(1)),
+    "two results": (read_both_results, TWO_RESULTS),
+    "one of two results": (read_one_result_and_go_on, TWO_RESULTS + OK),
+    "one of two rows": (read_one_row_and_go_on, rows(1) + OK),
+    "commit": (lambda connection: connection.commit(), OK),
+    "rollback": (lambda connection: connection.rollback(), OK),
+    "begin": (lambda connection: connection.begin(), OK),
+    "autocommit": (lambda connection: connection.autocommit(False), OK),
+    "select_db": (lambda connection: connection.select_db("orders"), OK),
+    "ping": (lambda connection: connection.ping(), OK),
+    "set_character_set": (lambda connection: connection.set_character_set("utf8mb4"), OK),
+    "show_warnings": (lambda connection: connection.show_warnings(), rows(1)),
+    "error to a query": (insert_what_is_there, DUPLICATE),
+    "error to a commit": (commit_what_cannot_be, DUPLICATE),
+}
+
+
+@pytest.fixture
+def borrowed(connected: tuple[PooledConnection, socket.socket]) -> tuple[PooledConnection, socket.socket]:
+    connection, _ = connected
+    assert is_alive(connection)
+    connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+    return connected
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_connection_whose_commands_were_answered_is_healthy(
+    command: str, borrowed: tuple[PooledConnection, socket.socket]
+) -> None:
+    connection, server = borrowed
+    use, answer = COMMANDS[command]
+    server.send(answer)
+
+    use(connection)
+
+    assert not connection.is_asking
+    driver(MYSQL).check_in(connection, "rollback")
+    assert connection.open
+
+
+class Interrupt(BaseException):
+    pass
+
+
+PACKETS = dict.fromkeys(COMMANDS, 1) | {
+    "query": 6,
+    "unbuffered query": 6,
+    "two results": 12,
+    "one of two results": 13,
+    "one of two rows": 7,
+    "show_warnings": 6,
+}
+"""Of the answers to each command."""
+
+
+@pytest.mark.parametrize(
+    ("command", "passed"), [(command, number) for command in COMMANDS for number in range(PACKETS[command])]
+)
+def test_a_connection_that_was_interrupted_before_any_packet_of_an_answer_is_not_lent_again(
+    command: str, passed: int, borrowed: tuple[PooledConnection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, server = borrowed
+    use, answer = COMMANDS[command]
+    server.send(answer)
+    left = iter(range(passed))
+    read = Connection._read_packet
+
+    def interrupted(self: Connection, *kind: Any) -> object:
+        if next(left, None) is None:
+            raise Interrupt
+        return read(self, *kind)
+
+    monkeypatch.setattr(Connection, "_read_packet", interrupted)
+    with pytest.raises((Interrupt, pymysql.OperationalError)):  # the end of a cursor's block is in its way
+        use(connection)
+    monkeypatch.undo()
+
+    with pytest.raises(pymysql.Error, match=r"before its answer was read|closed already"):
+        driver(MYSQL).check_in(connection, None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_who_goes_on_after_an_interruption_is_told_so_and_gets_no_old_answer(
+    command: str, borrowed: tuple[PooledConnection, socket.socket]
+) -> None:
+    connection, server = borrowed
+    connection._execute_command(COMMAND.COM_QUERY, "UPDATE books SET stock = 0")
+    use, answer = COMMANDS[command]
+    server.send(OK + answer)
+
+    with pytest.raises(pymysql.OperationalError, match="before its answer was read"):
+        use(connection)
+
+    assert not connection.open
+
+
+def test_a_closed_connection_is_not_lent_again(borrowed: tuple[PooledConnection, socket.socket]) -> None:
+    connection, _ = borrowed
+    connection._force_close()
+
+    with pytest.raises(pymysql.InterfaceError, match="closed already"):
+        driver(MYSQL).check_in(connection, "rollback")
 
 
 def test_close_says_goodbye(connected: tuple[PooledConnection, socket.socket]) -> None:

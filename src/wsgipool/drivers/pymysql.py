@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import ssl
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from threading import get_ident
@@ -114,15 +115,17 @@ class PyMySQLDriver(PlainDriver["PooledConnection"]):
 
     def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
         """Send what the connection owes in one go, and wait for nothing."""
-        if connection.is_asking and connection._sock is not None:
-            # Its borrower was interrupted, and the next one would get the answer.
-            raise pymysql.OperationalError("a command was interrupted before its answer was read to the end")
+        if connection._sock is None:
+            raise pymysql.InterfaceError("it is closed already")
+        if connection.is_asking:
+            # The next borrower would get the answer.
+            raise pymysql.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, _INTERRUPTED)
         if how is not None:
             result = connection._result
             if result is not None and (result.unbuffered_active or result.has_next):
                 # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
                 raise pymysql.OperationalError("a result was not read to its end")
-            if connection.answers_due and connection._sock is not None:
+            if connection.answers_due:
                 pass  # its borrower has done nothing, not even waited for the last one's answer
             elif how == "session":
                 connection.send_session_reset()
@@ -214,6 +217,7 @@ class PooledConnection(Connection):
             self._force_close()
         self.forget_result()
         self.answers_due = 0
+        self.is_asking = False
         if sock is None:
             try:
                 sock = self._connect_socket()
@@ -246,11 +250,9 @@ class PooledConnection(Connection):
                 super().set_character_set(charset, collation)
 
     def next_result(self, unbuffered: bool = False) -> int:
-        self._refuse_other_threads()
-        # PyMySQL calls it, too, before a command, for what was left of the last answer.
-        was_asking, self.is_asking = self.is_asking, True
+        self._refuse_misuse()
+        self.is_asking = True
         rows: int = super().next_result(unbuffered)
-        self.is_asking = was_asking
         return rows
 
     def show_warnings(self) -> Any:
@@ -357,14 +359,26 @@ class PooledConnection(Connection):
             self.farewell = farewell
 
     def _execute_command(self, command: int, sql: Any) -> None:
-        if self.lent_to != get_ident():
-            self._refuse_other_threads()
+        if self.is_asking or self.lent_to != get_ident():
+            self._refuse_misuse()
+        last = self._result
+        if last is not None and (last.unbuffered_active or last.has_next):
+            self._read_rest(last)
         self.is_asking = True
         Connection._execute_command(self, command, sql)
         if self.answers_due:
             # They come before that of this command, which waits for the server as long as read_timeout says.
             self._read_answers_first()
             self._next_seq_id = 1
+
+    def _read_rest(self, result: Any) -> None:
+        # As PyMySQL's, which would do it when the next command counts as sent.
+        if result.unbuffered_active:
+            warnings.warn("Previous unbuffered result was left incomplete", stacklevel=4)
+            result._finish_unbuffered_query()
+        while result is not None and result.has_next:
+            self.next_result()
+            result = self._result
 
     def _read_answers_first(self) -> None:
         if self.answers_due == 1 and self._current_timeout == self._read_timeout:
@@ -401,6 +415,15 @@ class PooledConnection(Connection):
             raise
         self.is_asking = False
 
+    def _refuse_misuse(self) -> None:
+        self._refuse_other_threads()
+        if self.is_asking:
+            # It was interrupted before. What is asked now, be it for a COMMIT, would be answered by what is left of the
+            # last answer, or wait for ever.
+            self._force_close()
+            self.forget_result()
+            raise pymysql.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, _INTERRUPTED)
+
     def _refuse_other_threads(self) -> None:
         if self.lent_to is not None and self.lent_to != get_ident():
             raise WrongThread(
@@ -433,6 +456,9 @@ ENDED = -1
 """The `lent_to` of one that the pool has closed or left to a fork's parent: connected again, nobody would count it."""
 
 
+_INTERRUPTED = "a command was interrupted before its answer was read to the end"
+
+
 def _set_names(charset: str, collation: str | None) -> str:
     return f"SET NAMES {charset} COLLATE {collation}" if collation else f"SET NAMES {charset}"
 
@@ -453,15 +479,14 @@ class _ReaderForBorrower:
 
     def _read_packet(self) -> Any:
         connection = self._connection
-        connection._refuse_other_threads()
-        # As next_result(), for each row.
-        was_asking, connection.is_asking = connection.is_asking, True
+        connection._refuse_misuse()
+        connection.is_asking = True
         try:
             packet = connection._read_packet()
         except pymysql.MySQLError:
             connection.is_asking = False
             raise
-        connection.is_asking = was_asking
+        connection.is_asking = False
         return packet
 
     def __getattr__(self, name: str) -> Any:
