@@ -534,6 +534,69 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
+LEAVINGS = {"normally": "ValueError", "by an exception": "KeyError", "as a closed generator": None}
+"""How the child of a fork in the middle of a block leaves that, and what it meets."""
+
+
+@pytest.mark.parametrize("way", LEAVINGS)
+@pytest.mark.parametrize("settings", WAYS)
+def test_a_forks_child_that_leaves_the_parents_block_commits_nothing_and_gives_nothing_to_its_own_pool(
+    shop: str, aborted: Aborted, settings: dict[str, Any], way: str
+) -> None:
+    report = outcome_of(
+        f"way = {way!r}\n"
+        + """
+BOOK = "SELECT stock FROM books WHERE id = 2"
+
+def leave():
+    with pool.connection() as connection:
+        run(connection, "UPDATE books SET stock = 19 WHERE id = 2")
+        report["session"] = session_of(connection)
+        if os.fork() == 0:
+            report["is child"] = True
+        else:
+            report["status"] = os.waitstatus_to_exitcode(os.wait()[1])
+            report["mine"] = value(connection, BOOK)
+            with pool.connection(readonly=True) as other:
+                report["others'"] = value(other, BOOK)
+        yield connection
+        if "is child" in report and way == "by an exception":
+            raise KeyError("the child's")
+
+leaving = leave()
+next(leaving)
+error = None
+try:
+    if "is child" in report and way == "as a closed generator":
+        leaving.close()
+    else:
+        next(leaving, None)
+except Exception as caught:
+    error = type(caught).__name__
+if "is child" in report:
+    counts = pool.size, pool.idle, pool.in_use
+    with pool.connection() as one, pool.connection() as two:
+        sessions = {session_of(one), session_of(two)}
+        stock = value(one, BOOK)
+    child = {"error": error, "counts": counts, "stock": stock, "parent's": report["session"] in sessions}
+    print(json.dumps({"child": child}), flush=True)
+    wsgipool.close()
+    os._exit(0)
+with pool.connection() as connection:
+    report["at last"] = value(connection, BOOK)
+    report["again"] = session_of(connection) == report.pop("session")
+print(json.dumps(report | {"error": error}))
+""",
+        shop,
+        **settings,
+    )
+
+    child = {"error": LEAVINGS[way], "counts": [0, 0, 0], "stock": 20, "parent's": False}
+    parent = {"status": 0, "mine": 19, "others'": 20, "at last": 19, "error": None}
+    assert {name: report[name] for name in ["child", *parent]} == {"child": child, **parent}
+    assert aborted.count() == 0
+
+
 def test_a_fork_leaves_the_parent_its_housekeeping_and_gives_the_child_one_of_its_own(
     shop: str, aborted: Aborted
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from unit.fakes import run_python
 
 FORK = """
@@ -53,6 +55,52 @@ def test_the_parent_of_a_fork_keeps_its_connections() -> None:
 
     assert fork("pass", parent) == (
         "<Pool 'orders': 0 in use, 0 connecting, 2 idle of max_size 2, 0 waiting> True []\n"
+    )
+
+
+PLAIN = """
+pool = Pool(lambda: database.connect(1), name="orders", max_size=2{settings})
+block = pool.connection()
+borrowed = block.__enter__()
+error = {error}
+"""
+
+
+@pytest.mark.parametrize("settings", ["", ", reset=None"])
+@pytest.mark.parametrize(("error", "outcome"), [("None", "ValueError"), ("KeyError()", "None")])
+def test_a_forks_child_that_leaves_its_parents_block_gives_nothing_back_to_the_pool_of_a_plain_callable(
+    error: str, outcome: str, settings: str
+) -> None:
+    child = """
+    raised = None
+    try:
+        block.__exit__(type(error), error, None)
+    except ValueError as refused:
+        raised = type(refused).__name__
+    print(raised, borrowed.calls, repr(pool), pool.getconn() is borrowed, flush=True)
+    """
+    parent = "block.__exit__(None, None, None); print(borrowed.calls, repr(pool))"
+
+    assert fork(child, parent, PLAIN.format(error=error, settings=settings)) == (
+        f"{outcome} [] <Pool 'orders': 0 in use, 0 connecting, 0 idle of max_size 2, 0 waiting> False\n"
+        "['commit'] <Pool 'orders': 0 in use, 0 connecting, 1 idle of max_size 2, 0 waiting>\n"
+    )
+
+
+@pytest.mark.parametrize("settings", ["", ", reset=None"])
+def test_a_forks_child_cannot_give_back_by_hand_what_its_parent_has_borrowed_from_a_plain_callable(
+    settings: str,
+) -> None:
+    child = """
+    try:
+        pool.putconn(held)
+    except ValueError as refused:
+        print(type(refused).__name__, held.calls, repr(pool), flush=True)
+    """
+    before = f"pool = Pool(lambda: database.connect(1), name='orders', max_size=2{settings}); held = pool.getconn()"
+
+    assert fork(child, before=before) == (
+        "ValueError [] <Pool 'orders': 0 in use, 0 connecting, 0 idle of max_size 2, 0 waiting>\n"
     )
 
 
