@@ -3,8 +3,6 @@
 Where the promise is about servers the server is real; elsewhere fake connections make the moment exact. Some of these
 stand under names of their own among the tests of the pool (tests/unit/test_pool_*.py) and are not written twice:
 
-psycopg_pool 3.3.3, a waiter hit by KeyboardInterrupt still accepts a connection, which is lost:
-    test_a_waiter_hit_by_a_signal_loses_nothing, test_a_waiter_hit_by_an_asynchronous_exception_loses_nothing
 DBUtils and SQLAlchemy, a connection returned goes to whoever comes first:
     test_nobody_overtakes_a_waiter, test_waiters_are_served_in_the_order_of_their_coming
 every Python pool, not fork-safe by itself, with fake connections:
@@ -14,10 +12,12 @@ every Python pool, not fork-safe by itself, with fake connections:
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -27,7 +27,18 @@ from faults.conftest import MakePool as MakeRealPool
 from faults.harness import SOON, run, session_of, user_of, value
 from faults.proxy import Proxy
 from httpd.harness import sessions
-from unit.fakes import FakeConnection, FakeDatabase, Gate, Task, eventually, in_turn, raising, then
+from unit.fakes import (
+    Borrower,
+    FakeConnection,
+    FakeDatabase,
+    Gate,
+    Task,
+    eventually,
+    in_turn,
+    raising,
+    run_python,
+    then,
+)
 from wsgipool import ConnectFailed, Pool, PoolDeadlock, PoolTimeout
 from wsgipool.demo.mariadb import MariaDB
 
@@ -220,6 +231,44 @@ def test_dbutils_go_10886_a_waiter_that_gives_up_while_it_connects_wakes_the_nex
     with pytest.raises((ConnectFailed, PoolTimeout)):
         gives_up.result()
     pool.putconn(next_one.result())
+    assert_whole(pool, database)
+
+
+# --- psycopg_pool 3.3.3: a waiter hit by KeyboardInterrupt still accepts a connection, which is lost -----------------
+
+
+def test_psycopg_pool_a_waiter_hit_by_keyboard_interrupt_accepts_no_connection(
+    make_fake_pool: MakeFakePool, database: FakeDatabase
+) -> None:
+    pool = make_fake_pool(1)
+    holder = Borrower(pool.getconn, pool.putconn)
+    struck = threading.Event()
+
+    def handler(*_: object) -> None:
+        if not struck.is_set():
+            struck.set()
+            raise KeyboardInterrupt
+
+    def press_ctrl_c() -> None:
+        eventually(lambda: pool.waiting == 1)
+        # Again and again: CPython does not notice one that comes just before it begins to wait.
+        while not struck.wait(0.01):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        pressing = Task(press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            pool.getconn()
+        pressing.result()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    next_one = waiting(pool, pool.getconn)
+
+    holder.give_back()
+
+    assert next_one.result() is holder.connection
+    pool.putconn(holder.connection)
     assert_whole(pool, database)
 
 
@@ -493,7 +542,7 @@ def test_go_16873_nested_acquires_of_all_threads_at_once_do_not_deadlock_the_poo
     assert_whole(pool, database)
 
 
-# --- every Python pool: not fork-safe by itself ----------------------------------------------------------------------
+# --- every Python pool: not fork-safe by itself; no budget across processes ------------------------------------------
 
 
 def test_every_python_pool_a_fork_shares_no_connection(make_pool: MakeRealPool, mariadb: MariaDB, shop: str) -> None:
@@ -552,6 +601,35 @@ def test_every_python_pool_the_childs_exit_does_not_end_the_parents_sessions(mak
     with pool.connection() as connection:
         assert value(connection, "SELECT CONNECTION_ID()") == idle
     pool.putconn(held)
+
+
+SHARED_BUDGET = """
+from pathlib import Path
+from faults.harness import pool_of, value
+from unit.fakes import Task
+from wsgipool.host.budget import Budget, Limit
+
+pool = pool_of({url!r}, max_size=4, permits=Budget(Path({folder!r}), "mysql://db:3306", Limit(2)))
+
+def visit():
+    with pool.connection() as connection:
+        return value(connection, "SELECT 1")
+
+tasks = [Task(lambda: sum(visit() for _ in range(25))) for _ in range(4)]
+print(sum(task.result() for task in tasks))
+pool.close()
+"""
+
+
+def test_every_python_pool_a_budget_holds_across_processes(mariadb: MariaDB, shop: str, tmp_path: Path) -> None:
+    # Two pools of four each, where the server refuses the third connection.
+    with mariadb.admin() as admin:
+        run(admin, f"ALTER USER {user_of(shop)} WITH MAX_USER_CONNECTIONS 2")
+    program = SHARED_BUDGET.format(url=shop, folder=str(tmp_path))
+
+    processes = [Task(lambda: run_python(program)) for _ in range(2)]
+
+    assert [process.result() for process in processes] == ["100\n"] * 2
 
 
 def test_every_python_pool_the_error_of_a_lost_connection_reaches_its_borrower_unchanged(
