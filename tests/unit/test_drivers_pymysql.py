@@ -21,7 +21,8 @@ from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
 from wsgipool.drivers.opening import Descriptor
-from wsgipool.drivers.pymysql import PooledConnection, PyMySQLDriver
+from wsgipool.drivers.pymysql import PyMySQLDriver
+from wsgipool.drivers.pymysql_connection import PooledConnection
 from wsgipool.drivers.sockets import is_readable, state_of
 
 
@@ -164,7 +165,7 @@ def test_the_address_has_no_password() -> None:
 def contexts(monkeypatch: pytest.MonkeyPatch) -> dict[object, ssl.SSLContext]:
     """The shared contexts, none yet."""
     made: dict[object, ssl.SSLContext] = {}
-    monkeypatch.setattr("wsgipool.drivers.pymysql._tls_contexts", made)
+    monkeypatch.setattr("wsgipool.drivers.pymysql_connection._tls_contexts", made)
     return made
 
 
