@@ -1,14 +1,15 @@
-"""Has a socket something to read: by the C library, and by Python where there is no ctypes."""
+"""Is a socket open, has it something to read: by its state, by the C library, by Python where there is no ctypes."""
 
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from wsgipool.drivers import sockets
-from wsgipool.drivers.sockets import Question, is_readable
+from wsgipool.drivers.sockets import OPEN, Question, is_readable, state_of
 
 
 @pytest.fixture(params=["ctypes", "select"])
@@ -45,3 +46,39 @@ def test_an_end_can_be_read(pair: tuple[Question, socket.socket]) -> None:
     there.close()
 
     assert question()
+
+
+# --- is it open ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["TCP", "TCP by poll", "Unix"])
+def ends(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection."""
+    if request.param == "TCP by poll":
+        monkeypatch.setattr(sockets, "_TCP_INFO", None)
+    if request.param == "Unix":
+        here, there = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            here = socket.create_connection(server.getsockname())
+            there, _ = server.accept()
+    with here, there:
+        yield here, there
+
+
+def test_a_quiet_socket_is_open(ends: tuple[socket.socket, socket.socket]) -> None:
+    assert state_of(ends[0])() == OPEN
+
+
+@pytest.mark.parametrize("how", ["properly", "at once"])
+def test_a_socket_whose_other_end_was_closed_is_not_open(how: str, ends: tuple[socket.socket, socket.socket]) -> None:
+    here, there = ends
+    state = state_of(here)
+
+    if how == "at once":  # over TCP by a reset
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    there.close()
+
+    assert state() != OPEN
