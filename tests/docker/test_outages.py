@@ -28,11 +28,11 @@ def test_sites_answer_503_while_the_database_is_killed_and_recover_when_it_is_ba
 def test_a_paused_database_is_answered_for_within_the_deadline(compose: Compose, database: Database) -> None:
     with Load(urls_of(compose, *SITES), visitors=20) as load:
         load.wait_for("200")
-        docker("pause", database.container.name)
+        database.container.pause()
         try:
             load.wait_for("503", 2)
         finally:
-            docker("unpause", database.container.name)
+            database.container.unpause()
         load.wait_for("200")
 
     assert load.longest < DEADLINE

@@ -74,6 +74,24 @@ class Container:
     def signal(self, name: str) -> None:
         docker("kill", f"--signal={name}", self.name)
 
+    def pause(self) -> None:
+        """Let none of its processes run."""
+
+        def is_frozen() -> bool:
+            try:
+                docker("pause", self.name)
+            except AssertionError as error:
+                # With cgroups of version 1 the kernel may not get hold of all processes of a busy container at once.
+                if "unable to freeze" not in str(error):
+                    raise
+                return False
+            return True
+
+        eventually(is_frozen, f"{self.name} to be frozen")
+
+    def unpause(self) -> None:
+        docker("unpause", self.name)
+
     def stop(self, signal: str) -> None:
         """Send the signal and wait for the end."""
         if self.is_running():

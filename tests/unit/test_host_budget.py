@@ -281,10 +281,12 @@ def test_an_automatic_limit_is_one_until_somebody_has_asked_the_server(folder: P
     permits = [budget.take(1)]
     assert other.take(1) is None
     assert budget.asks_server
+    assert str(budget).startswith('an "auto" number (the first asks the server) of connections')
 
     budget.learn(30)
 
     assert not budget.asks_server
+    assert str(other).startswith("10 connections")
     permits += [other.take(1) for _ in range(9)]
     assert None not in permits
     assert other.take(1) is None

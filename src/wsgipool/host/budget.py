@@ -105,7 +105,9 @@ class Budget:
         self._is_asking = False  # or its connection is about to
 
     def __str__(self) -> str:
-        return f"{self._limit()} connections of this host to {self.server}, counted in {self.path}"
+        is_known = self.limit.connections != "auto" or self._opened().board.allowed() > 0
+        number = self._limit() if is_known else 'an "auto" number (the first asks the server) of'
+        return f"{number} connections of this host to {self.server}, counted in {self.path}"
 
     @property
     def held(self) -> int:
