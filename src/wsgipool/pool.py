@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from sys import exception
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -182,7 +183,7 @@ class Pool(Lending[C]):
             raise self._not_lent() from None
         if slot.borrower != get_ident():
             self._refuse_what_others_have(slot)
-        if self._returns_as_is and sys.exc_info()[1] is None:
+        if self._returns_as_is and exception() is None:
             slot.borrower = 0
             try:
                 self._idle.append(slot)
@@ -193,7 +194,7 @@ class Pool(Lending[C]):
                 raise
         else:
             # As in a block: one that is given back on the way of an interruption may be in the middle of an answer.
-            self._take_back(slot, self._reset, keep=not is_interruption(sys.exc_info()[1]))
+            self._take_back(slot, self._reset, keep=not is_interruption(exception()))
 
     def stats(self) -> Stats:
         """Return the counts, and what has been done so far."""
