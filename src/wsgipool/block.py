@@ -31,16 +31,15 @@ class Block(AbstractContextManager[C]):
         pool = self._pool
         self.thread_id = thread_id = get_ident()
         # As in Pool.getconn: a call less.
-        if pool._lends_as_is and not pool._by_lock:
-            try:
-                slot = pool._idle.pop()
-            except IndexError:
-                pass
-            else:
-                slot.borrower = self
-                slot.used = True
-                self._slot = slot
-                return slot.connection
+        try:
+            slot = pool._free.pop()
+        except IndexError:
+            pass
+        else:
+            slot.used = True
+            slot.borrower = self
+            self._slot = slot
+            return slot.connection
         self._slot = slot = pool._borrow(self, thread_id, self._timeout, sys._getframe(1))
         return slot.connection
 

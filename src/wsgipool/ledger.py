@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Generic
+from typing import Any, Generic, get_args
 
 from wsgipool.drivers import C
 from wsgipool.errors import PoolClosed, PoolDeadlock, TooManyRequests
 from wsgipool.housekeeping import housekeeping
-from wsgipool.loan import Ending, Opening, Slot, Waiter, describe_holders, describe_stacks
+from wsgipool.loan import NOTED, Ending, Opening, Slot, Waiter, describe_holders, describe_stacks
 from wsgipool.permits import IDLE_LOOK, Permits
 
 
@@ -30,7 +30,9 @@ class Ledger(Generic[C]):
 
     # What a loan touches lies side by side, here and in the subclasses: in a site, and with a thousand pools, it is the
     # processor's cache that decides.
-    __slots__ = ("__dict__", "__weakref__", "_by_lock", "_idle", "_lends_as_is", "_returns_as_is", "_slots", "permits")
+    __slots__ = (
+        "__dict__", "__weakref__", "_by_lock", "_free", "_idle", "_lends_as_is", "_returns_as_is", "_slots", "permits",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class Ledger(Generic[C]):
         self.max_connecting = max_connecting
         self.max_idle = max_idle
         self.permits = permits
+        self._lends_as_is = self._returns_as_is = False
+        """Whether there is nothing to do when a connection is lent, and when it comes back."""
         self._closed = False
         self._winding_down = False
         self._start_empty()
@@ -65,11 +69,11 @@ class Ledger(Generic[C]):
         self._closers: list[Waiter[C]] = []
         self._interrupted: dict[int, object] = {}  # by thread: the watch on its request
         self._retiring = False  # some connections are to be closed when they come back
-        self._by_lock = self._winding_down  # somebody waits, or else: idle connections go to nobody without the lock
+        self._lend_by_lock(self._winding_down)
         self._loans_of_the_gone = 0
         self._waits = self._timeouts = self._refused = self._opened = self._connect_failures = 0
         self._wait_seconds = 0.0
-        self._endings: Counter[Ending] = Counter()
+        self._endings: dict[Ending, int] = dict.fromkeys(get_args(Ending), 0)
 
     @property
     def idle(self) -> int:
@@ -90,6 +94,12 @@ class Ledger(Generic[C]):
     def size(self) -> int:
         """Connections that are open or being opened; never more than `max_size`."""
         return len(self._slots) - len(self._gone) + len(self._connecting)
+
+    def _lend_by_lock(self, by_lock: bool) -> None:
+        """Say whether somebody waits, or else: then idle connections go to nobody without the lock."""
+        self._by_lock = by_lock
+        self._free = self._idle if self._lends_as_is and not by_lock else _NONE
+        """Those that can be lent as they are, at once."""
 
     # --- under the lock: who comes next -----------------------------------------------------------------------------
 
@@ -145,9 +155,9 @@ class Ledger(Generic[C]):
             self._waiting.popleft()
         if self.permits is not None and not self._waiting:
             self.permits.sated()
-        self._by_lock = bool(self._waiting) or self._retiring
+        self._lend_by_lock(bool(self._waiting) or self._retiring)
         if self._winding_down:
-            self._by_lock = True
+            self._lend_by_lock(True)  # a signal handler may have said so in the middle of the line above
         if self._closed and not self.size:
             for closer in self._closers:
                 closer.wake()
@@ -186,9 +196,10 @@ class Ledger(Generic[C]):
 
     def _enter(self, slot: Slot[C], opener: Waiter[C] | Opening) -> None:
         """Enter a connection that was just opened. Under the lock."""
-        self._slots[id(slot.connection)] = slot
-        self._connecting.discard(opener)
+        key = id(slot.connection)
+        self._slots[key] = slot  # an exception from outside comes with a call: the two lines are done or not
         self._opened += 1
+        self._connecting.discard(opener)
         if opener.is_outdated:
             self._retire(slot, "surplus")
 
@@ -210,7 +221,8 @@ class Ledger(Generic[C]):
         """Have a slot closed when it comes back, or now if it is idle."""
         slot.ending = ending
         slot.retired = True
-        self._retiring = self._by_lock = True
+        self._retiring = True
+        self._lend_by_lock(True)
 
     def _doom(self, slot: Slot[C], ending: Ending) -> None:
         """Leave a slot that nobody can borrow any more to `_settle`, which closes it outside the lock."""
@@ -232,23 +244,35 @@ class Ledger(Generic[C]):
         self._retiring = self._staying() > self.max_size or any(slot.retired for slot in self._slots.values())
 
     def _doom_the_aged(self, now: float) -> None:
+        self._look_at_use(now)
         for slot in self._slots.values():
             if now >= slot.expires and not slot.retired:
                 self._retire(slot, "lifetime")
-            if slot.borrower or slot.used:
-                slot.used = False
-                slot.quiet_since = now
         for slot in list(self._idle):
             if self._staying() <= self.min_size:
                 break
             if now - slot.quiet_since >= self.max_idle and self._grab(slot):
                 self._doom(slot, "idle")
 
+    def _look_at_use(self, now: float) -> None:
+        """Note which were lent since the last look: those that are lent as they are tell no more than that."""
+        for slot in self._slots.values():
+            if slot.used:
+                if self._lends_as_is and slot.used != NOTED:
+                    slot.since = now
+                    slot.code = None
+                slot.used = False
+                slot.quiet_since = now
+            elif slot.borrower:
+                slot.quiet_since = now
+
     def _doom_for_others(self, now: float) -> None:
         """Give up idle connections, the oldest first, where other processes that share the budget want them."""
         if self.permits is None or not self.permits.others_hunger():
             return
         idle = sorted(self._idle, key=lambda slot: slot.idle_since)
+        if not idle:
+            return
         is_at_work = self.in_use > 0 or any(now - slot.idle_since < IDLE_LOOK for slot in idle)
         for slot in idle[: self.permits.to_give_up(keep=int(is_at_work))]:
             if slot.permit is not None and slot.permit.is_due() and self._grab(slot):
@@ -277,7 +301,7 @@ class Ledger(Generic[C]):
                 slot.borrower = 0
                 self._doom(slot, "leaked")
                 leaked.append(slot)
-            slot.used |= was_used
+            slot.used = slot.used or was_used
         return leaked
 
     def _note_interruption(self, thread_id: int, watch: object) -> None:
@@ -303,7 +327,10 @@ class Ledger(Generic[C]):
 
     def _strike_off(self, slot: Slot[C]) -> None:
         slot.watch = None
-        if self._slots.pop(id(slot.connection), None) is slot:
+        key = id(slot.connection)
+        if self._slots.get(key) is slot:
+            # An exception from outside comes with a call: the three lines are done or not.
+            del self._slots[key]
             self._loans_of_the_gone += slot.loans
             self._endings[slot.ending] += 1
 
@@ -325,6 +352,8 @@ class Ledger(Generic[C]):
         )
 
 
+_NONE: deque[Any] = deque()
+
 # Functions of their own, since a variable that is left over from a loop is a reference, too.
 
 
@@ -332,7 +361,7 @@ def _references(slots: Iterable[object]) -> list[int]:
     return [sys.getrefcount(slot) for slot in slots]
 
 
-def _forget_use(slots: Iterable[Slot[C]]) -> list[bool]:
+def _forget_use(slots: Iterable[Slot[C]]) -> list[int]:
     used = []
     for slot in slots:
         used.append(slot.used)

@@ -60,6 +60,7 @@ class Lending(Returning[C]):
         self._trusted_for = connector.trusted_for
         super().__init__(connector, **sizes)
         self._lends_as_is = self._is_plain and not debug
+        self._lend_by_lock(False)
 
     def _borrow(self, borrower: int | Borrower, thread_id: int, timeout: float | None, frame: FrameType) -> Slot[C]:
         watch = None if self.watch is None else self.watch()
@@ -117,8 +118,10 @@ class Lending(Returning[C]):
         waiter: Waiter[C] = Waiter(borrower, limit, watch=watch)
         try:
             with self._lock:
+                if self._lends_as_is and not self._waiting:
+                    self._look_at_use(waiter.asked)
                 self._refuse_the_hopeless(waiter)
-                self._by_lock = True
+                self._lend_by_lock(True)
                 self._waiting.append(waiter)
                 self._decide()
                 waiter.sleeps = bool(self._waiting) and self._waiting[-1] is waiter
@@ -140,7 +143,7 @@ class Lending(Returning[C]):
         while (slot := waiter.slot) is not None:
             slot.watch = waiter.watch
             if self._lends_as_is:
-                slot.used = True
+                slot.note(frame, debug=False)
                 return slot
             waiter.touched = True
             if self._is_usable(slot, waiter.thread_id, waiter.remaining(), frame):
@@ -205,8 +208,7 @@ class Lending(Returning[C]):
         slot = self._opened_by(waiter, remaining)
         slot.borrower = waiter.borrower
         slot.watch = waiter.watch
-        if not self._lends_as_is:
-            slot.note(frame, self._debug)
+        slot.note(frame, self._debug)
         waiter.touched = True
         with self._lock:
             waiter.slot = slot
@@ -251,16 +253,22 @@ class Lending(Returning[C]):
 
     def tend(self) -> float | None:
         """Do what time brings, for the thread of `wsgipool.housekeeping`; return the seconds until the next round."""
+        if self.permits is not None and self._waiting and not self._slots:
+            # There is nothing to look after but its turn, and that may be far away.
+            until_turn = self.permits.until_turn()
+            if until_turn > 0.0:
+                return until_turn
         pause = self._look_after()
         asked = self.permits.tend(bool(self._slots)) if self.permits is not None else None
         return min((one for one in (pause, asked) if one is not None), default=None)
 
     def _look_after(self) -> float | None:
-        self._recover()
         with self._lock:
+            leaked = self._doom_the_lost()
             self._doom_the_aged(monotonic())
             self._doom_for_others(monotonic())
         self._settle()
+        self._tell_of_interrupted_blocks(leaked)
         with self._lock:
             openings = [] if self._connector.pause_left() > 0 else self._begin_openings()
             least = 0 if self._winding_down else self.min_size

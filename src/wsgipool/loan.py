@@ -19,6 +19,9 @@ Ending = Literal["idle", "lifetime", "broken", "leaked", "surplus", "budget"]
 the pool was made smaller, drained or closed; another process of the host needed its place in the budget."""
 
 
+NOTED = 2
+
+
 class Borrower(Protocol):
     """What stands for a loan: a `with` block."""
 
@@ -45,14 +48,15 @@ class Slot(Generic[C]):
         """What `Lending.watch` has returned for this loan."""
         self.permit: Permit | None = None  # where the pool has a budget
         self.loans = 0  # those that were noted
-        self.used = True  # since housekeeping has last looked
-        self.quiet_since = 0.0  # when housekeeping found it unused first
+        self.used: int = True
+        """Whether it was lent since the last look: no, yes, or `NOTED`, if the last time that was noted."""
+        self.quiet_since = 0.0  # when a look found it unused first
         self.idle_since = 0.0
         self.retired = False  # closed when it comes back
         self.is_leaving = False  # about to be closed, or just being
         self.ending: Ending = "surplus"
         self.since = 0.0
-        """When the loan began; 0 if that was not noted."""
+        """When the loan began, or, without `code`, when it was first seen."""
         self.stack = ""
         """How the program came to where it was borrowed, with `debug`; else nothing."""
         self.code: CodeType | None = None
@@ -67,7 +71,7 @@ class Slot(Generic[C]):
 
     def note(self, frame: FrameType, debug: bool) -> None:
         """Note when and where it was borrowed, with `debug` the whole stack."""
-        self.used = True
+        self.used = NOTED
         self.loans += 1
         self.since = monotonic()
         self.code = frame.f_code
@@ -82,7 +86,7 @@ class Slot(Generic[C]):
     def origin(self, now: float) -> str:
         """Where and when it was borrowed, as far as that was noted."""
         if self.code is None:
-            return "where debug=True would tell"
+            return f"at least {now - self.since:.1f} s ago, where debug=True would tell"
         line = line_of(self.code, self.instruction)
         return f"at {self.code.co_filename}:{line} in {self.code.co_name}, {now - self.since:.1f} s ago"
 

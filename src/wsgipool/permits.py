@@ -49,6 +49,9 @@ class Permits(Protocol):
     def take(self, wanted: int) -> Permit | None:
         """Return a permit, or None where there is none now. The pool then hungers for `wanted`, unless that is 0."""
 
+    def until_turn(self) -> float:
+        """Renew what others know of the pool's hunger; return the seconds for which `take` would be in vain, or 0."""
+
     def sated(self) -> None:
         """Learn that the pool wants no more permits."""
 

@@ -159,16 +159,15 @@ class Pool(Lending[C]):
         Waits at most `timeout` seconds (default: the pool's), for a free connection or for a new one to open.
         Raises PoolTimeout, ConnectFailed, TooManyRequests, PoolDeadlock or PoolClosed.
         """
-        if self._lends_as_is and not self._by_lock:
-            try:
-                slot = self._idle.pop()
-            except IndexError:
-                pass
-            else:
-                slot.borrower = get_ident()
-                slot.used = True
-                return slot.connection
         thread_id = get_ident()
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            pass
+        else:
+            slot.used = True
+            slot.borrower = thread_id
+            return slot.connection
         return self._borrow(thread_id, thread_id, timeout, sys._getframe(1)).connection
 
     def putconn(self, connection: C) -> None:
@@ -216,7 +215,7 @@ class Pool(Lending[C]):
                 refused=self._refused,
                 opened=self._opened,
                 connect_failures=self._connect_failures,
-                closed=dict(self._endings),
+                closed={ending: count for ending, count in self._endings.items() if count},
             )
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
@@ -225,7 +224,8 @@ class Pool(Lending[C]):
         with self._lock:
             self.min_size = min_size
             self.max_size = self.max_size if max_size is None else max_size
-            self._retiring = self._by_lock = True
+            self._retiring = True
+            self._lend_by_lock(True)
         self._settle()
         housekeeping.watch(self)
         housekeeping.call()

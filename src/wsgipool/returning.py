@@ -148,7 +148,7 @@ class Returning(Ledger[C]):
         the thread was doing, and that may be holding our lock.
         """
         self._winding_down = True
-        self._by_lock = True
+        self._lend_by_lock(True)
         while (slot := self._pop_idle()) is not None:
             self._end(slot)
             self._gone.append(slot)
@@ -158,6 +158,9 @@ class Returning(Ledger[C]):
         with self._lock:
             leaked = self._doom_the_lost()
         self._settle()
+        self._tell_of_interrupted_blocks(leaked)
+
+    def _tell_of_interrupted_blocks(self, leaked: Iterable[Slot[C]]) -> None:
         self._tell_of_leaks(leaked, "and nobody has it any more: its `with` block was interrupted")
 
     def _tell_of_leaks(self, leaked: Iterable[Slot[C]], how: str) -> None:

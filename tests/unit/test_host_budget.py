@@ -675,18 +675,46 @@ def test_the_turn_goes_round(start: Callable[[int], Process]) -> None:
     assert max(turns) <= 2 * min(turns), turns
 
 
-def test_those_far_behind_look_less_often(make_budget: MakeBudget) -> None:
-    budgets = [make_budget(1) for _ in range(18)]
-    permit = budgets[0].take(1)
-    for budget in budgets[1:]:
+def test_those_far_behind_look_less_often(make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000_000
+    monkeypatch.setattr(host_budget, "monotonic_ns", lambda: now)
+    holder, *hungry = (make_budget(2) for _ in range(18))
+    first, second = take_one(holder), take_one(holder)
+    for budget in hungry:
         assert budget.take(1) is None
+        now += 1
+    now = 1_100_000_000
 
-    pauses = [budget.tend(has_connections=False) for budget in budgets]
+    pauses = [budget.until_turn() for budget in hungry]
 
-    assert pauses[0] is None, "it has what it wants"
-    assert pauses[1] == 0.01
-    assert pauses[17] == 0.03
-    assert permit is not None
+    assert pauses[0] == 0.02, "what is given back now has to rest for so long"
+    assert pauses[1:4] == pytest.approx([0.05, 0.1, 0.15]), "half of what it takes if one is given back each 0.1 s"
+    assert pauses[4:] == pytest.approx([0.2] * 13)
+    assert [budget.tend(has_connections=False) for budget in hungry] == pauses
+
+    first.release(Farewell(unseen=0.0))
+    now += 5_000_000
+
+    assert [budget.until_turn() for budget in hungry[:3]] == pytest.approx([0.015, 0.02, 0.105 / 2 / 2])
+
+    now += 15_000_000
+
+    assert hungry[0].until_turn() == 0.0
+    assert hungry[0].take(1) is not None
+    second.release()
+
+
+def test_a_permit_of_the_dead_is_found_by_those_who_do_nothing_but_wait(
+    make_budget: MakeBudget, start: Callable[[int], Process]
+) -> None:
+    process, budget = start(1), make_budget(1)
+    process.run("permits.append(budget.take(1))")
+    assert budget.take(1) is None
+    process.kill()
+
+    eventually(lambda: budget.until_turn() == 0.0)
+
+    assert budget.take(1) is not None
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

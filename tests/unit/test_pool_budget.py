@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.conftest import MakePool
+from unit.conftest import MakePool, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, raising
 from wsgipool import ConnectFailed, Pool, PoolTimeout
 from wsgipool.farewell import Farewell
@@ -45,6 +45,7 @@ class FakePermits:
         self.others_want = 0
         self.hungers = False
         self.events: list[str] = []
+        self.turn_in = 0.0
 
     def describe(self) -> str:
         return "the budget is used up"
@@ -56,6 +57,9 @@ class FakePermits:
         self.free -= 1
         self.events.append("take")
         return FakePermit(self)
+
+    def until_turn(self) -> float:
+        return self.turn_in
 
     def sated(self) -> None:
         self.hungers = False
@@ -126,6 +130,21 @@ def test_who_waits_for_a_permit_gets_one_when_there_is_one(pool: Pool[FakeConnec
     permits.free = 1
     waiters[1].result()
     assert not permits.hungers
+
+
+def test_a_pool_without_connections_whose_turn_is_far_away_does_not_look(
+    pool: Pool[FakeConnection], permits: FakePermits
+) -> None:
+    permits.free, permits.turn_in = 0, 0.15
+    waiter = waiting_task(pool)
+    permits.free = 1
+
+    assert pool.tend() == 0.15
+    assert not waiter.done
+    permits.turn_in = 0.0
+    pool.tend()
+
+    assert waiter.result()
 
 
 def test_who_waits_for_a_permit_takes_what_is_given_back(pool: Pool[FakeConnection], permits: FakePermits) -> None:

@@ -204,6 +204,8 @@ class Site:
         assert (self.pool.waiting, self.pool.in_use) == (0, len(held))
         assert self.pool.size == self.pool.idle + self.pool.in_use == len(self.server.sessions)
         assert not any(session.in_command for session in self.server.sessions)
+        stats = self.pool.stats()
+        assert stats.opened == stats.size + sum(stats.closed.values())
         assert self.server.misuses == []
         for holder in self.holders:
             holder.give_back()

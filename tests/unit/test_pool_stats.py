@@ -156,9 +156,13 @@ def test_with_debug_a_leak_shows_how_it_came_about(make_pool: MakePool, log: pyt
     assert "in a_handler\n    pool.getconn()" in log.text
 
 
-def test_without_debug_a_plain_callable_notes_nothing_and_says_what_would(database: FakeDatabase) -> None:
+def test_without_debug_a_plain_callables_idle_one_is_lent_without_a_note_and_says_what_would(
+    database: FakeDatabase,
+) -> None:
     pool = Pool(lambda: FakeConnection(database), name="orders", max_size=1)
+    with pool.connection():
+        pass
     a_handler(pool)
 
-    with pytest.raises(PoolDeadlock, match=r"borrowed where debug=True would tell"):
+    with pytest.raises(PoolDeadlock, match=r"borrowed at least 0\.0 s ago, where debug=True would tell"):
         pool.getconn()

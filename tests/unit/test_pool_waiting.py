@@ -10,10 +10,10 @@ from functools import partial
 
 import pytest
 
-from unit.conftest import MakePool, all_idle, borrower, counts, giving_back, in_queue, waiting_task
-from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Task, eventually
+from unit.conftest import Clock, MakePool, all_idle, borrower, counts, giving_back, in_queue, waiting_task
+from unit.fakes import PATIENCE, Borrower, FakeConnection, FakeDatabase, Task, eventually
 from unit.interrupts import Interrupt, interrupt
-from wsgipool import PoolDeadlock, PoolTimeout
+from wsgipool import Pool, PoolDeadlock, PoolTimeout
 
 # --- the order -------------------------------------------------------------------------------------------------------
 
@@ -187,6 +187,33 @@ def test_pool_timeout_names_the_counts_and_who_holds_longest(make_pool: MakePool
     assert "pool 'orders'" in message
     assert "2 in use, 0 connecting, 0 idle of max_size 2" in message
     assert re.search(rf"borrowed at {re.escape(__file__)}:\d+ in a_slow_report, 0\.\d s ago", message)
+
+
+def test_of_a_plain_callables_quick_loans_pool_timeout_says_since_when_at_least(
+    database: FakeDatabase, clock: Clock
+) -> None:
+    pool = Pool(lambda: FakeConnection(database), name="orders", max_size=2)
+    held = [Borrower(pool.getconn, pool.putconn) for _ in range(2)]  # opened for their loans, which is noted
+    for one in held:
+        one.give_back()
+    clock.advance(100)
+    held = [Borrower(pool.getconn, pool.putconn) for _ in range(2)]  # lent as they are
+    clock.advance(30)
+    assert_times_out(pool, held=["at least 0.0 s ago, where debug=True would tell"] * 2)
+    clock.advance(30)
+    assert_times_out(pool, held=["at least 30.0 s ago, where debug=True would tell"] * 2)
+
+    patient = waiting_task(pool)
+    held.pop().give_back()
+    patient.result()
+    clock.advance(5)
+
+    assert_times_out(pool, held=["at least 35.0 s ago, where debug=True would tell", r"at .*:\d+ in .*, 5.0 s ago"])
+
+
+def assert_times_out(pool: Pool[FakeConnection], *, held: list[str]) -> None:
+    with pytest.raises(PoolTimeout, match="; held: " + "; ".join(rf"by thread \d+, borrowed {one}" for one in held)):
+        pool.getconn(timeout=0)
 
 
 def test_timeout_zero_takes_an_idle_connection(make_pool: MakePool) -> None:

@@ -24,6 +24,8 @@ _TAKEN = 1
 HALF_LIFE = 10_000_000_000
 """In which a slow end of a session counts for half: a few hundred others end meanwhile where turns are taken, and one
 of those may be as slow."""
+_SEARCH = 50_000_000
+"""Between two searches for permits whose process died: by whichever pool, since each tries the lock of all."""
 _LONGEST_REST = 2_000_000_000
 """A time that lies further ahead was written before the host was last started."""
 
@@ -31,12 +33,13 @@ UNLIMITED = (1 << 32) - 1
 """Sessions of an account that has no limit of its own."""
 
 # In words.
-_HUNGER, _SESSIONS, _USED_PLACES, _DELAY, _DELAY_SEEN = 0, 1, 2, 3, 4
+_HUNGER, _SESSIONS, _USED_PLACES, _DELAY, _DELAY_SEEN, _SEARCHED, _FREED = range(7)
 _PLACES = 8
 _PLACE_SIZE = 5
 _ACCOUNT = 4
 """Of a place, the word for its account: above, who that is; below, the sessions that the server allows to it."""
 _HALF = 32
+_WORD = (1 << 64) - 1
 _PERMITS = _PLACES + _PLACE_SIZE * MOST_POOLS
 SIZE = 8 * (_PERMITS + MOST_PERMITS)
 """Bytes of a board."""
@@ -121,6 +124,18 @@ class Board:
             if words[word] and word != but * _PLACE_SIZE and 0 <= now - words[word + 1] < LEASE
         )
 
+    def ahead_of(self, place: int, held: int, since: int, now: int) -> int:
+        """Return how many others have their turn before a pool that has waited from `since`.
+
+        A hungry pool asks at every look, so this makes no `Hungry` of each.
+        """
+        words = self._words[_PLACES : _PLACES + _PLACE_SIZE * self.used_places].tolist()
+        return sum(
+            (words[word + 2], words[word]) < (held, since)
+            for word in range(0, len(words), _PLACE_SIZE)
+            if words[word] and word != place * _PLACE_SIZE and 0 <= now - words[word + 1] < LEASE
+        )
+
     # --- permits ----------------------------------------------------------------------------------------------------
 
     def takeable(self, limit: int, now: int) -> list[int]:
@@ -131,10 +146,27 @@ class Board:
             if word != _TAKEN and not now < word < now + _LONGEST_REST
         ]
 
+    def rests(self, limit: int, now: int) -> list[int]:
+        """Return when the permits below `limit` that rest will have rested, the earliest first."""
+        words = self._words[_PERMITS : _PERMITS + limit].tolist()
+        return sorted(word for word in words if now < word < now + _LONGEST_REST)
+
+    @property
+    def freed(self) -> int:
+        """How many permits have become free since the board was made, about: two at the same moment count as one."""
+        return self._words[_FREED]
+
     def taken(self, limit: int) -> list[int]:
         """Return the permits below `limit` that somebody has, or had when it died."""
         words = self._words[_PERMITS : _PERMITS + limit].tolist()
         return [permit for permit, word in enumerate(words) if word == _TAKEN]
+
+    def is_time_to_search(self, now: int) -> bool:
+        """Tell whether somebody should look which of the permits that are taken have nobody any more; then it has."""
+        if 0 <= now - self._words[_SEARCHED] < _SEARCH:
+            return False
+        self._words[_SEARCHED] = now
+        return True
 
     def is_takeable(self, permit: int, now: int) -> bool:
         word = self._words[_PERMITS + permit]
@@ -145,6 +177,7 @@ class Board:
 
     def note_free(self, permit: int, from_then_on: int) -> None:
         self._words[_PERMITS + permit] = from_then_on
+        self._words[_FREED] = (self._words[_FREED] + 1) & _WORD
 
     # --- what the server allows -------------------------------------------------------------------------------------
 

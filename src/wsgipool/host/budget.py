@@ -3,8 +3,8 @@
 A permit is one byte of one file, locked by the process that has the connection. The kernel drops the lock when that
 process dies, however it dies, so no permit is ever lost, and nothing has to run but the processes themselves.
 
-Where all are taken the turn goes round. A pool that wants a permit puts up a notice, and looks again every few
-milliseconds; the others see it when a connection comes back to them, or when their housekeeping looks at the idle ones:
+Where all are taken the turn goes round. A pool that wants a permit puts up a notice, and looks again when its turn may
+have come; the others see it when a connection comes back to them, or when their housekeeping looks at the idle ones:
 
 - A permit that became free goes to the pool that has the fewest, of these to the one that has waited longest.
 - A pool gives up what it does not need, and keeps one as long as it is at work.
@@ -38,18 +38,17 @@ TURN = 0.06
 
 With 64 prefork children on 8 connections, turns of 0.1 s gave 79 to 116 requests each in 30 s, of 0.06 s 73 to 96.
 """
-_LOOK, _LONGEST_LOOK = 0.01, 0.2
-"""Seconds between two looks of a hungry pool: the first in the queue looks most often, the others less often the more
-are before them, so that 200 hungry processes do not keep a machine busy with looking."""
+_LOOK = 0.01
+"""Seconds between two looks where something may have changed already."""
 _REST = 20_000_000
 """Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that at worst of
 late: it closes its side first and then ends its count of it, and on a busy machine other processes run in between."""
+_LONGEST_LOOK = 0.2
+"""Seconds between two looks of a hungry pool at most; well within the lease of its notice."""
 _DELAYS = 4
 """As many times the server may take longer to see that a process has died than it takes to end a session on demand."""
 _LONGEST_DELAY = 100_000_000
 """Nanoseconds that one slow end of a session counts for at most: the server may have been at a statement until then."""
-_SEARCH = 50_000_000
-"""Nanoseconds between two searches for permits whose process died."""
 
 _FIRST_PLACE = 1 << 20
 """The byte of a pool's place on the board; those of the permits come before."""
@@ -98,9 +97,8 @@ class Budget:
         self._farewells: deque[tuple[_Permit, Farewell]] = deque()  # connections that the server still counts
         self._hungry_since = 0
         self._wanted = 0
-        self._ahead = 0  # others whose turn comes before ours
+        self._freed_before = 0  # those that the board had counted when it became hungry
         self._told_at = 0
-        self._next_search = 0
         self._has_asked_server = False
         self._is_asking = False  # or its connection is about to
 
@@ -136,12 +134,44 @@ class Budget:
         self._leave_the_asking_to_others(shared)
         if permit is None and wanted:
             self._wanted = wanted
-            self._hungry_since = self._hungry_since or now
+            if not self._hungry_since:
+                self._begin_to_wait(shared.board, now)
             shared.board.note_hunger(now, shared.place, self.held, self._hungry_since, wanted)
         elif self._hungry_since:
             # Should the pool want more: it has had its turn.
-            self._hungry_since = now
+            self._begin_to_wait(shared.board, now)
         return permit
+
+    def _begin_to_wait(self, board: Board, now: int) -> None:
+        self._hungry_since = now
+        self._freed_before = board.freed
+
+    def until_turn(self) -> float:
+        if not self._hungry_since:
+            return 0.0
+        self._see_off()
+        shared, now = self._opened(), monotonic_ns()
+        shared.board.note_hunger(now, shared.place, self.held, self._hungry_since, self._wanted)
+        return self._until_turn(shared, now)
+
+    def _until_turn(self, shared: _Shared, now: int) -> float:
+        """Return the seconds until a permit may be there for this pool.
+
+        It looks again when the permit that will be its has rested. As long as that is not free yet it may sleep for a
+        rest, since that will come; and for half the time that its turn will take if others get theirs as they did up to
+        now. So two hundred hungry processes do not keep a machine busy with looking.
+        """
+        board = shared.board
+        free = len(self._takeable(shared, now))
+        rests = board.rests(self._limit(), now)
+        ahead = board.ahead_of(shared.place, self.held, self._hungry_since, now)
+        if ahead < free:
+            return 0.0
+        if ahead < free + len(rests):
+            return (rests[ahead - free] - now) / 1e9
+        turns = ahead - free - len(rests)
+        pace = (now - self._hungry_since) / 1e9 / (board.freed - self._freed_before + 1)
+        return min(max(_REST / 1e9, turns * pace / 2), _LONGEST_LOOK)
 
     def sated(self) -> None:
         if self._hungry_since:
@@ -149,22 +179,24 @@ class Budget:
             self._opened().board.clear_hunger(self._opened().place)
 
     def _take_free(self, shared: _Shared, wanted: int, now: int) -> _Permit | None:
-        board, limit = shared.board, self._limit()
-        me = (self.held, self._hungry_since or now)
-        others = board.hungry(now, shared.place) if board.is_hunger(now) else []
-        self._ahead = sum((other.held, other.since) < me for other in others)
-        free = board.takeable(limit, now)
-        if not free and now >= self._next_search:
-            self._next_search = now + _SEARCH
-            self._find_the_ownerless(shared, limit, now)
-        if others and not wanted:
-            return None
+        free, ahead = self._takeable(shared, now), 0
+        if free and shared.board.is_hunger(now):
+            if not wanted and shared.board.hungry(now, shared.place):
+                return None
+            ahead = shared.board.ahead_of(shared.place, self.held, self._hungry_since or now, now)
         # Those before us will take the first of them.
-        for index in free[self._ahead :]:
+        for index in free[ahead:]:
             permit = self._lock(shared, index, now)
             if permit is not None:
                 return permit
         return None
+
+    def _takeable(self, shared: _Shared, now: int) -> list[int]:
+        limit = self._limit()
+        free = shared.board.takeable(limit, now)
+        if not free and shared.board.is_time_to_search(now):
+            self._find_the_ownerless(shared, limit, now)
+        return free
 
     def _lock(self, shared: _Shared, index: int, now: int) -> _Permit | None:
         permit = _Permit(self, index, now)
@@ -269,7 +301,7 @@ class Budget:
     def tend(self, has_connections: bool) -> float | None:
         self._see_off()
         if self.hungers:
-            return min(_LOOK * (1 + self._ahead / 8), _LONGEST_LOOK)
+            return max(_LOOK, self._until_turn(self._opened(), monotonic_ns()))
         if self._farewells:
             return _LOOK
         if not has_connections:
