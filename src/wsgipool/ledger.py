@@ -60,7 +60,7 @@ class Ledger(Generic[C]):
 
     def _start_empty(self) -> None:
         self._lock = threading.RLock()  # never entered twice, but it knows whether this thread is in it: _settle()
-        self._slots: dict[int, Slot[C]] = {}  # by id() of the connection; a driver's may be unhashable
+        self._slots: dict[object, Slot[C]] = {}  # by Slot.key
         self._idle: deque[Slot[C]] = deque()
         self._gone: deque[Slot[C]] = deque()  # closed, and still to be struck off the slots
         self._connecting: set[Waiter[C] | Opening] = set()
@@ -106,10 +106,10 @@ class Ledger(Generic[C]):
     def _refuse_the_hopeless(self, waiter: Waiter[C]) -> None:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
-        if self.in_use >= self.max_size:
+        if self._holds_one(waiter.thread_id) and self.in_use >= self.max_size:
             holding = {slot.thread_id for slot in self._slots.values()}
             # Where one is on its way back 0 is among those that hold, and never among those that wait.
-            if waiter.thread_id in holding and holding <= self._threads_that_wait(waiter):
+            if holding <= self._threads_that_wait(waiter):
                 held = list(self._slots.values())
                 raise PoolDeadlock(
                     f"all {self.max_size} connections of pool {self.name!r} are held by this thread and others that "
@@ -122,6 +122,13 @@ class Ledger(Generic[C]):
                 f"{len(self._waiting)} requests wait for pool {self.name!r} already, as many as max_waiting allows: "
                 f"{self._counts()}"
             )
+
+    def _holds_one(self, thread_id: int) -> bool:
+        for slot in self._slots.values():
+            borrower = slot.borrower  # as Slot.thread_id, in line: whoever has to wait asks this of all
+            if borrower == thread_id or (not isinstance(borrower, int) and borrower.thread_id == thread_id):
+                return True
+        return False
 
     def _threads_that_wait(self, one_more: Waiter[C]) -> set[int]:
         return {waiter.thread_id for waiter in (one_more, *self._waiting)}
@@ -140,14 +147,18 @@ class Ledger(Generic[C]):
         while self._waiting:
             waiter = self._waiting[0]
             if waiter.slot is None and waiter not in self._connecting:
-                idle = self._pop_idle() if self._idle else None
+                try:
+                    idle = self._idle.pop() if self._idle else None
+                except IndexError:
+                    idle = None  # lent meanwhile
                 if idle is not None:
                     waiter.slot = idle
                     idle.borrower = waiter.borrower
-                elif self._may_connect_itself() and self._take_permit(waiter, len(self._waiting)):
-                    self._connecting.add(waiter)
                 else:
-                    break
+                    is_full = len(self._slots) >= self.max_size
+                    if is_full or not self._may_connect_itself() or not self._take_permit(waiter, len(self._waiting)):
+                        break
+                    self._connecting.add(waiter)
             waiter.wake()
             if waiter.sleeps:
                 self._waits += 1
@@ -155,9 +166,11 @@ class Ledger(Generic[C]):
             self._waiting.popleft()
         if self.permits is not None and not self._waiting:
             self.permits.sated()
-        self._lend_by_lock(bool(self._waiting) or self._retiring)
+        by_lock = bool(self._waiting) or self._retiring
+        if by_lock != self._by_lock:
+            self._lend_by_lock(by_lock)
         if self._winding_down:
-            self._lend_by_lock(True)  # a signal handler may have said so in the middle of the line above
+            self._lend_by_lock(True)  # a signal handler may have said so in the middle of the lines above
         if self._closed and not self.size:
             for closer in self._closers:
                 closer.wake()
@@ -196,8 +209,7 @@ class Ledger(Generic[C]):
 
     def _enter(self, slot: Slot[C], opener: Waiter[C] | Opening) -> None:
         """Enter a connection that was just opened. Under the lock."""
-        key = id(slot.connection)
-        self._slots[key] = slot  # an exception from outside comes with a call: the two lines are done or not
+        self._slots[slot.key] = slot  # an exception from outside comes with a call: the two lines are done or not
         self._opened += 1
         self._connecting.discard(opener)
         if opener.is_outdated:
@@ -327,10 +339,9 @@ class Ledger(Generic[C]):
 
     def _strike_off(self, slot: Slot[C]) -> None:
         slot.watch = None
-        key = id(slot.connection)
-        if self._slots.get(key) is slot:
+        if self._slots.get(slot.key) is slot:
             # An exception from outside comes with a call: the three lines are done or not.
-            del self._slots[key]
+            del self._slots[slot.key]
             self._loans_of_the_gone += slot.loans
             self._endings[slot.ending] += 1
 
@@ -373,16 +384,18 @@ def _lent_to_nobody(slots: Iterable[Slot[C]]) -> list[bool]:
     """Tell of each slot whether it is lent to a block that nobody runs, and its connection is in nobody's hands."""
     return [
         not isinstance(slot.borrower, int)
-        and sys.getrefcount(slot.borrower) == _REFERENCES_OF_A_SLOT
-        and sys.getrefcount(slot.connection) == _REFERENCES_OF_A_SLOT
+        and sys.getrefcount(slot.borrower) == _ONE_REFERENCE
+        # As a key it is the dictionary's, too.
+        and sys.getrefcount(slot.connection) == _ONE_REFERENCE + 2 * (slot.key is slot.connection)
         for slot in slots
     ]
 
 
-def _references_of_a_slot() -> int:
-    slot: Slot[Any] = Slot(object(), 0.0)
-    return sys.getrefcount(slot.connection)
+def _one_reference() -> int:
+    slot: Slot[Any] = Slot(None, 0.0)
+    slot.watch = object()
+    return sys.getrefcount(slot.watch)
 
 
-_REFERENCES_OF_A_SLOT = _references_of_a_slot()
-"""What `sys.getrefcount()` says of something that only a slot has."""
+_ONE_REFERENCE = _one_reference()
+"""What `sys.getrefcount()` says of something that only a slot has, once."""

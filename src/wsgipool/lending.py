@@ -121,17 +121,22 @@ class Lending(Returning[C]):
                 if self._lends_as_is and not self._waiting:
                     self._look_at_use(waiter.asked)
                 self._refuse_the_hopeless(waiter)
-                self._lend_by_lock(True)
+                if not self._by_lock:
+                    self._lend_by_lock(True)
                 self._waiting.append(waiter)
-                self._decide()
+                # Mostly all are lent, and whoever gives one back will see to the rest.
+                is_open = len(self._slots) < self.max_size or bool(self._idle or self._gone or self._doomed)
+                if is_open:
+                    self._decide()
                 waiter.sleeps = bool(self._waiting) and self._waiting[-1] is waiter
-            if self._is_unsettled():
+            if is_open and self._is_unsettled():
                 self._settle()
             if waiter.sleeps:
                 if self.permits is not None:
                     housekeeping.watch(self)  # though it has no connection yet, somebody has to ask for a permit
-                self._call_for_those_who_wait()
-                if not self._sleep(waiter):
+                if is_open:
+                    self._call_for_those_who_wait()
+                if not (waiter.wait() if self.permits is None else self._sleep(waiter)):
                     self._stop_waiting(waiter)
             return self._ready(waiter, frame)
         except BaseException:
@@ -164,8 +169,6 @@ class Lending(Returning[C]):
         return True
 
     def _sleep(self, waiter: Waiter[C]) -> bool:
-        if self.permits is None:
-            return waiter.wait()
         while not waiter.wait(_LOOK_BY_ITSELF):
             if waiter.remaining() <= 0:
                 return False

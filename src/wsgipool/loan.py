@@ -33,11 +33,15 @@ class Slot(Generic[C]):
 
     __slots__ = (
         "borrower", "carrier", "code", "connection", "ending", "expires", "idle_since", "instruction", "is_leaving",
-        "loans", "permit", "quiet_since", "retired", "since", "stack", "used", "watch",
+        "key", "loans", "permit", "quiet_since", "retired", "since", "stack", "used", "watch",
     )  # fmt: skip
 
     def __init__(self, connection: C, expires: float) -> None:
         self.connection = connection
+        kind = type(connection)
+        is_itself = kind.__hash__ is object.__hash__ and kind.__eq__ is object.__eq__
+        self.key: object = connection if is_itself else id(connection)
+        """What its pool knows it by: itself, which is the quickest, unless it is compared otherwise."""
         self.expires = expires
         self.borrower: int | Borrower = 0
         """Who has it: the thread, or the `with` block, which is another one for each loan; 0 while nobody has. Only

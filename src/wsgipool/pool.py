@@ -177,9 +177,9 @@ class Pool(Lending[C]):
         borrowed it and is still there.
         """
         try:
-            slot = self._slots[id(connection)]
-        except KeyError:
-            raise self._not_lent() from None
+            slot = self._slots[connection]
+        except (KeyError, TypeError):
+            slot = self._slot_by_id(connection)
         if slot.borrower != get_ident():
             self._refuse_what_others_have(slot)
         if self._returns_as_is and exception() is None:
@@ -287,6 +287,12 @@ class Pool(Lending[C]):
             raise
         self._tell_of_leaks(leaked, "by the end of the request and has been closed")
         return len(leaked)
+
+    def _slot_by_id(self, connection: C) -> Slot[C]:
+        slot = self._slots.get(id(connection))
+        if slot is None:
+            raise self._not_lent() from None
+        return slot
 
     def _refuse_what_others_have(self, slot: Slot[C]) -> None:
         """Raise if a thread that lives has this; what one that has ended has left behind may be given back for it."""

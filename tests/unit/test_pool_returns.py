@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import pytest
 
@@ -99,6 +100,44 @@ def test_a_connection_of_another_pool_is_an_error(make_pool: MakePool, database:
         pool.putconn(FakeConnection(database))
 
     assert counts(pool) == all_idle(0)
+
+
+class Alike(FakeConnection):
+    """Compared by where it is connected to, as some driver's may be."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alike)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Unhashable(FakeConnection):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@pytest.mark.parametrize("kind", [Alike, Unhashable])
+@pytest.mark.parametrize("reset", ["rollback", None])
+def test_connections_may_be_compared_as_they_like(
+    kind: type[FakeConnection], reset: Literal["rollback"] | None, database: FakeDatabase
+) -> None:
+    pool = Pool(lambda: kind(database), name="orders", max_size=2, reset=reset)
+    first, second = pool.getconn(), pool.getconn()
+    assert first is not second
+
+    pool.putconn(first)
+    with pytest.raises(ValueError, match="is not lent out"):
+        pool.putconn(first)
+    with pytest.raises(ValueError, match="is not lent out"):
+        pool.putconn(kind(database))
+
+    assert pool.getconn() is first
+    pool.putconn(second)
+    pool.putconn(first)
+    assert counts(pool) == all_idle(2)
+    pool.close()
+    assert pool.size == 0
 
 
 @pytest.mark.parametrize("plain", [False, True])
