@@ -221,6 +221,13 @@ class Ledger(Generic[C]):
     def _is_unsettled(self) -> bool:
         return bool(self._gone or self._doomed or (self._idle and (self._waiting or self._winding_down)))
 
+    def _idle_now(self) -> list[Slot[C]]:
+        while True:
+            try:
+                return list(self._idle)
+            except RuntimeError:
+                pass  # without a GIL: one was lent or given back meanwhile
+
     def _pop_idle(self) -> Slot[C] | None:
         try:
             return self._idle.pop()
@@ -248,7 +255,7 @@ class Ledger(Generic[C]):
         return self.size - sum(slot.is_leaving for slot in self._slots.values())
 
     def _doom_the_surplus(self) -> None:
-        for slot in list(self._idle):
+        for slot in self._idle_now():
             if slot.retired and self._grab(slot):
                 self._doom(slot, slot.ending)
         while self._staying() > self.max_size and (idle := self._pop_idle()) is not None:
@@ -260,7 +267,7 @@ class Ledger(Generic[C]):
         for slot in self._slots.values():
             if now >= slot.expires and not slot.retired:
                 self._retire(slot, "lifetime")
-        for slot in list(self._idle):
+        for slot in self._idle_now():
             if self._staying() <= self.min_size:
                 break
             if now - slot.quiet_since >= self.max_idle and self._grab(slot):
@@ -282,7 +289,7 @@ class Ledger(Generic[C]):
         """Give up idle connections, the oldest first, where other processes that share the budget want them."""
         if self.permits is None or not self.permits.others_hunger():
             return
-        idle = sorted(self._idle, key=lambda slot: slot.idle_since)
+        idle = sorted(self._idle_now(), key=lambda slot: slot.idle_since)
         if not idle:
             return
         is_at_work = self.in_use > 0 or any(now - slot.idle_since < IDLE_LOOK for slot in idle)

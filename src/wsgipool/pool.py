@@ -268,8 +268,11 @@ class Pool(Lending[C]):
         """
         was_interrupted = self._interrupted.pop(thread_id, None) is not None
         if not (was_interrupted or self._by_lock or self._connecting or self._gone):
-            lent_to = [slot.thread_id for slot in list(self._slots.values())]
-            if thread_id not in lent_to and lent_to.count(0) <= len(self._idle):
+            idle = set(self._idle_now())
+            if not any(
+                slot.thread_id == thread_id or (not slot.borrower and slot not in idle)  # lost, or on its way
+                for slot in list(self._slots.values())
+            ):
                 return 0
         leaked: list[Slot[C]] = []
         try:
