@@ -20,6 +20,7 @@ the pool was made smaller, drained or closed; another process of the host needed
 
 
 NOTED = 2
+"""Of a slot's `used`: its last loan was noted, so more is known of it than that."""
 
 
 class Borrower(Protocol):

@@ -704,6 +704,17 @@ def test_those_far_behind_look_less_often(make_budget: MakeBudget, monkeypatch: 
     second.release()
 
 
+def test_of_all_who_wait_one_at_a_time_searches_for_permits_of_the_dead(tmp_path: Path) -> None:
+    boards = []
+    with (tmp_path / "board").open("w+b") as file:
+        file.truncate(SIZE)
+        boards += [Board(file.fileno()) for _ in range(2)]
+
+    searches = [[board.is_time_to_search(10**9 + ms * 10**6) for board in boards] for ms in (0, 49, 50)]
+
+    assert searches == [[True, False], [False, False], [True, False]]
+
+
 def test_a_permit_of_the_dead_is_found_by_those_who_do_nothing_but_wait(
     make_budget: MakeBudget, start: Callable[[int], Process]
 ) -> None:
