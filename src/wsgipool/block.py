@@ -67,7 +67,7 @@ class Block(AbstractContextManager[C]):
                 try:
                     pool._idle.append(slot)
                     if pool._by_lock:
-                        pool._settle()
+                        pool._hand_over()
                 except BaseException:
                     pool._settle()  # what an interruption has left undone
                     raise

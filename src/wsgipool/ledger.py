@@ -133,12 +133,13 @@ class Ledger(Generic[C]):
     def _threads_that_wait(self, one_more: Waiter[C]) -> set[int]:
         return {waiter.thread_id for waiter in (one_more, *self._waiting)}
 
-    def _decide(self) -> None:
-        """Say what becomes of the idle connections and of those who wait. Under the lock.
+    def _decide(self) -> bool:
+        """Say what becomes of the idle connections and of those who wait, and whether one was woken. Under the lock.
 
         Each waiter is recorded as served, then woken, then taken from the queue, so that an exception between any two
         of these lines strands nobody: the next to come by goes on from there.
         """
+        has_woken = False
         while self._gone:
             self._strike_off(self._gone[0])
             self._gone.popleft()
@@ -161,6 +162,7 @@ class Ledger(Generic[C]):
                     self._connecting.add(waiter)
             waiter.wake()
             if waiter.sleeps:
+                has_woken = True
                 self._waits += 1
                 self._wait_seconds += monotonic() - waiter.asked
             self._waiting.popleft()
@@ -174,6 +176,7 @@ class Ledger(Generic[C]):
         if self._closed and not self.size:
             for closer in self._closers:
                 closer.wake()
+        return has_woken
 
     def _may_connect_itself(self) -> bool:
         """Tell whether a waiter has nothing to wait for: nobody else can give back, and nothing is being opened."""
@@ -227,6 +230,11 @@ class Ledger(Generic[C]):
                 return list(self._idle)
             except RuntimeError:
                 pass  # without a GIL: one was lent or given back meanwhile
+
+    def _missing(self) -> list[Slot[C]]:
+        """Return the slots that are neither idle nor lent nor carried: on their way from one to the other, or lost."""
+        idle = set(self._idle_now())
+        return [slot for slot in list(self._slots.values()) if not (slot.borrower or slot.carrier or slot in idle)]
 
     def _pop_idle(self) -> Slot[C] | None:
         try:

@@ -41,6 +41,9 @@ T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
 """Seconds between the tries of a transaction."""
 
+_LOOKS, _BETWEEN_LOOKS = 20, 0.0005
+"""How often the end of a request looks for what its interruption has lost, and the seconds between."""
+
 
 class Pool(Lending[C]):
     """At most `max_size` connections, each with one thread at a time, opened as needed.
@@ -187,7 +190,7 @@ class Pool(Lending[C]):
             try:
                 self._idle.append(slot)
                 if self._by_lock:
-                    self._settle()
+                    self._hand_over()
             except BaseException:
                 self._settle()  # what an interruption has left undone
                 raise
@@ -267,13 +270,15 @@ class Pool(Lending[C]):
         where it was borrowed.
         """
         was_interrupted = self._interrupted.pop(thread_id, None) is not None
-        if not (was_interrupted or self._by_lock or self._connecting or self._gone):
-            idle = set(self._idle_now())
-            if not any(
-                slot.thread_id == thread_id or (not slot.borrower and slot not in idle)  # lost, or on its way
-                for slot in list(self._slots.values())
-            ):
-                return 0
+        if not (
+            was_interrupted
+            or self._by_lock
+            or self._connecting
+            or self._is_unsettled()
+            or any(slot.thread_id == thread_id for slot in list(self._slots.values()))
+            or self._missing()
+        ):
+            return 0
         leaked: list[Slot[C]] = []
         try:
             with self._lock:
@@ -281,9 +286,14 @@ class Pool(Lending[C]):
                 for slot in leaked:
                     slot.borrower = 0
                     self._doom(slot, "leaked")
-                leaked += self._doom_the_lost()
                 self._forget_thread(thread_id)
-            self._settle()
+            for _ in range(_LOOKS):
+                with self._lock:
+                    leaked += self._doom_the_lost()
+                self._settle()
+                if all(slot.is_leaving for slot in self._missing()):
+                    break
+                time.sleep(_BETWEEN_LOOKS)  # another thread may have hold of one still that is lost
         except BaseException:
             leaked.clear()
             self.reclaim(thread_id)  # what an interruption has left undone

@@ -7,6 +7,7 @@ exception from outside interrupts looks once more at all this before it goes on.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from threading import get_ident
 from time import monotonic
@@ -69,7 +70,7 @@ class Returning(Ledger[C]):
             slot.carrier = 0
             self._idle.append(slot)
             if self._by_lock:
-                self._settle()
+                self._hand_over()
         except BaseException:
             self._note_interruption(carrier, watch)
             if slot.carrier == carrier:
@@ -104,19 +105,29 @@ class Returning(Ledger[C]):
             farewell.wait(_FAREWELL_PATIENCE)
         return farewell
 
-    def _settle(self) -> None:
+    def _hand_over(self) -> None:
+        """Bring together what was given back with those who wait, and let the one that was woken run.
+
+        It would wait for the GIL until this thread waits for something, or for the interpreter's switch interval, while
+        its connection does nothing.
+        """
+        if self._settle():
+            time.sleep(0)
+
+    def _settle(self) -> bool:
         """Bring together what has been given back or closed with those who wait; close what shall not be kept.
 
-        The garbage collector ends the block of a forgotten generator, and it runs wherever something is allocated: in
-        this very thread while it holds the lock, too. Then this is left to others.
+        Tells whether somebody was woken. The garbage collector ends the block of a forgotten generator, and it runs
+        wherever something is allocated: in this very thread while it holds the lock, too. Then this is left to others.
         """
+        has_woken = False
         while not self._lock._is_owned():  # type: ignore[attr-defined]
             try:
                 if self._winding_down:
                     self.wind_down()
                 with self._lock:
                     has_freed = bool(self._gone)
-                    self._decide()
+                    has_woken = self._decide() or has_woken
                 if has_freed:
                     self._call_for_those_who_wait()
                 if self._doomed:
@@ -127,8 +138,9 @@ class Returning(Ledger[C]):
                 self._settle()  # what an interruption has left undone: perhaps nobody else comes by
                 raise
             if not self._is_unsettled():
-                return
+                return has_woken
         housekeeping.call()  # in case that whoever holds the lock does not look again
+        return has_woken
 
     def _close_the_doomed(self) -> None:
         while self._doomed:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
-from unit.conftest import Clock, MakePool, all_idle, borrower, counts, giving_back, in_queue, waiting_task
+from unit.conftest import Clock, FakePool, MakePool, all_idle, borrower, counts, giving_back, in_queue, waiting_task
 from unit.fakes import PATIENCE, Borrower, FakeConnection, FakeDatabase, Task, eventually
 from unit.interrupts import Interrupt, interrupt
 from wsgipool import Pool, PoolDeadlock, PoolTimeout
@@ -61,6 +64,59 @@ def test_nobody_overtakes_a_waiter_whose_connection_lies_ready_for_a_moment(make
 
     assert waiter.result() is other.connection
     giving_back.result()
+
+
+def _by_putconn(pool: FakePool) -> bool:
+    connection, request = pool.getconn(), Request(pool)
+    pool.putconn(connection)
+    return request.was_served_at_once()
+
+
+def _by_a_block(pool: FakePool) -> bool:
+    with pool.connection():
+        request = Request(pool)
+    return request.was_served_at_once()
+
+
+class Request:
+    """Another thread that waits for a connection."""
+
+    def __init__(self, pool: FakePool) -> None:
+        self._pool = pool
+        self._is_served = False
+        self._task = in_queue(pool, self._run)
+
+    def was_served_at_once(self) -> bool:
+        is_served = self._is_served
+        self._task.result()
+        return is_served
+
+    def _run(self) -> None:
+        with self._pool.connection():
+            self._is_served = True
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+@pytest.mark.parametrize("gives_back", [_by_putconn, _by_a_block])
+def test_who_gives_back_lets_the_one_that_has_waited_run(
+    gives_back: Callable[[FakePool], bool], is_plain: bool, database: FakeDatabase
+) -> None:
+    pool = Pool(partial(database.connect, PATIENCE) if is_plain else database, name="orders", max_size=1, reset=None)
+
+    with switch_interval(PATIENCE):
+        # That it runs is up to the machine, which may be slow to wake it; else it never does.
+        assert any(gives_back(pool) for _ in range(1000))
+
+
+@contextmanager
+def switch_interval(seconds: float) -> Iterator[None]:
+    """Have no thread take the GIL within so many seconds from one that does not let go of it by itself."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_a_waiter_that_gives_up_passes_its_turn_on(make_pool: MakePool) -> None:
