@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 from wsgipool.drivers import C
 from wsgipool.loan import Slot
@@ -14,37 +13,39 @@ if TYPE_CHECKING:
     from wsgipool.pool import Pool
 
 
-class Block(AbstractContextManager[C]):
-    """Committed at its end, rolled back when it raises or is readonly; given back in any case."""
+class Block(Generic[C]):
+    """Committed at its end, rolled back when it raises or is readonly; given back in any case.
 
-    __slots__ = ("_pool", "_readonly", "_slot", "_timeout", "thread_id")
+    Whoever makes one sets `pool`, `timeout` and `readonly`: an `__init__` would be one more call for each loan.
+    """
 
-    _slot: Slot[C]
+    __slots__ = ("pool", "readonly", "slot", "thread_id", "timeout")
+
+    pool: Pool[C]
+    timeout: float | None
+    readonly: bool
+    slot: Slot[C]
     thread_id: int
 
-    def __init__(self, pool: Pool[C], timeout: float | None, readonly: bool) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._readonly = readonly
-
     def __enter__(self) -> C:
-        pool = self._pool
+        pool = self.pool
         self.thread_id = thread_id = get_ident()
         # As in Pool.getconn: a call less.
-        try:
-            slot = pool._free.pop()
-        except IndexError:
-            pass
-        else:
-            slot.used = True
-            slot.borrower = self
-            self._slot = slot
-            return slot.connection
-        self._slot = slot = pool._borrow(self, thread_id, self._timeout, sys._getframe(1))
+        if pool._lends_as_is:
+            try:
+                slot = pool._free.pop()
+            except IndexError:
+                pass
+            else:
+                slot.used = True
+                slot.borrower = self
+                self.slot = slot
+                return slot.connection
+        self.slot = slot = pool._borrow(self, thread_id, self.timeout, sys._getframe(1))
         return slot.connection
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        slot, pool = self._slot, self._pool
+        slot, pool = self.slot, self.pool
         # It may have been taken back already, by the end of the request, when this is a generator that was dropped in
         # the middle of its block.
         if slot.borrower is not self:
@@ -53,7 +54,7 @@ class Block(AbstractContextManager[C]):
             return
         if error is not None:
             self._undo(error)
-        elif self._readonly:
+        elif self.readonly:
             pool._take_back(slot, pool._reset or "rollback")
         else:
             try:
@@ -77,9 +78,9 @@ class Block(AbstractContextManager[C]):
     def _undo(self, error: BaseException) -> None:
         if is_interruption(error):
             # Such a connection looks healthy and gives the next borrower this one's rows.
-            self._pool._take_back(self._slot, None, keep=False)
+            self.pool._take_back(self.slot, None, keep=False)
         else:
-            self._pool._take_back(self._slot, self._pool._reset or "rollback")
+            self.pool._take_back(self.slot, self.pool._reset or "rollback")
 
 
 def is_interruption(error: BaseException | None) -> bool:

@@ -133,7 +133,11 @@ class Pool(Lending[C]):
         With `readonly=True` the block always ends in a rollback. Raises PoolTimeout, ConnectFailed, TooManyRequests,
         PoolDeadlock or PoolClosed, all of them a PoolError.
         """
-        return Block(self, timeout, readonly)
+        block: Block[C] = Block()
+        block.pool = self
+        block.timeout = timeout
+        block.readonly = readonly
+        return block
 
     def transaction(self, function: Callable[[C], T], *, retry: int = 0, timeout: float | None = None) -> T:
         """Call `function` with a connection, commit, and return what it returned; roll back when it raises.
@@ -163,14 +167,15 @@ class Pool(Lending[C]):
         Raises PoolTimeout, ConnectFailed, TooManyRequests, PoolDeadlock or PoolClosed.
         """
         thread_id = get_ident()
-        try:
-            slot = self._free.pop()
-        except IndexError:
-            pass
-        else:
-            slot.used = True
-            slot.borrower = thread_id
-            return slot.connection
+        if self._lends_as_is:
+            try:
+                slot = self._free.pop()
+            except IndexError:
+                pass
+            else:
+                slot.used = True
+                slot.borrower = thread_id
+                return slot.connection
         return self._borrow(thread_id, thread_id, timeout, sys._getframe(1)).connection
 
     def putconn(self, connection: C) -> None:

@@ -186,7 +186,11 @@ def connection(name: str, timeout: float | None = None, readonly: bool = False) 
     """
     pools = _current
     pool = None if pools is None else pools.by_name.get(name)
-    return Block(_configured().get(name) if pool is None else pool, timeout, readonly)
+    block: Block[Any] = Block()
+    block.pool = _configured().get(name) if pool is None else pool
+    block.timeout = timeout
+    block.readonly = readonly
+    return block
 
 
 def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, timeout: float | None = None) -> T:
