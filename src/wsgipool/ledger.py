@@ -11,10 +11,8 @@ taking it back are a pop and an append of a deque, which are atomic (on free-thr
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Generic, get_args
 
@@ -22,6 +20,7 @@ from wsgipool.drivers import C
 from wsgipool.errors import PoolClosed, PoolDeadlock, TooManyRequests
 from wsgipool.housekeeping import housekeeping
 from wsgipool.loan import NOTED, Ending, Opening, Slot, Waiter, describe_holders, describe_stacks
+from wsgipool.lost import find_lost
 from wsgipool.permits import IDLE_LOOK, Permits
 
 
@@ -306,30 +305,14 @@ class Ledger(Generic[C]):
                 self._doom(slot, "budget")
 
     def _doom_the_lost(self) -> list[Slot[C]]:
-        """Find the slots that nobody will give back any more, and return those that are still lent. Under the lock.
-
-        An asynchronous exception between a pop and the next step drops what was popped; one on the way into a block or
-        out of it leaves the connection lent to a block that has ended. A slot on its way between two places is held by
-        the thread that carries it, a block by whoever runs it; lost ones only by our own records.
-        """
-        # Lending and taking back take no lock: what has been lent and given back since it was looked at is in use.
-        used = _forget_use(self._slots.values())
-        free = [not slot.borrower for slot in self._slots.values()]
-        alone = _references({0: object()}.values())[0]
-        references = _references(self._slots.values())
-        unknown_blocks = _lent_to_nobody(self._slots.values())
-        leaked: list[Slot[C]] = []
-        for slot, was_used, was_free, count, is_nobodys in zip(
-            list(self._slots.values()), used, free, references, unknown_blocks, strict=True
-        ):
-            if was_free and count == alone and not slot.borrower and not slot.used:
-                self._doom(slot, "broken")
-            elif is_nobodys:
-                slot.borrower = 0
-                self._doom(slot, "leaked")
-                leaked.append(slot)
-            slot.used = slot.used or was_used
-        return leaked
+        """Doom the slots that nobody will give back any more, and return those that are still lent. Under the lock."""
+        dropped, left = find_lost(self._slots.values())
+        for slot in dropped:
+            self._doom(slot, "broken")
+        for slot in left:
+            slot.borrower = 0
+            self._doom(slot, "leaked")
+        return left
 
     def _note_interruption(self, thread_id: int, watch: object) -> None:
         """Keep a watch that is not over, so that the end of its request has the thread looked after."""
@@ -379,38 +362,3 @@ class Ledger(Generic[C]):
 
 
 _NONE: deque[Any] = deque()
-
-# Functions of their own, since a variable that is left over from a loop is a reference, too.
-
-
-def _references(slots: Iterable[object]) -> list[int]:
-    return [sys.getrefcount(slot) for slot in slots]
-
-
-def _forget_use(slots: Iterable[Slot[C]]) -> list[int]:
-    used = []
-    for slot in slots:
-        used.append(slot.used)
-        slot.used = False
-    return used
-
-
-def _lent_to_nobody(slots: Iterable[Slot[C]]) -> list[bool]:
-    """Tell of each slot whether it is lent to a block that nobody runs, and its connection is in nobody's hands."""
-    return [
-        not isinstance(slot.borrower, int)
-        and sys.getrefcount(slot.borrower) == _ONE_REFERENCE
-        # As a key it is the dictionary's, too.
-        and sys.getrefcount(slot.connection) == _ONE_REFERENCE + 2 * (slot.key is slot.connection)
-        for slot in slots
-    ]
-
-
-def _one_reference() -> int:
-    slot: Slot[Any] = Slot(None, 0.0)
-    slot.watch = object()
-    return sys.getrefcount(slot.watch)
-
-
-_ONE_REFERENCE = _one_reference()
-"""What `sys.getrefcount()` says of something that only a slot has, once."""

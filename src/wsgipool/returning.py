@@ -166,7 +166,7 @@ class Returning(Ledger[C]):
             self._gone.append(slot)
 
     def _recover(self) -> None:
-        """Close what nobody will give back any more: see `_doom_the_lost`."""
+        """Close what nobody will give back any more."""
         with self._lock:
             leaked = self._doom_the_lost()
         self._settle()

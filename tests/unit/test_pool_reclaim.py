@@ -13,7 +13,7 @@ import pytest
 from unit.conftest import FakePool, MakePool, all_idle, borrower, counts, giving_back, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, in_turn, raising
 from unit.interrupts import Interrupt
-from wsgipool import ledger
+from wsgipool import lost
 
 # --- what a handler has kept -----------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ def test_housekeeping_leaves_alone_what_is_given_back_and_lent_again_while_it_lo
 ) -> None:
     pool = make_pool(1)
     other = borrower(pool)
-    references, looks = ledger._references, itertools.count()
+    references, looks = lost._references, itertools.count()
 
     def give_back_meanwhile(slots: Iterable[object]) -> list[int]:
         found = references(slots)
@@ -227,7 +227,7 @@ def test_housekeeping_leaves_alone_what_is_given_back_and_lent_again_while_it_lo
             other.give_back()
         return found
 
-    monkeypatch.setattr(ledger, "_references", give_back_meanwhile)
+    monkeypatch.setattr(lost, "_references", give_back_meanwhile)
     pool.tend()
 
     assert not other.connection.closed

@@ -26,11 +26,9 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Literal
 
-from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
-from wsgipool.host.board import MOST_POOLS, SIZE, UNLIMITED, Board
-from wsgipool.host.bytelocks import ByteLocks
-from wsgipool.host.folder import open_file, open_folder
+from wsgipool.host.board import UNLIMITED, Board
+from wsgipool.host.budget_file import BudgetFile, path_of
 from wsgipool.permits import IDLE_LOOK, MOST_PERMITS
 
 TURN = 0.06
@@ -49,11 +47,6 @@ _DELAYS = 4
 """As many times the server may take longer to see that a process has died than it takes to end a session on demand."""
 _LONGEST_DELAY = 100_000_000
 """Nanoseconds that one slow end of a session counts for at most: the server may have been at a statement until then."""
-
-_FIRST_PLACE = 1 << 20
-"""The byte of a pool's place on the board; those of the permits come before."""
-_FIRST_ASKER = 1 << 32
-"""The byte of an account, locked while one of its pools asks the server what it allows."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +79,9 @@ class Budget:
     def __init__(self, folder: Path, server: str, limit: Limit, account: str = "") -> None:
         self.server = server
         self.limit = limit
-        self.path = folder / f"budget-2-{_file_name(server)}"
+        self.path = path_of(folder, server)
         self._account = zlib.crc32(account.encode())
-        self._shared: _Shared | None = _Shared(self.path, self._account)
+        self._shared: BudgetFile | None = BudgetFile(self.path, self._account)
         self._begin()
         _every_budget.add(self)
 
@@ -154,7 +147,7 @@ class Budget:
         shared.board.note_hunger(now, shared.place, self.held, self._hungry_since, self._wanted)
         return self._until_turn(shared, now)
 
-    def _until_turn(self, shared: _Shared, now: int) -> float:
+    def _until_turn(self, shared: BudgetFile, now: int) -> float:
         """Return the seconds until a permit may be there for this pool.
 
         It looks again when the permit that will be its has rested. As long as that is not free yet it may sleep for a
@@ -178,7 +171,7 @@ class Budget:
             self._hungry_since = 0
             self._opened().board.clear_hunger(self._opened().place)
 
-    def _take_free(self, shared: _Shared, wanted: int, now: int) -> _Permit | None:
+    def _take_free(self, shared: BudgetFile, wanted: int, now: int) -> _Permit | None:
         free, ahead = self._takeable(shared, now), 0
         if free and shared.board.is_hunger(now):
             if not wanted and shared.board.hungry(now, shared.place):
@@ -191,14 +184,14 @@ class Budget:
                 return permit
         return None
 
-    def _takeable(self, shared: _Shared, now: int) -> list[int]:
+    def _takeable(self, shared: BudgetFile, now: int) -> list[int]:
         limit = self._limit()
         free = shared.board.takeable(limit, now)
         if not free and shared.board.is_time_to_search(now):
             self._find_the_ownerless(shared, limit, now)
         return free
 
-    def _lock(self, shared: _Shared, index: int, now: int) -> _Permit | None:
+    def _lock(self, shared: BudgetFile, index: int, now: int) -> _Permit | None:
         permit = _Permit(self, index, now)
         if self._held.setdefault(index, id(permit)) != id(permit):
             return None
@@ -223,11 +216,11 @@ class Budget:
                 return
             permit.release(farewell)
 
-    def _forget(self, shared: _Shared, permit: _Permit) -> None:
+    def _forget(self, shared: BudgetFile, permit: _Permit) -> None:
         shared.locks.unlock(permit.index)
         self._held.pop(permit.index, None)
 
-    def _find_the_ownerless(self, shared: _Shared, limit: int, now: int) -> None:
+    def _find_the_ownerless(self, shared: BudgetFile, limit: int, now: int) -> None:
         for index in shared.board.taken(limit):
             if index not in self._held and shared.locks.lock(index):
                 shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now))
@@ -248,24 +241,20 @@ class Budget:
         self._has_asked_server = True
         shared = self._opened()
         shared.board.note_allowed(shared.place, self._account, sessions, UNLIMITED if own is None else own)
-        # What was allowed to accounts that are no longer used.
-        for place in range(shared.board.used_places):
-            if place != shared.place and shared.locks.lock(_FIRST_PLACE + place):
-                shared.board.leave_place(place)
-                shared.locks.unlock(_FIRST_PLACE + place)
+        shared.clear_left_places()  # and what was allowed to accounts that are no longer used
 
-    def _knows_or_asks(self, shared: _Shared) -> bool:
+    def _knows_or_asks(self, shared: BudgetFile) -> bool:
         """Tell whether a connection may be opened: one, by one pool, as long as nobody knows what the account may."""
         if self.limit.connections != "auto" or self._has_asked_server or shared.board.allowed_to(self._account):
             return True
         if self._held:
             return False
         self._is_asking = True
-        return shared.locks.lock(_FIRST_ASKER + self._account)
+        return shared.lock_asking(self._account)
 
-    def _leave_the_asking_to_others(self, shared: _Shared) -> None:
+    def _leave_the_asking_to_others(self, shared: BudgetFile) -> None:
         if self._is_asking and not self._held:
-            shared.locks.unlock(_FIRST_ASKER + self._account)
+            shared.unlock_asking(self._account)
             self._is_asking = False
 
     # --- to give up -------------------------------------------------------------------------------------------------
@@ -318,12 +307,12 @@ class Budget:
             self._shared = None
         self._begin()
 
-    def _opened(self) -> _Shared:
+    def _opened(self) -> BudgetFile:
         # A fork by another sub-interpreter, or by a C library, calls none of our functions.
         if self._shared is not None and not self._shared.is_ours():
             self.start_anew()
         if self._shared is None:
-            self._shared = _Shared(self.path, self._account)
+            self._shared = BudgetFile(self.path, self._account)
         return self._shared
 
 
@@ -377,49 +366,3 @@ class _Permit:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter ends, and the kernel does it
             self.release()
-
-
-class _Shared:
-    """The file as one pool has it open: its locks, its board, and its place on that."""
-
-    def __init__(self, path: Path, account: int) -> None:
-        folder = open_folder(path.parent)
-        try:
-            # Two descriptions: the board's stays with a fork's child, which shares its memory; that must hold no lock.
-            self.locks = ByteLocks(open_file(folder, path, SIZE))
-            board = open_file(folder, path, SIZE)
-        finally:
-            os.close(folder)
-        try:
-            self.board = Board(board)
-            self.place = self._take_place(path, ByteLocks(os.dup(board)))
-        finally:
-            os.close(board)
-        self.board.take_place(self.place, account)
-        self._process = os.getpid()
-
-    def is_ours(self) -> bool:
-        """Tell whether this process opened it, and not the one that it was forked from."""
-        return self._process == os.getpid()
-
-    def _take_place(self, path: Path, others: ByteLocks) -> int:
-        try:
-            place = next((place for place in range(MOST_POOLS) if self.locks.lock(_FIRST_PLACE + place)), None)
-        except OSError as error:
-            raise ConfigError(
-                f"{path.parent} is on a file system without open-file-description locks ({error.strerror}), so nothing "
-                "would keep to the budget; name a folder on a local disk or a tmpfs in runtime_dir"
-            ) from None
-        if place is None:
-            raise ConfigError(f"{path}: {MOST_POOLS} pools share this budget already")
-        if others.lock(_FIRST_PLACE + place):
-            raise ConfigError(
-                f"{path.parent} is on a file system whose locks keep nobody out, so nothing would keep to the budget; "
-                "name a folder on a local disk or a tmpfs in runtime_dir"
-            )
-        return place
-
-
-def _file_name(server: str) -> str:
-    readable = "".join(character if character.isalnum() or character == "." else "-" for character in server)
-    return f"{readable[:80]}-{zlib.crc32(server.encode()):08x}"
