@@ -109,6 +109,23 @@ def test_a_script_that_the_apache_user_cannot_read_is_one_clear_line(script: Pat
     assert "Traceback" not in site.output
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts httpd's children as another user")
+def test_a_python_that_the_apache_user_cannot_read_is_one_clear_line(script: Path, shop: str, folder: Path) -> None:
+    library = Path(os.__file__).parent
+    home = folder / "closed"
+    (home / "lib").mkdir(parents=True)
+    (home / "lib" / library.name).symlink_to(library)
+    home.chmod(0o700)
+    command = [*WSGIPOOL, "serve", str(script), "--port", str(free_port()), "--database", f"shop={shop}"]
+
+    outcome = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=LONG, env={**os.environ, "PYTHONHOME": str(home)}
+    )
+
+    assert f"cannot read {home}/lib/{library.name}/os.py, so Python does not start in httpd" in outcome.stderr
+    assert (outcome.stderr.count("\n"), outcome.returncode) == (1, 1)
+
+
 def test_an_application_that_cannot_be_imported_is_named_in_the_log(folder: Path, shop: str) -> None:
     broken = folder / "broken.wsgi"
     broken.write_text("import no_such_module\n")

@@ -227,14 +227,24 @@ def refuse_taken_port(host: str, port: int) -> None:
 def _refuse_unreadable(*files: Path) -> None:
     user = apache_user()
     for file in files:
-        # Asked as that user, since folders on the way and access lists have a say as well.
-        command = ["test", "-r", str(file)]
-        outcome = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], check=False)  # noqa: S603
-        if outcome.returncode != 0:
+        if not _can_read(user, file):
             raise ServerError(
                 f"the Apache user {user.pw_name} cannot read {file}; chgrp {user.pw_name} and chmod 640 it, move "
                 "it where it can be read (not below /root), or start as another user than root"
             )
+    library = Path(os.__file__)
+    if not _can_read(user, library):
+        raise ServerError(
+            f"the Apache user {user.pw_name} cannot read {library}, so Python does not start in httpd; make the "
+            "environment of a Python that it can read, such as /usr/bin/python3, or start as another user than root"
+        )
+
+
+def _can_read(user: pwd.struct_passwd, file: Path) -> bool:
+    # Asked as that user, since folders on the way and access lists have a say as well.
+    command = ["test", "-r", str(file)]
+    outcome = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], check=False)  # noqa: S603
+    return outcome.returncode == 0
 
 
 def free_port() -> int:
