@@ -236,7 +236,8 @@ def _refuse_unreadable(*files: Path) -> None:
     if not _can_read(user, library):
         raise ServerError(
             f"the Apache user {user.pw_name} cannot read {library}, so Python does not start in httpd; make the "
-            "environment of a Python that it can read, such as /usr/bin/python3, or start as another user than root"
+            "environment of a Python that it can read, such as /usr/bin/python3, and fill it by pip with "
+            "--no-cache-dir (mod_wsgi is compiled for one Python), or start as another user than root"
         )
 
 
