@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pwd
 import sqlite3
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from unit.fakes import Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.doctor.accounts import as_user
 from wsgipool.drivers import Driver, for_database
 
 
@@ -76,11 +79,29 @@ def test_a_statement_waits_for_a_lock_as_long_as_the_option_says(file: Path, opt
     sqlite.close(connection)
 
 
-def test_a_file_that_cannot_be_opened_is_a_connect_failed_that_names_it(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_a_connect_failed_that_names_it_and_what_is_in_the_way(tmp_path: Path) -> None:
     pool = Pool(driver(f"sqlite:///{tmp_path}/nowhere/shop.db"), name="shop", max_size=1)
 
-    with pytest.raises(ConnectFailed, match=r"nowhere/shop\.db: OperationalError: unable to open database file"):
+    with pytest.raises(ConnectFailed) as caught:
         pool.getconn()
+
+    assert f"{tmp_path}/nowhere/shop.db: OperationalError: unable to open database file" in str(caught.value)
+    assert f": there is no {tmp_path}/nowhere, or user {os.geteuid()} may not see it" in str(caught.value)
+
+
+def test_a_folder_in_which_the_process_may_make_no_files_is_named() -> None:
+    def connect() -> str:
+        try:
+            driver("sqlite:////usr/shop.db").connect(1)
+        except sqlite3.OperationalError as error:
+            return str(error)
+        return ""
+
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    complaint = as_user("nobody" if user == "root" else user, connect)
+
+    assert "unable to open database file: user " in complaint
+    assert " may make no files in /usr, and SQLite needs some beside the database" in complaint
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -49,7 +50,20 @@ class SQLiteDriver(PlainDriver[sqlite3.Connection]):
 
     def connect(self, timeout: float) -> sqlite3.Connection:  # noqa: ARG002 - opening a file does not wait
         # The pool sees to it that one thread at a time has the connection; sqlite3 would insist on the first.
-        return sqlite3.connect(self._path, timeout=self._busy_timeout, check_same_thread=False)
+        try:
+            return sqlite3.connect(self._path, timeout=self._busy_timeout, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            error.args = (f"{error}{self._obstacle()}",)
+            raise
+
+    def _obstacle(self) -> str:
+        """Return why this process cannot open the file, as far as its folder tells."""
+        user, folder = f"user {os.geteuid()}", self._path.parent
+        if not os.access(folder, os.F_OK):
+            return f": there is no {folder}, or {user} may not see it"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f": {user} may make no files in {folder}, and SQLite needs some beside the database"
+        return ""
 
     def can_run_again(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
