@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +131,9 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
         known = site.get("/server")
         status_page = site.get("/wsgipool-status?format=json")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=12)
+        # On a busy machine one process may have answered all before the other has started.
+        size = f"up to {threads} connections a process"
+        eventually(lambda: site.log().count(size) >= PROCESSES, "every process to say the size of its pool")
         log = site.log()
 
     assert known["version"] < [6]
@@ -144,7 +146,6 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
     assert watch.most <= PROCESSES * threads
     assert not overlaps(answers)
     assert all(answer["own_rows"] for answer in answers)
-    assert len(re.findall(rf"up to {threads} connections a process", log)) >= PROCESSES
     assert "AH00515" not in log, "httpd corrected the sizes"
 
 
