@@ -145,7 +145,8 @@ def test_interrupted_requests_leave_no_answer_to_others(
             write(pool)
 
     others = [Task(other_requests) for _ in range(2)]
-    with debris_ignored():
+    # An SSCursor that was interrupted before it had its connection misses that in its destructor.
+    with debris_ignored(AttributeError):
         for _ in range(TIMES):
             thread_id = interrupt_at_work(lambda: work(pool), moments.uniform(0, LATEST))
             pool.reclaim(thread_id)

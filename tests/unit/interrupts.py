@@ -57,12 +57,15 @@ def interrupt_at_work(work: Callable[[], object], seconds: float) -> int:
 
 
 @contextlib.contextmanager
-def debris_ignored() -> Iterator[None]:
-    """Say nothing of what interruptions leave to the collector: files and sockets that were just being opened."""
+def debris_ignored(*others: type[BaseException]) -> Iterator[None]:
+    """Say nothing of what interruptions leave to the collector: files and sockets that were just being opened.
+
+    `others`: errors of destructors, besides, that come of what was only half made.
+    """
     complain = sys.unraisablehook
 
     def complain_of_the_rest(missed: Any) -> None:
-        if missed.exc_type not in (Interrupt, ResourceWarning):
+        if missed.exc_type not in (Interrupt, ResourceWarning, *others):
             complain(missed)
 
     sys.unraisablehook = complain_of_the_rest
