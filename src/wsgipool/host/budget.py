@@ -223,7 +223,9 @@ class Budget:
     def _find_the_ownerless(self, shared: BudgetFile, limit: int, now: int) -> None:
         for index in shared.board.taken(limit):
             if index not in self._held and shared.locks.lock(index):
-                shared.board.note_free(index, now + int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now))
+                died_before = monotonic_ns()
+                rest = int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now)
+                shared.board.note_free(index, died_before + rest)
                 shared.locks.unlock(index)
 
     def _limit(self) -> int:
@@ -345,11 +347,12 @@ class _Permit:
             return
         if self.is_used and farewell is None:
             farewell = Farewell()
+        if farewell is not None and not farewell.is_over():
+            budget._farewells.append((self, farewell))
+            return
+        # It rests from here on: where many want a processor, to look may have taken longer than the whole rest.
         now, rest = monotonic_ns(), 0
         if farewell is not None:
-            if not farewell.is_over():
-                budget._farewells.append((self, farewell))
-                return
             if farewell.seconds:
                 shared.board.note_delay(now, min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
             rest = _REST + shared.board.delay(now)
