@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import ssl
 import threading
@@ -12,7 +13,6 @@ from typing import Any
 
 import pymysql
 import pytest
-from pymysql.connections import Connection
 from pymysql.constants import COMMAND, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
@@ -22,7 +22,7 @@ from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.pymysql import PyMySQLDriver
-from wsgipool.drivers.pymysql_connection import PooledConnection
+from wsgipool.drivers.pymysql_connection import PooledConnection, reader_of
 from wsgipool.drivers.sockets import is_readable, state_of
 
 
@@ -232,7 +232,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     """A connection as after its handshake, and the server's end of its socket."""
     connection = unconnected()
     connection._sock, server = socket.socketpair()
-    connection._rfile = connection._sock.makefile("rb")
+    connection._rfile = reader_of(connection._sock)
     connection.descriptor = Descriptor(connection._sock.fileno())
     connection.has_something_to_read = is_readable(connection._sock.fileno())
     connection.socket_state = state_of(connection._sock)
@@ -386,9 +386,124 @@ def test_a_borrower_that_sets_the_character_set_learns_at_once_whether_that_went
         connection.set_character_set("utf8mb4")
 
 
+@pytest.fixture
+def borrowed(connected: tuple[PooledConnection, socket.socket]) -> tuple[PooledConnection, socket.socket]:
+    connection, _ = connected
+    assert is_alive(connection)
+    connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+    return connected
+
+
+# --- packets ---------------------------------------------------------------------------------------------------------
+
+
+_EOF = b"\xfe\0\0\x02\0"
+
+
+class Pieces(io.RawIOBase):
+    """What comes from a server, in these pieces; after the last one whatever is raised."""
+
+    def __init__(self, *pieces: bytes | BaseException) -> None:
+        self._pieces = list(pieces)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        if isinstance(piece, BaseException):
+            raise piece
+        if len(piece) > len(buffer):
+            self._pieces.insert(0, piece[len(buffer) :])
+            piece = piece[: len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def field(name: str) -> bytes:
+    return b"\x03def\0\0\0" + bytes([len(name)]) + name.encode() + b"\0\x0c\x21\0\xff\0\0\0\xfd\0\0\0\0\0"
+
+
+def answer(name: str, text: str) -> bytes:
+    """Return an answer of one row, with a text of less than 64 KiB in a field of this name."""
+    row = b"\xfc" + len(text).to_bytes(2, "little") + text.encode()
+    payloads = [b"\x01", field(name), _EOF, row, _EOF]
+    return b"".join(packet(1 + index, payload) for index, payload in enumerate(payloads))
+
+
+def ask(connection: PooledConnection) -> tuple[str, tuple[tuple[str], ...]]:
+    """Ask for what comes, and return the name of its field, and its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT")
+        return cursor.description[0][0], cursor.fetchall()
+
+
+@pytest.mark.parametrize("length", [0, 1, 250, 8179, 8180, 8181, 8192, 20_000], ids=str)
+def test_an_answer_may_come_in_any_two_pieces(length: int, borrowed: tuple[PooledConnection, socket.socket]) -> None:
+    connection, _ = borrowed
+    text = "x" * length
+    whole = answer("title", text)
+    for cut in {*range(1, 90), *range(len(whole) - 20, len(whole)), 8191, 8192, 8193} & set(range(len(whole))):
+        reader: Any = io.BufferedReader(Pieces(whole[:cut], whole[cut:]))
+        connection._rfile = reader
+
+        assert ask(connection) == ("title", ((text,),))
+        assert reader.read() == b""
+
+
+def test_what_a_field_was_called_before_is_no_other_fields_name(
+    borrowed: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = borrowed
+
+    for name in ("title", "price", "title"):
+        server.send(answer(name, "a"))
+        assert ask(connection) == (name, (("a",),))
+
+
+def test_a_packet_out_of_turn_ends_the_connection(borrowed: tuple[PooledConnection, socket.socket]) -> None:
+    connection, server = borrowed
+    server.send(packet(2, OK[4:]))
+
+    with pytest.raises(pymysql.InternalError, match="got 2 expected 1"):
+        ask(connection)
+
+    assert not connection.open
+
+
+@pytest.mark.parametrize("arrived", [0, 3, 30])
+def test_an_answer_that_takes_longer_than_read_timeout_ends_the_connection(
+    arrived: int, borrowed: tuple[PooledConnection, socket.socket]
+) -> None:
+    connection, server = borrowed
+    connection._read_timeout = 0.05
+    server.send(answer("title", "a")[:arrived])
+
+    with pytest.raises(pymysql.OperationalError, match=r"Lost connection to MySQL server during query .*timed out"):
+        ask(connection)
+
+    assert not connection.open
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("arrived", [0, 3, 30])
+def test_whatever_strikes_while_an_answer_is_received_ends_the_connection(
+    arrived: int, error: BaseException, borrowed: tuple[PooledConnection, socket.socket]
+) -> None:
+    connection, _ = borrowed
+    first = [answer("title", "a")[:arrived]] if arrived else []
+    reader: Any = io.BufferedReader(Pieces(*first, error))
+    connection._rfile = reader
+
+    with pytest.raises((pymysql.OperationalError, KeyboardInterrupt), match=r"Connection reset|^$"):
+        ask(connection)
+
+    assert not connection.open
+
+
 # --- the middle of an answer -----------------------------------------------------------------------------------------
 
-_EOF, _EOF_AND_MORE = b"\xfe\0\0\x02\0", b"\xfe\0\0\x0a\0"
+_EOF_AND_MORE = b"\xfe\0\0\x0a\0"
 _COLUMN = b"\x03def\0\0\0\x01n\0\x0c\x21\0\x01\0\0\0\x03\0\0\0\0\0"
 
 
@@ -454,14 +569,6 @@ COMMANDS: dict[str, tuple[Callable[[PooledConnection], object], bytes]] = {
 }
 
 
-@pytest.fixture
-def borrowed(connected: tuple[PooledConnection, socket.socket]) -> tuple[PooledConnection, socket.socket]:
-    connection, _ = connected
-    assert is_alive(connection)
-    connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
-    return connected
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_connection_whose_commands_were_answered_is_healthy(
     command: str, borrowed: tuple[PooledConnection, socket.socket]
@@ -502,14 +609,14 @@ def test_a_connection_that_was_interrupted_before_any_packet_of_an_answer_is_not
     use, answer = COMMANDS[command]
     server.send(answer)
     left = iter(range(passed))
-    read = Connection._read_packet
+    read = PooledConnection._read_packet
 
-    def interrupted(self: Connection, *kind: Any) -> object:
+    def interrupted(self: PooledConnection, *kind: Any) -> object:
         if next(left, None) is None:
             raise Interrupt
         return read(self, *kind)
 
-    monkeypatch.setattr(Connection, "_read_packet", interrupted)
+    monkeypatch.setattr(PooledConnection, "_read_packet", interrupted)
     with pytest.raises((Interrupt, pymysql.OperationalError)):  # the end of a cursor's block is in its way
         use(connection)
     monkeypatch.undo()

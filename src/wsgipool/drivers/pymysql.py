@@ -84,7 +84,6 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
         # and says nothing (a paused machine, a full backlog behind a proxy) would hold the request until killed.
         with connection.patience(limit):
             connection.connect()
-            connection.read_answers()
         connection.remember_session()
         return connection
 

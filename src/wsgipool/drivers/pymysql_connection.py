@@ -8,19 +8,23 @@ an error, not the rest of that answer.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import ssl
+import struct
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from threading import get_ident
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import pymysql
-from pymysql.connections import Connection
+from pymysql.connections import MAX_PACKET_LEN, Connection
 from pymysql.constants import COMMAND, CR
+from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from wsgipool.drivers import keep_forever
 from wsgipool.drivers.opening import LEAST_TIMEOUT, Descriptor, connect_tcp, connect_unix
@@ -36,6 +40,18 @@ _PLAIN_OK = b"\x07\x00\x00\x01\x00\x00\x00"
 and the number of warnings, two bytes each (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html)."""
 _OK_LENGTH = len(_PLAIN_OK) + 4
 
+_HEADER_LENGTH = 4
+"""Bytes before each packet: three for the length of what follows, the least significant first, and one that counts the
+packets of an answer (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html)."""
+_ERROR = 0xFF
+"""The first byte of a packet that tells of an error."""
+
+_packed_command = struct.Struct("<iB").pack
+"""A command's length, which counts the byte that names the command, the 0 of the first packet, and that byte."""
+
+_described_field = lru_cache(1024)(FieldDescriptorPacket)
+"""A query is asked again and again, and its fields are described in the same bytes each time."""
+
 IN_THE_POOL = 0
 """The `lent_to` of a connection that lies in the pool: no thread has this number, nor the next one."""
 ENDED = -1
@@ -46,7 +62,7 @@ class PooledConnection(Connection):
     """PyMySQL's connection, used by one thread at a time, with one TLS context a process and setting."""
 
     # What a loan touches lies side by side: it is cold in the processor's cache then.
-    __slots__ = ("answers_due", "is_asking", "lent_to", "socket_state")
+    __slots__ = ("_deadline", "answers_due", "is_asking", "lent_to", "socket_state")
 
     lent_to: int | None
     """The thread that may use it, `IN_THE_POOL` or `ENDED`; None before it has been lent for the first time."""
@@ -64,6 +80,8 @@ class PooledConnection(Connection):
     """That of its socket, from the moment when there is one."""
     server_thread_id: tuple[int, ...] = (0,)
     """The server's number of its session; 0 before there is one."""
+    _deadline: float | None
+    """Until when `patience` waits, by `time.monotonic()`."""
     farewell: Farewell | None = None
     """After its end, whether by `close()` or by an error: what the server makes of that."""
 
@@ -71,6 +89,7 @@ class PooledConnection(Connection):
         self.lent_to = None
         self.is_asking = False
         self.answers_due = 0
+        self._deadline = None
         super().__init__(**arguments)
 
     def send(self, command: int, payload: str | bytes) -> None:
@@ -99,7 +118,9 @@ class PooledConnection(Connection):
                     CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {self.host!r} ({error})"
                 ) from error
         super().connect(sock)
+        self.read_answers()
         ours: Any = self._sock
+        self._rfile = reader_of(ours)  # nothing lies in PyMySQL's: all is answered
         self.socket_state, self.has_something_to_read = state_of(ours), is_readable(ours.fileno())
 
     def _connect_socket(self) -> socket.socket:
@@ -159,7 +180,10 @@ class PooledConnection(Connection):
         Most are, and PyMySQL takes three times as long to read one as it reads any packet. `alone`: nothing may follow.
         """
         reader: Any = self._rfile
-        packet = reader.peek(_OK_LENGTH)
+        try:
+            packet = reader.peek(_OK_LENGTH)
+        except BaseException as error:
+            self._fail(error)
         if not packet.startswith(_PLAIN_OK) or len(packet) < _OK_LENGTH or (alone and len(packet) > _OK_LENGTH):
             return False
         reader.read(_OK_LENGTH)
@@ -183,23 +207,13 @@ class PooledConnection(Connection):
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
         """Wait at most so long for all answers together, whatever read_timeout and write_timeout are otherwise."""
-        read_timeout, write_timeout = self._read_timeout, self._write_timeout
-        deadline = monotonic() + seconds
-
-        def read_bytes(number: int) -> bytes:
-            left = max(deadline - monotonic(), LEAST_TIMEOUT)
-            self._current_timeout = min(left, read_timeout or left)
-            ours: Any = self._sock
-            ours.settimeout(self._current_timeout)
-            data: bytes = Connection._read_bytes(self, number)
-            return data
-
-        vars(self)["_read_bytes"] = read_bytes
+        write_timeout = self._write_timeout
+        self._deadline = monotonic() + seconds
         self._write_timeout = min(seconds, write_timeout or seconds)
         try:
             yield
         finally:
-            del vars(self)["_read_bytes"]
+            self._deadline = None
             self._write_timeout = write_timeout
 
     def forget_result(self) -> None:
@@ -238,7 +252,14 @@ class PooledConnection(Connection):
         if last is not None and (last.unbuffered_active or last.has_next):
             self._read_rest(last)
         self.is_asking = True
-        Connection._execute_command(self, command, sql)
+        if isinstance(sql, str):
+            sql = sql.encode(self.encoding)
+        if self._sock is None or len(sql) + 1 >= MAX_PACKET_LEN:
+            Connection._execute_command(self, command, sql)
+        else:
+            self._result = None
+            self._write_bytes(_packed_command(len(sql) + 1, command) + sql)
+            self._next_seq_id = 1
         if self.answers_due:
             # They come before that of this command, which waits for the server as long as read_timeout says.
             self._read_answers_first()
@@ -254,11 +275,45 @@ class PooledConnection(Connection):
             result = self._result
 
     def _read_answers_first(self) -> None:
-        if self.answers_due == 1 and self._current_timeout == self._read_timeout:
-            with contextlib.suppress(OSError):  # PyMySQL makes it an error of its own
-                if self.reads_plain_ok(alone=False):
-                    return
-        self.read_answers()
+        is_one = self.answers_due == 1 and self._current_timeout == self._read_timeout
+        if not (is_one and self.reads_plain_ok(alone=False)):
+            self.read_answers()
+
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        """As PyMySQL's, but what lies in the reader's buffer already is taken in one piece."""
+        if self._deadline is not None or self._current_timeout != self._read_timeout:
+            return Connection._read_packet(self, packet_type)
+        reader: Any = self._rfile
+        try:
+            ahead = reader.peek()
+        except BaseException as error:
+            self._fail(error)
+        end = _HEADER_LENGTH + int.from_bytes(ahead[:3], "little")
+        # The rest is PyMySQL's: what is longer, an error, what does not belong here or has ended.
+        if not _HEADER_LENGTH < end <= len(ahead) or ahead[3] != self._next_seq_id or ahead[_HEADER_LENGTH] == _ERROR:
+            return Connection._read_packet(self, packet_type)
+        reader.read(end)
+        self._next_seq_id = (self._next_seq_id + 1) % 256
+        if packet_type is FieldDescriptorPacket:
+            packet_type = _described_field
+        return packet_type(ahead[_HEADER_LENGTH:end], self.encoding)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Close after an error while something was read, and raise what PyMySQL makes of it."""
+        self._force_close()
+        if isinstance(error, OSError):
+            message = f"Lost connection to MySQL server during query ({error})"
+            raise pymysql.OperationalError(CR.CR_SERVER_LOST, message) from None
+        raise error
+
+    def _read_bytes(self, number: int) -> bytes:
+        if self._deadline is not None:
+            left = max(self._deadline - monotonic(), LEAST_TIMEOUT)
+            self._current_timeout = min(left, self._read_timeout or left)
+            ours: Any = self._sock
+            ours.settimeout(self._current_timeout)
+        data: bytes = Connection._read_bytes(self, number)
+        return data
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
         try:
@@ -308,6 +363,21 @@ class PooledConnection(Connection):
         if isinstance(sslp, ssl.SSLContext):
             return sslp
         return _tls_context(tuple(sorted(sslp.items())), super()._create_ssl_ctx)
+
+
+class _Received(io.RawIOBase):
+    """What a socket receives: as socket.SocketIO, which is Python between one C function and another."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        vars(self)["readinto"] = ours.recv_into
+
+    def readable(self) -> bool:
+        return True
+
+
+def reader_of(ours: socket.socket) -> io.BufferedReader:
+    """Return a connection's `_rfile`."""
+    return io.BufferedReader(_Received(ours))
 
 
 _every_connection: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
