@@ -97,8 +97,8 @@ class Ledger(Generic[C]):
     def _lend_by_lock(self, by_lock: bool) -> None:
         """Say whether somebody waits, or else: then idle connections go to nobody without the lock."""
         self._by_lock = by_lock
-        self._free = self._idle if self._lends_as_is and not by_lock else _NONE
-        """Those that can be lent as they are, at once."""
+        self._free = _NONE if by_lock else self._idle
+        """Those that can be lent at once."""
 
     # --- under the lock: who comes next -----------------------------------------------------------------------------
 
@@ -234,6 +234,10 @@ class Ledger(Generic[C]):
         """Return the slots that are neither idle nor lent nor carried: on their way from one to the other, or lost."""
         idle = set(self._idle_now())
         return [slot for slot in list(self._slots.values()) if not (slot.borrower or slot.carrier or slot in idle)]
+
+    def _may_have_lost(self) -> bool:
+        """Tell whether some are missing that nobody is closing."""
+        return any(not slot.is_leaving for slot in self._missing())
 
     def _pop_idle(self) -> Slot[C] | None:
         try:

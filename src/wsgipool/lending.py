@@ -33,6 +33,8 @@ _SHORTEST_ROUND, _LONGEST_ROUND = 0.05, 30.0
 _OPENING_TIMEOUT = 30.0
 """Seconds that a connect in the background may take, where the driver's own connect_timeout is not shorter. Not the
 pool's `timeout`, which is a borrower's, and may be 0."""
+_LONG_WAIT = 0.25
+"""Seconds after which one who waits has housekeeping look whether what would serve it has been lost."""
 _LOOK_BY_ITSELF = 0.1
 """Seconds after which one who waits for a place in the budget sees whether housekeeping still asks for one."""
 
@@ -60,7 +62,6 @@ class Lending(Returning[C]):
         self._trusted_for = connector.trusted_for
         super().__init__(connector, **sizes)
         self._lends_as_is = self._is_plain and not debug
-        self._lend_by_lock(False)
 
     def _borrow(self, borrower: int | Borrower, thread_id: int, timeout: float | None, frame: FrameType) -> Slot[C]:
         watch = None if self.watch is None else self.watch()
@@ -100,7 +101,7 @@ class Lending(Returning[C]):
             self._note_interruption(thread_id, watch)
             with self._lock:
                 self._forget_thread(thread_id)
-            self._recover()
+            self._tell_of_interrupted_blocks(self._find_the_lost())
             raise
 
     def _another(self, slot: Slot[C], limit: float, frame: FrameType) -> Slot[C]:
@@ -136,7 +137,7 @@ class Lending(Returning[C]):
                     housekeeping.watch(self)  # though it has no connection yet, somebody has to ask for a permit
                 if is_open:
                     self._call_for_those_who_wait()
-                if not (waiter.wait() if self.permits is None else self._sleep(waiter)):
+                if not self._sleep(waiter):
                     self._stop_waiting(waiter)
             return self._ready(waiter, frame)
         except BaseException:
@@ -169,6 +170,13 @@ class Lending(Returning[C]):
         return True
 
     def _sleep(self, waiter: Waiter[C]) -> bool:
+        if waiter.wait(_LONG_WAIT):
+            return True
+        if waiter.remaining() <= 0:
+            return False
+        housekeeping.call()
+        if self.permits is None:
+            return waiter.wait()
         while not waiter.wait(_LOOK_BY_ITSELF):
             if waiter.remaining() <= 0:
                 return False
@@ -283,6 +291,8 @@ class Lending(Returning[C]):
             return None
         if is_short:
             return max(_SHORTEST_ROUND, self._connector.pause_left())
+        if self._may_have_lost():
+            return _SHORTEST_ROUND
         if not self._slots and not self._connecting:
             return None
         return min(max(_SHORTEST_ROUND, min(self.max_idle, self.max_lifetime) / 10), _LONGEST_ROUND)

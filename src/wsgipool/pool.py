@@ -41,9 +41,6 @@ T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
 """Seconds between the tries of a transaction."""
 
-_LOOKS, _BETWEEN_LOOKS = 20, 0.0005
-"""How often the end of a request looks for what its interruption has lost, and the seconds between."""
-
 
 class Pool(Lending[C]):
     """At most `max_size` connections, each with one thread at a time, opened as needed.
@@ -292,13 +289,7 @@ class Pool(Lending[C]):
                     slot.borrower = 0
                     self._doom(slot, "leaked")
                 self._forget_thread(thread_id)
-            for _ in range(_LOOKS):
-                with self._lock:
-                    leaked += self._doom_the_lost()
-                self._settle()
-                if all(slot.is_leaving for slot in self._missing()):
-                    break
-                time.sleep(_BETWEEN_LOOKS)  # another thread may have hold of one still that is lost
+            leaked += self._find_the_lost()
         except BaseException:
             leaked.clear()
             self.reclaim(thread_id)  # what an interruption has left undone

@@ -27,6 +27,9 @@ _FAREWELL_PATIENCE = 0.1
 """Seconds for which a thread waits for the server's end of a connection with a place in a budget. After that the budget
 looks for it by itself; mostly it comes within a millisecond, and then whoever waits for the place has it at once."""
 
+_LOOKS, _BETWEEN_LOOKS = 20, 0.0005
+"""How often a thread looks for what an interruption has lost, and the seconds between; housekeeping goes on with it."""
+
 
 class Returning(Ledger[C]):
     """What a pool does with what comes back."""
@@ -165,12 +168,18 @@ class Returning(Ledger[C]):
             self._end(slot)
             self._gone.append(slot)
 
-    def _recover(self) -> None:
-        """Close what nobody will give back any more."""
-        with self._lock:
-            leaked = self._doom_the_lost()
-        self._settle()
-        self._tell_of_interrupted_blocks(leaked)
+    def _find_the_lost(self) -> list[Slot[C]]:
+        """Close what nobody will give back any more, and return those of it that were still lent."""
+        leaked: list[Slot[C]] = []
+        for _ in range(_LOOKS):
+            with self._lock:
+                leaked += self._doom_the_lost()
+            self._settle()
+            if not self._may_have_lost():
+                return leaked
+            time.sleep(_BETWEEN_LOOKS)  # another thread may have hold of one still that is lost
+        housekeeping.call()
+        return leaked
 
     def _tell_of_interrupted_blocks(self, leaked: Iterable[Slot[C]]) -> None:
         self._tell_of_leaks(leaked, "and nobody has it any more: its `with` block was interrupted")

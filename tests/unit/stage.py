@@ -74,7 +74,8 @@ class Stage:
         """See who falls asleep in a pool's queue and who is woken there."""
         wait, wake = Waiter.wait, Waiter.wake
 
-        def watched_wait(waiter: Waiter[Any]) -> bool:
+        def watched_wait(waiter: Waiter[Any], *_: float) -> bool:
+            # Up to the deadline: what it does in between, for housekeeping, is not on the stage.
             if waiter.remaining() > 0:
                 self._reports.put((self._actors.get(waiter.thread_id), "asleep", waiter))
             return wait(waiter)

@@ -552,3 +552,27 @@ def test_requests_that_are_interrupted_at_any_moment_lose_nothing(kind: str, has
 
     site.assert_whole()
     site.assert_usable()
+
+
+def test_who_waits_for_what_was_lost_gets_another() -> None:
+    """Nobody comes by: there is no request's end, and this is not the time for a round of housekeeping."""
+    pool = Pool(Server(pipelined=False), name="orders", max_size=1)
+    with pool.connection():
+        pass
+    pool._idle.pop()
+
+    assert Task(lambda: pool.getconn(timeout=PATIENCE)).result()
+
+
+def test_housekeeping_goes_on_looking_for_what_somebody_has_hold_of() -> None:
+    pool = Pool(Server(pipelined=False), name="orders", max_size=1)
+    with pool.connection():
+        pass
+    held = [pool._idle.pop()]
+    waiting = Task(lambda: pool.getconn(timeout=PATIENCE))
+    eventually(lambda: pool.waiting == 1)
+    assert not waiting.is_done_within(0.5), "somebody may still bring it back"
+
+    held.clear()
+
+    assert waiting.result()
