@@ -14,7 +14,8 @@ import pytest
 from unit.fakes import PATIENCE, Task, eventually
 from unit.interrupts import Interrupt, Strikes, debris_ignored, interrupt_at_work
 from wsgipool import Locks, LockTimeout
-from wsgipool.locks.holding import this_holder
+from wsgipool.locks import rwlock
+from wsgipool.locks.holding import Hold, this_holder
 from wsgipool.locks.rwlock import ReadWriteLock, Turn
 
 NAMES = ("a", "b", "c")
@@ -26,6 +27,8 @@ class Stage:
     def __init__(self) -> None:
         self.locks = Locks()
         self.waits = threading.Event()
+        self.holders: list[Task[None]] = []
+        """The others that have some until it waits."""
         self.others: list[Task[None]] = []
         for number in (0, 1, 2):
             # Each call has a function of its own: its plan is made at its first call, which is interrupted elsewhere.
@@ -51,7 +54,8 @@ class Stage:
                 held.set()
                 assert self.waits.wait(PATIENCE), "it has neither waited nor come to an end"
 
-        self.others.append(Task(hold))
+        self.holders.append(Task(hold))
+        self.others.append(self.holders[-1])
         assert held.wait(PATIENCE)
 
     def wait_for(self, *names: str, read: tuple[str, ...] = ()) -> None:
@@ -68,8 +72,14 @@ class Stage:
     def waiting(self) -> int:
         return sum(len(resource.lock.queue) for resource in self.locks._resources.values())
 
-    def assert_whole(self) -> None:
+    def have_all_given_back(self) -> None:
         self.waits.set()
+        for holder in self.holders:
+            holder.result()
+        self.holders.clear()
+
+    def assert_whole(self) -> None:
+        self.have_all_given_back()
         for other in self.others:
             other.result()
         self.others.clear()
@@ -225,7 +235,24 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     return stage
 
 
+@pytest.fixture(params=["at any time", "before an interrupted one"])
+def _others_give_back(request: pytest.FixtureRequest, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others give back at any time, or all between an interruption and what undoes it, in the strictest order."""
+    if request.param == "at any time":
+        return
+    release, main = Hold.release, threading.get_ident()
+
+    def after_the_others(hold: Hold) -> None:
+        if threading.get_ident() == main and isinstance(sys.exception(), Interrupt):
+            stage.have_all_given_back()
+        release(hold)
+
+    monkeypatch.setattr(Hold, "release", after_the_others)
+    monkeypatch.setattr(rwlock, "PATIENCE", -1)
+
+
 @pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="it does not trace all instructions while threads begin")
+@pytest.mark.usefixtures("_others_give_back")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_operation_that_is_interrupted_at_any_place_leaves_no_lock_taken(operation: Operation, stage: Stage) -> None:
     strikes = Strikes(__file__, when_waiting=lambda: None)

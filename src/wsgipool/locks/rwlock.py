@@ -125,7 +125,8 @@ class ReadWriteLock:
                 if is_first:
                     self._begin_patience()
             if turn in owners.copy():
-                if queue and now >= self.strict_from and self._is_alone(turn):
+                # The first may stand there too, where it has been struck while it looked: once is enough.
+                if queue and now >= self.strict_from and self._is_alone(turn) and queue[0] not in owners:
                     owners[0] = queue[0]
                 else:
                     owners.remove(turn)
