@@ -101,15 +101,18 @@ class Strikes:
         """Run an operation to its end, and return the number of places in it."""
         return self._run(operation, 0)
 
-    def at(self, place: int, operation: Callable[[], object]) -> bool:
-        """Run an operation until its n-th place, from 1; False if it has come to its end before."""
+    def at(self, place: int, operation: Callable[[], object], just_before: Callable[[], object] | None = None) -> bool:
+        """Run an operation until its n-th place, from 1; False if it has come to its end before.
+
+        `just_before` is called there: what others do at that very moment.
+        """
         try:
-            self._run(operation, place)
+            self._run(operation, place, just_before)
         except Interrupt:
             return True
         return False
 
-    def _run(self, operation: Callable[[], object], place: int) -> int:
+    def _run(self, operation: Callable[[], object], place: int, just_before: Callable[[], object] | None = None) -> int:
         passed = 0
 
         def on_call(frame: FrameType, _event: str, _: object) -> Any:
@@ -124,6 +127,8 @@ class Strikes:
                 if event == "opcode" and frame.f_lasti in places:
                     passed += 1
                     if passed == place:
+                        if just_before is not None:
+                            just_before()
                         raise Interrupt
                 return on_instruction
 

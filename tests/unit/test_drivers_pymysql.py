@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import socket
 import ssl
 import threading
@@ -17,6 +19,7 @@ from pymysql.constants import COMMAND, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
 from unit.fakes import PATIENCE, Task
+from unit.interrupts import Strikes, debris_ignored
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
@@ -230,6 +233,12 @@ def test_the_pools_timeout_covers_a_server_that_says_nothing(silent_server: int)
 @pytest.fixture
 def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
     """A connection as after its handshake, and the server's end of its socket."""
+    with connected_pair() as pair:
+        yield pair
+
+
+@contextlib.contextmanager
+def connected_pair() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection = unconnected()
     connection._sock, server = socket.socketpair()
     connection._rfile = reader_of(connection._sock)
@@ -623,6 +632,33 @@ def test_a_connection_that_was_interrupted_before_any_packet_of_an_answer_is_not
 
     with pytest.raises(pymysql.Error, match=r"before its answer was read|closed already"):
         driver(MYSQL).check_in(connection, None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_it_later(command: str) -> None:
+    use, itself = COMMANDS[command]
+    strikes = Strikes(pymysql.connections.__file__, when_waiting=lambda: None)
+    for place in itertools.count(1):
+        with connected_pair() as (connection, server), debris_ignored():
+            assert is_alive(connection)
+            assert connection._sock is not None
+            connection._read_timeout = connection._current_timeout = 0.5
+            connection._sock.settimeout(0.5)
+            server.send(itself)
+            try:
+                was_struck = strikes.at(place, lambda: use(connection))
+            except pymysql.OperationalError as error:
+                assert "before its answer was read" in str(error), f"at place {place}"  # noqa: PT017
+                was_struck = True
+
+            with contextlib.suppress(pymysql.Error):
+                driver(MYSQL).check_in(connection, None)
+                if is_alive(connection):  # an answer that came before its command was sent lies there still
+                    server.send(answer("title", "a"))
+                    assert ask(connection) == ("title", (("a",),)), f"at place {place}"
+        if not was_struck:
+            break
+    assert place > 10
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -22,6 +22,7 @@ from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host import budget as host_budget
 from wsgipool.host.board import HALF_LIFE, LEASE, SIZE, Board
 from wsgipool.host.budget import Budget, Limit
+from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.permits import Permit
 
 SERVER = "mysql://db.example.com:3306"
@@ -751,6 +752,34 @@ def test_a_permit_of_the_dead_is_found_by_those_who_do_nothing_but_wait(
     eventually(lambda: budget.until_turn() == 0.0)
 
     assert budget.take(1) is not None
+
+
+def test_who_looks_for_permits_of_the_dead_takes_none_from_another_thread(
+    make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic_ns()
+    monkeypatch.setattr(host_budget, "monotonic_ns", lambda: now)
+    budget, other, third = make_budget(1), make_budget(1), make_budget(1)
+    its = take_one(other)
+    lock = ByteLocks.lock
+    got: list[Permit | None] = []
+
+    def lock_late(locks: ByteLocks, byte: int) -> bool:
+        if byte == 0 and locks is budget._opened().locks:
+            monkeypatch.undo()
+            monkeypatch.setattr(host_budget, "monotonic_ns", lambda: now)
+            its.release()
+            got.append(budget.take(1))  # as another thread of this process might at this very moment
+        return lock(locks, byte)
+
+    monkeypatch.setattr(ByteLocks, "lock", lock_late)
+    budget.take(1)
+    assert len(got) == 1, "it has not looked"
+    now += 2_000_000_000
+
+    permits = [got[0] or budget.take(1), third.take(1)]
+
+    assert permits.count(None) == 1, "one connection is allowed"
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

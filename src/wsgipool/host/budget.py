@@ -222,11 +222,17 @@ class Budget:
 
     def _find_the_ownerless(self, shared: BudgetFile, limit: int, now: int) -> None:
         for index in shared.board.taken(limit):
-            if index not in self._held and shared.locks.lock(index):
-                died_before = monotonic_ns()
-                rest = int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now)
-                shared.board.note_free(index, died_before + rest)
-                shared.locks.unlock(index)
+            # As if to take it: another thread of this process, whose lock it would be too, has to keep off meanwhile.
+            permit = _Permit(self, index, now)
+            if self._held.setdefault(index, id(permit)) != id(permit):
+                continue
+            try:
+                if shared.locks.lock(index):
+                    died_before = monotonic_ns()
+                    rest = int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now)
+                    shared.board.note_free(index, died_before + rest)
+            finally:
+                self._forget(shared, permit)
 
     def _limit(self) -> int:
         return self.limit.share(0 if self.limit.connections != "auto" else self._opened().board.allowed())
