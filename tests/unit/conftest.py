@@ -113,9 +113,8 @@ def waiting_task(pool: FakePool, timeout: float | None = None) -> Task[FakeConne
 
 def in_queue(pool: FakePool, function: Callable[[], T]) -> Task[T]:
     """Return a thread that calls a function, once it waits in the queue."""
-    already = pool.waiting
     task = Task(function)
-    eventually(lambda: pool.waiting == already + 1)
+    eventually(lambda: task.thread_id in [waiter.thread_id for waiter in pool._waiting.copy()])
     return task
 
 

@@ -428,6 +428,11 @@ class _ReaderForBorrower:
         except pymysql.MySQLError:
             connection.is_asking = False
             raise
+        result = connection._result
+        if result is not None and result._check_packet_is_eof(packet):
+            # PyMySQL will note it, too. Who is interrupted before would wait for one more packet, which never comes.
+            result.unbuffered_active = False
+            packet.rewind()
         connection.is_asking = False
         return packet
 
