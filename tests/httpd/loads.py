@@ -104,8 +104,13 @@ class Load(Background):
                 connection.close()
 
     def wait_for_more(self, requests: int) -> None:
-        before = self.outcomes["application 200"]
-        eventually(lambda: self.outcomes["application 200"] >= before + requests, "more requests to be served")
+        """Wait for so many to be served, however slowly they come."""
+        goal = self.outcomes["application 200"] + requests
+        while (seen := self.outcomes["application 200"]) < goal:
+            eventually(partial(self._has_served_more_than, seen), "one more request to be served")
+
+    def _has_served_more_than(self, number: int) -> bool:
+        return self.outcomes["application 200"] > number
 
     def wait_for_a_new_process_after(self, restart: Callable[[], None]) -> None:
         before = self._processes()
