@@ -25,7 +25,7 @@ from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import for_database
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.pymysql import PyMySQLDriver
-from wsgipool.drivers.pymysql_connection import PooledConnection, reader_of
+from wsgipool.drivers.pymysql_connection import PooledConnection
 from wsgipool.drivers.sockets import is_readable, state_of
 
 
@@ -241,7 +241,7 @@ def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
 def connected_pair() -> Iterator[tuple[PooledConnection, socket.socket]]:
     connection = unconnected()
     connection._sock, server = socket.socketpair()
-    connection._rfile = reader_of(connection._sock)
+    connection.read_directly()
     connection.descriptor = Descriptor(connection._sock.fileno())
     connection.has_something_to_read = is_readable(connection._sock.fileno())
     connection.socket_state = state_of(connection._sock)

@@ -126,6 +126,7 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
             if connection.has_something_to_read():
                 # No need for the patience, whose system calls let go of the GIL.
                 if connection.reads_plain_ok(alone=True):
+                    connection.answers_due = 0
                     return
             elif monotonic() - connection.sent_at < _TRAVEL_TIME:
                 # Lent again at once: it is still on its way, and the borrower's first command does not wait for it.

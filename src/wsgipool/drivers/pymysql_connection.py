@@ -2,13 +2,12 @@
 
 It knows who may use it and what of the protocol is still to be read, and no pool and no settings. Whoever else uses it
 gets WrongThread before anything is sent or read; whoever goes on after an interruption in the middle of an answer gets
-an error, not the rest of that answer.
+an error, not the rest of that answer. How packets are read is in `pymysql_reading`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import socket
 import ssl
@@ -16,18 +15,17 @@ import struct
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from threading import get_ident
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
 import pymysql
 from pymysql.connections import MAX_PACKET_LEN, Connection
 from pymysql.constants import COMMAND, CR
-from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from wsgipool.drivers import keep_forever
-from wsgipool.drivers.opening import LEAST_TIMEOUT, Descriptor, connect_tcp, connect_unix
+from wsgipool.drivers.opening import Descriptor, connect_tcp, connect_unix
+from wsgipool.drivers.pymysql_reading import ReadingConnection
 from wsgipool.drivers.sockets import is_readable, state_of
 from wsgipool.errors import WrongThread
 from wsgipool.farewell import Farewell
@@ -35,22 +33,8 @@ from wsgipool.farewell import Farewell
 # Not in pymysql.constants.COMMAND; MySQL 5.7 and MariaDB 10.2 have it.
 _COM_RESET_CONNECTION = 0x1F
 
-_PLAIN_OK = b"\x07\x00\x00\x01\x00\x00\x00"
-"""How the packet begins by which the server says yes, no row was changed and no key made: then come its status flags
-and the number of warnings, two bytes each (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html)."""
-_OK_LENGTH = len(_PLAIN_OK) + 4
-
-_HEADER_LENGTH = 4
-"""Bytes before each packet: three for the length of what follows, the least significant first, and one that counts the
-packets of an answer (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html)."""
-_ERROR = 0xFF
-"""The first byte of a packet that tells of an error."""
-
 _packed_command = struct.Struct("<iB").pack
 """A command's length, which counts the byte that names the command, the 0 of the first packet, and that byte."""
-
-_described_field = lru_cache(1024)(FieldDescriptorPacket)
-"""A query is asked again and again, and its fields are described in the same bytes each time."""
 
 IN_THE_POOL = 0
 """The `lent_to` of a connection that lies in the pool: no thread has this number, nor the next one."""
@@ -58,11 +42,11 @@ ENDED = -1
 """The `lent_to` of one that the pool has closed or left to a fork's parent: connected again, nobody would count it."""
 
 
-class PooledConnection(Connection):
+class PooledConnection(ReadingConnection):
     """PyMySQL's connection, used by one thread at a time, with one TLS context a process and setting."""
 
     # What a loan touches lies side by side: it is cold in the processor's cache then.
-    __slots__ = ("_deadline", "answers_due", "is_asking", "lent_to", "socket_state")
+    __slots__ = ("answers_due", "is_asking", "lent_to", "socket_state")
 
     lent_to: int | None
     """The thread that may use it, `IN_THE_POOL` or `ENDED`; None before it has been lent for the first time."""
@@ -80,8 +64,6 @@ class PooledConnection(Connection):
     """That of its socket, from the moment when there is one."""
     server_thread_id: tuple[int, ...] = (0,)
     """The server's number of its session; 0 before there is one."""
-    _deadline: float | None
-    """Until when `patience` waits, by `time.monotonic()`."""
     farewell: Farewell | None = None
     """After its end, whether by `close()` or by an error: what the server makes of that."""
 
@@ -89,7 +71,6 @@ class PooledConnection(Connection):
         self.lent_to = None
         self.is_asking = False
         self.answers_due = 0
-        self._deadline = None
         super().__init__(**arguments)
 
     def send(self, command: int, payload: str | bytes) -> None:
@@ -119,8 +100,8 @@ class PooledConnection(Connection):
                 ) from error
         super().connect(sock)
         self.read_answers()
+        self.read_directly()
         ours: Any = self._sock
-        self._rfile = reader_of(ours)  # nothing lies in PyMySQL's: all is answered
         self.socket_state, self.has_something_to_read = state_of(ours), is_readable(ours.fileno())
 
     def _connect_socket(self) -> socket.socket:
@@ -174,23 +155,6 @@ class PooledConnection(Connection):
         for command, payload in self._session_commands:
             self.send(command, payload)
 
-    def reads_plain_ok(self, *, alone: bool) -> bool:
-        """Wait for the one answer that is due, and read it if it is a plain OK; else leave it.
-
-        Most are, and PyMySQL takes three times as long to read one as it reads any packet. `alone`: nothing may follow.
-        """
-        reader: Any = self._rfile
-        try:
-            packet = reader.peek(_OK_LENGTH)
-        except BaseException as error:
-            self._fail(error)
-        if not packet.startswith(_PLAIN_OK) or len(packet) < _OK_LENGTH or (alone and len(packet) > _OK_LENGTH):
-            return False
-        reader.read(_OK_LENGTH)
-        self.server_status = int.from_bytes(packet[len(_PLAIN_OK) :][:2], "little")
-        self.answers_due = 0
-        return True
-
     def read_answers(self) -> None:
         """Read the answers that are due. Raises the server's error, or PyMySQL's; then the connection is closed."""
         try:
@@ -203,18 +167,6 @@ class PooledConnection(Connection):
             self._force_close()
             raise
         self._result = None
-
-    @contextlib.contextmanager
-    def patience(self, seconds: float) -> Iterator[None]:
-        """Wait at most so long for all answers together, whatever read_timeout and write_timeout are otherwise."""
-        write_timeout = self._write_timeout
-        self._deadline = monotonic() + seconds
-        self._write_timeout = min(seconds, write_timeout or seconds)
-        try:
-            yield
-        finally:
-            self._deadline = None
-            self._write_timeout = write_timeout
 
     def forget_result(self) -> None:
         """Forget the last result: no reading on, which its destructor would do, of what another session may answer."""
@@ -276,44 +228,10 @@ class PooledConnection(Connection):
 
     def _read_answers_first(self) -> None:
         is_one = self.answers_due == 1 and self._current_timeout == self._read_timeout
-        if not (is_one and self.reads_plain_ok(alone=False)):
+        if is_one and self.reads_plain_ok(alone=False):
+            self.answers_due = 0
+        else:
             self.read_answers()
-
-    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
-        """As PyMySQL's, but what lies in the reader's buffer already is taken in one piece."""
-        if self._deadline is not None or self._current_timeout != self._read_timeout:
-            return Connection._read_packet(self, packet_type)
-        reader: Any = self._rfile
-        try:
-            ahead = reader.peek()
-        except BaseException as error:
-            self._fail(error)
-        end = _HEADER_LENGTH + int.from_bytes(ahead[:3], "little")
-        # The rest is PyMySQL's: what is longer, an error, what does not belong here or has ended.
-        if not _HEADER_LENGTH < end <= len(ahead) or ahead[3] != self._next_seq_id or ahead[_HEADER_LENGTH] == _ERROR:
-            return Connection._read_packet(self, packet_type)
-        reader.read(end)
-        self._next_seq_id = (self._next_seq_id + 1) % 256
-        if packet_type is FieldDescriptorPacket:
-            packet_type = _described_field
-        return packet_type(ahead[_HEADER_LENGTH:end], self.encoding)
-
-    def _fail(self, error: BaseException) -> NoReturn:
-        """Close after an error while something was read, and raise what PyMySQL makes of it."""
-        self._force_close()
-        if isinstance(error, OSError):
-            message = f"Lost connection to MySQL server during query ({error})"
-            raise pymysql.OperationalError(CR.CR_SERVER_LOST, message) from None
-        raise error
-
-    def _read_bytes(self, number: int) -> bytes:
-        if self._deadline is not None:
-            left = max(self._deadline - monotonic(), LEAST_TIMEOUT)
-            self._current_timeout = min(left, self._read_timeout or left)
-            ours: Any = self._sock
-            ours.settimeout(self._current_timeout)
-        data: bytes = Connection._read_bytes(self, number)
-        return data
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
         try:
@@ -363,21 +281,6 @@ class PooledConnection(Connection):
         if isinstance(sslp, ssl.SSLContext):
             return sslp
         return _tls_context(tuple(sorted(sslp.items())), super()._create_ssl_ctx)
-
-
-class _Received(io.RawIOBase):
-    """What a socket receives: as socket.SocketIO, which is Python between one C function and another."""
-
-    def __init__(self, ours: socket.socket) -> None:
-        vars(self)["readinto"] = ours.recv_into
-
-    def readable(self) -> bool:
-        return True
-
-
-def reader_of(ours: socket.socket) -> io.BufferedReader:
-    """Return a connection's `_rfile`."""
-    return io.BufferedReader(_Received(ours))
 
 
 _every_connection: weakref.WeakSet[PooledConnection] = weakref.WeakSet()

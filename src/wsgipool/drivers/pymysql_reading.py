@@ -1,0 +1,128 @@
+"""PyMySQL's connection with a quicker way to read: it knows packets, and nothing of pools and borrowers.
+
+Most of the Python functions that a lookup by key calls in PyMySQL read its answer. Here what it does for each packet
+and for each field is done in another way; what is rare is left to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+from collections.abc import Iterator
+from functools import lru_cache
+from time import monotonic
+from typing import Any, NoReturn
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.constants import CR
+from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
+
+from wsgipool.drivers.opening import LEAST_TIMEOUT
+
+_PLAIN_OK = b"\x07\x00\x00\x01\x00\x00\x00"
+"""How the packet begins by which the server says yes, no row was changed and no key made: then come its status flags
+and the number of warnings, two bytes each (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html)."""
+_OK_LENGTH = len(_PLAIN_OK) + 4
+
+_HEADER_LENGTH = 4
+"""Bytes before each packet: three for the length of what follows, the least significant first, and one that counts the
+packets of an answer (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html)."""
+_ERROR = 0xFF
+"""The first byte of a packet that tells of an error."""
+
+_described_field = lru_cache(1024)(FieldDescriptorPacket)
+"""A query is asked again and again, and its fields are described in the same bytes each time."""
+
+
+class ReadingConnection(Connection):
+    """PyMySQL's connection, which can read within a deadline, too."""
+
+    __slots__ = ("_deadline",)
+
+    _deadline: float | None
+    """Until when `patience` waits, by `time.monotonic()`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self._deadline = None
+        super().__init__(**arguments)
+
+    def read_directly(self) -> None:
+        """Read from the socket of a new session without PyMySQL's reader, in which nothing may lie."""
+        ours: Any = self._sock
+        self._rfile = io.BufferedReader(_Received(ours))
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Wait at most so long for all answers together, whatever read_timeout and write_timeout are otherwise."""
+        write_timeout = self._write_timeout
+        self._deadline = monotonic() + seconds
+        self._write_timeout = min(seconds, write_timeout or seconds)
+        try:
+            yield
+        finally:
+            self._deadline = None
+            self._write_timeout = write_timeout
+
+    def reads_plain_ok(self, *, alone: bool) -> bool:
+        """Wait for an answer, and read it if it is a plain OK; else leave it.
+
+        Most are, and PyMySQL takes three times as long to read one as it reads any packet. `alone`: nothing may follow.
+        """
+        reader: Any = self._rfile
+        try:
+            packet = reader.peek(_OK_LENGTH)
+        except BaseException as error:
+            self._fail(error)
+        if not packet.startswith(_PLAIN_OK) or len(packet) < _OK_LENGTH or (alone and len(packet) > _OK_LENGTH):
+            return False
+        reader.read(_OK_LENGTH)
+        self.server_status = int.from_bytes(packet[len(_PLAIN_OK) :][:2], "little")
+        return True
+
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        """As PyMySQL's, but what lies in the reader's buffer already is taken in one piece."""
+        if self._deadline is not None or self._current_timeout != self._read_timeout:
+            return Connection._read_packet(self, packet_type)
+        reader: Any = self._rfile
+        try:
+            ahead = reader.peek()
+        except BaseException as error:
+            self._fail(error)
+        end = _HEADER_LENGTH + int.from_bytes(ahead[:3], "little")
+        # The rest is PyMySQL's: what is longer, an error, what does not belong here or has ended.
+        if not _HEADER_LENGTH < end <= len(ahead) or ahead[3] != self._next_seq_id or ahead[_HEADER_LENGTH] == _ERROR:
+            return Connection._read_packet(self, packet_type)
+        reader.read(end)
+        self._next_seq_id = (self._next_seq_id + 1) % 256
+        if packet_type is FieldDescriptorPacket:
+            packet_type = _described_field
+        return packet_type(ahead[_HEADER_LENGTH:end], self.encoding)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Close after an error while something was read, and raise what PyMySQL makes of it."""
+        self._force_close()
+        if isinstance(error, OSError):
+            message = f"Lost connection to MySQL server during query ({error})"
+            raise pymysql.OperationalError(CR.CR_SERVER_LOST, message) from None
+        raise error
+
+    def _read_bytes(self, number: int) -> bytes:
+        if self._deadline is not None:
+            left = max(self._deadline - monotonic(), LEAST_TIMEOUT)
+            self._current_timeout = min(left, self._read_timeout or left)
+            ours: Any = self._sock
+            ours.settimeout(self._current_timeout)
+        data: bytes = Connection._read_bytes(self, number)
+        return data
+
+
+class _Received(io.RawIOBase):
+    """What a socket receives: as socket.SocketIO, which is Python between one C function and another."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        vars(self)["readinto"] = ours.recv_into
+
+    def readable(self) -> bool:
+        return True
