@@ -15,6 +15,7 @@ from typing import Any
 
 import pymysql
 import pytest
+from pymysql.connections import MAX_PACKET_LEN
 from pymysql.constants import COMMAND, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
@@ -470,6 +471,19 @@ def test_what_a_field_was_called_before_is_no_other_fields_name(
         assert ask(connection) == (name, (("a",),))
 
 
+def test_a_command_that_is_longer_than_a_packet_is_sent_in_two(
+    borrowed: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = borrowed
+    text = b"x" * MAX_PACKET_LEN
+    expected = b"\xff\xff\xff\0\x03" + text[1:] + b"\x01\0\0\x01" + text[:1]
+
+    received = Task(lambda: server.recv(len(expected), socket.MSG_WAITALL))
+    connection._execute_command(COMMAND.COM_QUERY, text)
+
+    assert received.result() == expected
+
+
 def test_a_packet_out_of_turn_ends_the_connection(borrowed: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = borrowed
     server.send(packet(2, OK[4:]))
@@ -647,11 +661,12 @@ def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_i
             connection._read_timeout = connection._current_timeout = 0.5
             connection._sock.settimeout(0.5)
             server.send(itself)
+            told = expected = "before its answer was read"
             try:
                 was_struck = strikes.at(place, lambda: use(connection))
             except pymysql.OperationalError as error:
-                assert "before its answer was read" in str(error), f"at place {place}"  # noqa: PT017
-                was_struck = True
+                told, was_struck = str(error), True
+            assert expected in told, f"at place {place}"
 
             with contextlib.suppress(pymysql.Error):
                 driver(MYSQL).check_in(connection, None)
