@@ -448,6 +448,15 @@ def ask(connection: PooledConnection) -> tuple[str, tuple[tuple[str], ...]]:
         return cursor.description[0][0], cursor.fetchall()
 
 
+PARTS = {
+    "nothing": 0,
+    "a part of a header": 3,
+    "a part of a column": 30,
+    "all columns but the end of their end": len(packet(1, b"\x01") + packet(2, field("title")) + packet(3, _EOF)) - 1,
+}
+"""Of the bytes of an answer with one column that is called title."""
+
+
 @pytest.mark.parametrize("length", [0, 1, 250, 8179, 8180, 8181, 8192, 20_000], ids=str)
 def test_an_answer_may_come_in_any_two_pieces(length: int, borrowed: tuple[PooledConnection, socket.socket]) -> None:
     connection, _ = borrowed
@@ -484,17 +493,56 @@ def test_a_command_that_is_longer_than_a_packet_is_sent_in_two(
     assert received.result() == expected
 
 
-def test_a_packet_out_of_turn_ends_the_connection(borrowed: tuple[PooledConnection, socket.socket]) -> None:
+@pytest.mark.parametrize("first", range(5))
+def test_a_packet_out_of_turn_ends_the_connection(first: int, borrowed: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = borrowed
-    server.send(packet(2, OK[4:]))
+    payloads = [b"\x01", field("title"), _EOF, b"\x01a", _EOF]
+    for index, payload in enumerate(payloads):
+        server.send(packet(1 + index + (index >= first), payload))
 
-    with pytest.raises(pymysql.InternalError, match="got 2 expected 1"):
+    with pytest.raises(pymysql.InternalError, match=f"got {first + 2} expected {first + 1}"):
         ask(connection)
 
     assert not connection.open
 
 
-@pytest.mark.parametrize("arrived", [0, 3, 30])
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (b"\x01a\x01b\x01c", ("a", "b")),
+        (b"\x01a", ("a",)),
+        (b"", IndexError),
+        (b"\x01a\x02b", AssertionError),
+        (b"\xff\x25\x05#70100end", pymysql.Error),
+    ],
+    ids=["a value too many", "a value too few", "no value", "a value that is cut off", "an error"],
+)
+def test_a_row_that_is_not_as_described_is_what_pymysql_makes_of_it(
+    row: bytes, expected: Any, borrowed: tuple[PooledConnection, socket.socket]
+) -> None:
+    connection, server = borrowed
+    payloads = [b"\x02", field("title"), field("author"), _EOF, row, _EOF]
+    server.send(b"".join(packet(1 + index, payload) for index, payload in enumerate(payloads)))
+
+    if isinstance(expected, tuple):
+        assert ask(connection) == ("title", (expected,))
+    else:
+        with pytest.raises(expected):
+            ask(connection)
+
+
+def test_columns_without_an_end_are_what_pymysql_makes_of_them(
+    borrowed: tuple[PooledConnection, socket.socket],
+) -> None:
+    connection, server = borrowed
+    payloads = [b"\x01", field("title"), b"\x04abcd", _EOF]
+    server.send(b"".join(packet(1 + index, payload) for index, payload in enumerate(payloads)))
+
+    with pytest.raises(AssertionError, match="Protocol error"):
+        ask(connection)
+
+
+@pytest.mark.parametrize("arrived", PARTS.values(), ids=PARTS)
 def test_an_answer_that_takes_longer_than_read_timeout_ends_the_connection(
     arrived: int, borrowed: tuple[PooledConnection, socket.socket]
 ) -> None:
@@ -509,7 +557,7 @@ def test_an_answer_that_takes_longer_than_read_timeout_ends_the_connection(
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize("arrived", [0, 3, 30])
+@pytest.mark.parametrize("arrived", PARTS.values(), ids=PARTS)
 def test_whatever_strikes_while_an_answer_is_received_ends_the_connection(
     arrived: int, error: BaseException, borrowed: tuple[PooledConnection, socket.socket]
 ) -> None:
@@ -640,6 +688,7 @@ def test_a_connection_that_was_interrupted_before_any_packet_of_an_answer_is_not
         return read(self, *kind)
 
     monkeypatch.setattr(PooledConnection, "_read_packet", interrupted)
+    monkeypatch.setattr(PooledConnection, "peek", lambda _: b"")  # so that each packet is read by itself
     with pytest.raises((Interrupt, pymysql.OperationalError)):  # the end of a cursor's block is in its way
         use(connection)
     monkeypatch.undo()

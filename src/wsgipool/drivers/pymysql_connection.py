@@ -26,6 +26,7 @@ from pymysql.constants import COMMAND, CR
 from wsgipool.drivers import keep_forever
 from wsgipool.drivers.opening import Descriptor, connect_tcp, connect_unix
 from wsgipool.drivers.pymysql_reading import ReadingConnection
+from wsgipool.drivers.pymysql_result import Result
 from wsgipool.drivers.sockets import is_readable, state_of
 from wsgipool.errors import WrongThread
 from wsgipool.farewell import Farewell
@@ -233,18 +234,28 @@ class PooledConnection(ReadingConnection):
         else:
             self.read_answers()
 
-    def _read_query_result(self, unbuffered: bool = False) -> int:
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
         try:
-            rows: int = Connection._read_query_result(self, unbuffered)
+            if unbuffered:
+                rows = Connection._read_query_result(self, True)
+            else:
+                # As PyMySQL's, but for the kind of the result.
+                self._result = None
+                result = Result(self)
+                result.read()
+                self._result = result
+                if result.server_status is not None:
+                    self.server_status = result.server_status
+                rows = result.affected_rows
         except pymysql.MySQLError:
             self.is_asking = False  # by an error; without an answer the socket is closed now
             raise
         self.is_asking = False
         if unbuffered:
-            result: Any = self._result
-            if result.connection is not None:
+            unread: Any = self._result
+            if unread.connection is not None:
                 # SSCursor reads rows long after the command.
-                result.connection = _ReaderForBorrower(self)
+                unread.connection = _ReaderForBorrower(self)
         return rows
 
     def _read_ok_packet(self) -> Any:

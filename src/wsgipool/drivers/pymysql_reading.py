@@ -10,14 +10,13 @@ import contextlib
 import io
 import socket
 from collections.abc import Iterator
-from functools import lru_cache
 from time import monotonic
 from typing import Any, NoReturn
 
 import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import CR
-from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
+from pymysql.protocol import MysqlPacket
 
 from wsgipool.drivers.opening import LEAST_TIMEOUT
 
@@ -26,14 +25,11 @@ _PLAIN_OK = b"\x07\x00\x00\x01\x00\x00\x00"
 and the number of warnings, two bytes each (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html)."""
 _OK_LENGTH = len(_PLAIN_OK) + 4
 
-_HEADER_LENGTH = 4
+HEADER_LENGTH = 4
 """Bytes before each packet: three for the length of what follows, the least significant first, and one that counts the
 packets of an answer (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html)."""
-_ERROR = 0xFF
+ERROR = 0xFF
 """The first byte of a packet that tells of an error."""
-
-_described_field = lru_cache(1024)(FieldDescriptorPacket)
-"""A query is asked again and again, and its fields are described in the same bytes each time."""
 
 
 class ReadingConnection(Connection):
@@ -81,24 +77,32 @@ class ReadingConnection(Connection):
         self.server_status = int.from_bytes(packet[len(_PLAIN_OK) :][:2], "little")
         return True
 
-    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
-        """As PyMySQL's, but what lies in the reader's buffer already is taken in one piece."""
+    def peek(self) -> bytes:
+        """Return what can be read of an answer at once, after waiting for some; nothing if each read has a deadline."""
         if self._deadline is not None or self._current_timeout != self._read_timeout:
-            return Connection._read_packet(self, packet_type)
+            return b""
         reader: Any = self._rfile
         try:
-            ahead = reader.peek()
+            ahead: bytes = reader.peek()
         except BaseException as error:
             self._fail(error)
-        end = _HEADER_LENGTH + int.from_bytes(ahead[:3], "little")
+        return ahead
+
+    def skip(self, length: int, next_packet: int) -> None:
+        """Count as read that many bytes of what `peek` has returned; the next packet has this number."""
+        reader: Any = self._rfile
+        reader.read(length)
+        self._next_seq_id = next_packet
+
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        """As PyMySQL's, but what lies in the reader's buffer already is taken in one piece."""
+        ahead = self.peek()
+        end = HEADER_LENGTH + int.from_bytes(ahead[:3], "little")
         # The rest is PyMySQL's: what is longer, an error, what does not belong here or has ended.
-        if not _HEADER_LENGTH < end <= len(ahead) or ahead[3] != self._next_seq_id or ahead[_HEADER_LENGTH] == _ERROR:
+        if not HEADER_LENGTH < end <= len(ahead) or ahead[3] != self._next_seq_id or ahead[HEADER_LENGTH] == ERROR:
             return Connection._read_packet(self, packet_type)
-        reader.read(end)
-        self._next_seq_id = (self._next_seq_id + 1) % 256
-        if packet_type is FieldDescriptorPacket:
-            packet_type = _described_field
-        return packet_type(ahead[_HEADER_LENGTH:end], self.encoding)
+        self.skip(end, (self._next_seq_id + 1) % 256)
+        return packet_type(ahead[HEADER_LENGTH:end], self.encoding)
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Close after an error while something was read, and raise what PyMySQL makes of it."""

@@ -1,0 +1,152 @@
+"""PyMySQL's result, read in a quicker way: the whole answer to a query for some rows in one go.
+
+A query is asked again and again, and its columns are described in the same bytes each time: they are parsed once. Rows
+are parsed where they lie in the reader's buffer, without an object for each packet. What is rare is left to PyMySQL: a
+result that is fetched row by row (SSCursor), an error, a packet that the buffer has not got as a whole.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from pymysql.connections import MySQLResult
+from pymysql.constants import SERVER_STATUS
+from pymysql.converters import through
+from pymysql.protocol import MysqlPacket
+
+from wsgipool.drivers.pymysql_reading import ERROR, HEADER_LENGTH, ReadingConnection
+
+_NULL, _TWO_BYTES = 0xFB, 0xFC
+"""What may stand before a value in place of its length: there is none, or the length takes two bytes more; what stands
+for more is not in the buffer (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_dt_integers.html).
+"""
+
+_EOF = 0xFE
+"""The first byte of the packet that ends the columns, and of the one that ends the rows."""
+_EOF_LENGTH = 5
+"""Bytes: after the first one two of the number of warnings and two of the server's status flags
+(https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_eof_packet.html)."""
+
+_KINDS_OF_RESULTS = 256
+"""Results whose columns are remembered in a process, a kilobyte for each column."""
+
+
+class Result(MySQLResult):
+    """PyMySQL's result, which remembers columns."""
+
+    def read(self) -> None:
+        connection: ReadingConnection = self.connection
+        ahead = connection.peek()
+        end = _end_of_columns(ahead, connection._next_seq_id)
+        if not end:
+            super().read()
+            return
+        try:
+            columns = _columns(ahead[:end], connection.encoding, connection.use_unicode)
+            self.fields, self.description = columns.fields, columns.description
+            self.field_count = len(columns.fields)
+            decoders = connection.decoders
+            self.converters = [
+                (encoding, None if (decoder := decoders.get(kind)) is through else decoder)
+                for kind, encoding in columns.kinds
+            ]
+            self._read_rows(connection, ahead, end + HEADER_LENGTH + _EOF_LENGTH, (ahead[end + 3] + 1) % 256)
+        finally:
+            self.connection = None
+
+    def _read_rows(self, connection: ReadingConnection, ahead: bytes, at: int, number: int) -> None:
+        """Read the packets of rows, of which the first has this number and begins so many bytes ahead."""
+        rows = []
+        while True:
+            start = at + HEADER_LENGTH
+            end = start + int.from_bytes(ahead[at : at + 3], "little")
+            if start < end <= len(ahead) and ahead[at + 3] == number and ahead[start] != ERROR:
+                at, number = end, (number + 1) % 256
+                if ahead[start] == _EOF:
+                    self.warning_count = int.from_bytes(ahead[start + 1 : start + 3], "little")
+                    self.has_next = ahead[start + 3] & SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS
+                    connection.skip(at, number)
+                    break
+                rows.append(self._row(ahead[start:end]))
+            else:
+                connection.skip(at, number)
+                packet = connection._read_packet()
+                if self._check_packet_is_eof(packet):
+                    break
+                rows.append(self._read_row_from_packet(packet))
+                ahead, at, number = connection.peek(), 0, connection._next_seq_id
+        self.affected_rows = len(rows)
+        self.rows = tuple(rows)
+
+    def _row(self, packet: bytes) -> tuple[Any, ...]:
+        row: list[Any] = []
+        at = 0
+        for encoding, decoder in self.converters:
+            try:
+                length = packet[at]
+            except IndexError:
+                break
+            at += 1
+            if length == _NULL:
+                row.append(None)
+                continue
+            if length == _TWO_BYTES:
+                length = int.from_bytes(packet[at : at + 2], "little")
+                at += 2
+            value: Any = packet[at : at + length]
+            at += length
+            if encoding is not None:
+                value = value.decode(encoding)
+            row.append(value if decoder is None else decoder(value))
+        if at != len(packet):
+            # PyMySQL decides what becomes of values without a column, or cut short.
+            row = self._read_row_from_packet(MysqlPacket(packet, ""))
+        return tuple(row)
+
+
+class _Columns:
+    """What PyMySQL makes of the descriptions of columns; to it, this is the connection that they come from."""
+
+    decoders: ClassVar[dict[int, Any]] = {}
+    """None here: each connection has its own, which are looked up for each result."""
+
+    def __init__(self, described: bytes, encoding: str, use_unicode: bool) -> None:
+        self.encoding = encoding
+        self.use_unicode = use_unicode
+        self._unread = described[HEADER_LENGTH + 1 :]
+        result = MySQLResult(self)
+        result.field_count = described[HEADER_LENGTH]
+        result._get_descriptions()
+        self.fields, self.description = result.fields, result.description
+        self.kinds = [
+            (field.type_code, found) for field, (found, _) in zip(result.fields, result.converters, strict=True)
+        ]
+
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        if not self._unread:
+            return MysqlPacket(bytes([_EOF]).ljust(_EOF_LENGTH, b"\0"), self.encoding)
+        end = HEADER_LENGTH + int.from_bytes(self._unread[:3], "little")
+        packet, self._unread = self._unread[HEADER_LENGTH:end], self._unread[end:]
+        return packet_type(packet, self.encoding)
+
+
+_columns = lru_cache(_KINDS_OF_RESULTS)(_Columns)
+
+
+def _end_of_columns(ahead: bytes, number: int) -> int:
+    """Return where the descriptions of its columns end if that is how an answer begins and they are all there, else 0.
+
+    `number`: that of the answer's first packet, which is one byte, how many columns there are; what takes more to say
+    is left to PyMySQL.
+    """
+    if ahead[:3] != b"\x01\x00\x00" or len(ahead) <= HEADER_LENGTH:
+        return 0
+    columns = ahead[HEADER_LENGTH]
+    end = HEADER_LENGTH + 1
+    for _ in range(columns):
+        end += HEADER_LENGTH + int.from_bytes(ahead[end : end + 3], "little")
+    start = end + HEADER_LENGTH
+    if len(ahead) < start + _EOF_LENGTH or ahead[end] != _EOF_LENGTH or ahead[start] != _EOF:
+        return 0
+    return end if ahead[end + 3] == (number + 1 + columns) % 256 else 0
