@@ -4,6 +4,7 @@ And how long those search that could search for ever: with pytest's --stress fif
 take minutes.
 """
 
+import gc
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if not _runs(item, config)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    # Many tests call the collector, some a thousand times: it need not look at all that was imported.
+    gc.collect()
+    gc.freeze()
 
 
 def _runs(item: pytest.Item, config: pytest.Config) -> bool:

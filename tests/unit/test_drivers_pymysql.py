@@ -698,7 +698,7 @@ def test_a_connection_that_was_interrupted_before_any_packet_of_an_answer_is_not
 
 
 @pytest.mark.filterwarnings("ignore:Previous unbuffered result was left incomplete")
-@pytest.mark.parametrize("command", ["query", "unbuffered query", "commit", "error to a query"])
+@pytest.mark.parametrize("command", ["query", "unbuffered query", "two results", "commit", "error to a query"])
 def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_it_later(command: str) -> None:
     use, itself = COMMANDS[command]
     strikes = Strikes(pymysql.connections.__file__, when_waiting=lambda: None)

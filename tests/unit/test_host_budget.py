@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from unit.fakes import PATIENCE, eventually
+from unit.interrupts import Strikes, debris_ignored
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host import budget as host_budget
@@ -780,6 +782,41 @@ def test_who_looks_for_permits_of_the_dead_takes_none_from_another_thread(
     permits = [got[0] or budget.take(1), third.take(1)]
 
     assert permits.count(None) == 1, "one connection is allowed"
+
+
+def test_who_is_interrupted_while_it_looks_for_permits_of_the_dead_says_no_word_of_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic_ns()
+    monkeypatch.setattr(host_budget, "monotonic_ns", lambda: now)
+    unlock = ByteLocks.unlock
+    strikes = Strikes(__file__, when_waiting=lambda: None)
+    moved = 0
+    for place in itertools.count(1):
+        budget, dead, other = (Budget(tmp_path / str(place), SERVER, Limit(1)) for _ in range(3))
+        permits = [take_one(dead)]
+        dead._opened().locks.close()
+        dead._held.clear()
+
+        def unlock_for_another(locks: ByteLocks, byte: int, budget: Budget = budget, other: Budget = other) -> None:
+            nonlocal now
+            unlock(locks, byte)
+            if locks is budget._opened().locks and not other.held:
+                now += 2_000_000_000
+                permits.extend(permit for permit in [other.take(1)] if permit is not None)  # noqa: B023
+
+        monkeypatch.setattr(ByteLocks, "unlock", unlock_for_another)
+        with debris_ignored():  # the destructor of a permit is struck, too
+            was_struck = strikes.at(place, lambda: budget.take(1))  # noqa: B023
+        monkeypatch.setattr(ByteLocks, "unlock", unlock)
+
+        if other.held:
+            moved += 1
+            assert other._opened().board.taken(1) == [0], f"at place {place}"
+        assert budget.held == 0, f"at place {place}"
+        if not was_struck:
+            break
+    assert moved > 1
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

@@ -195,16 +195,15 @@ class Budget:
         permit = _Permit(self, index, now)
         if self._held.setdefault(index, id(permit)) != id(permit):
             return None
-        is_taken = False
         try:
             # Taken, used and given back since we looked: then it rests.
-            is_taken = shared.locks.lock(index) and shared.board.is_takeable(index, now)
-            if not is_taken:
+            permit.is_taken = shared.locks.lock(index) and shared.board.is_takeable(index, now)
+            if not permit.is_taken:
                 return None
             shared.board.note_taken(index)
             return permit
         finally:
-            if not is_taken:
+            if not permit.is_taken:
                 self._forget(shared, permit)
 
     def _see_off(self) -> None:
@@ -217,6 +216,7 @@ class Budget:
             permit.release(farewell)
 
     def _forget(self, shared: BudgetFile, permit: _Permit) -> None:
+        permit.is_taken = False  # as soon as it is unlocked it may be another's
         shared.locks.unlock(permit.index)
         self._held.pop(permit.index, None)
 
@@ -338,12 +338,14 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 class _Permit:
     """A locked byte. Dropped without a word, by an exception at the wrong moment, it gives itself back."""
 
-    __slots__ = ("_budget", "index", "is_used", "taken_at")
+    __slots__ = ("_budget", "index", "is_taken", "is_used", "taken_at")
 
     def __init__(self, budget: Budget, index: int, taken_at: int) -> None:
         self._budget = budget
         self.index = index
         self.taken_at = taken_at
+        self.is_taken = False
+        """Whether the board says so because of this, and is to be told of the end."""
         self.is_used = False
 
     def release(self, farewell: Farewell | None = None) -> None:
@@ -351,18 +353,19 @@ class _Permit:
         # In a fork's child the locks are the parent's: to unlock would be for both.
         if shared is None or budget._held.get(self.index) != id(self) or not shared.is_ours():
             return
-        if self.is_used and farewell is None:
-            farewell = Farewell()
-        if farewell is not None and not farewell.is_over():
-            budget._farewells.append((self, farewell))
-            return
-        # It rests from here on: where many want a processor, to look may have taken longer than the whole rest.
-        now, rest = monotonic_ns(), 0
-        if farewell is not None:
-            if farewell.seconds:
-                shared.board.note_delay(now, min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
-            rest = _REST + shared.board.delay(now)
-        shared.board.note_free(self.index, now + rest)
+        if self.is_taken:
+            if self.is_used and farewell is None:
+                farewell = Farewell()
+            if farewell is not None and not farewell.is_over():
+                budget._farewells.append((self, farewell))
+                return
+            # It rests from here on: where many want a processor, to look may have taken longer than the whole rest.
+            now, rest = monotonic_ns(), 0
+            if farewell is not None:
+                if farewell.seconds:
+                    shared.board.note_delay(now, min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
+                rest = _REST + shared.board.delay(now)
+            shared.board.note_free(self.index, now + rest)
         budget._forget(shared, self)
         budget._leave_the_asking_to_others(shared)
 
