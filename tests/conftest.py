@@ -40,12 +40,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_collection_finish() -> None:
-    # Many tests call the collector, some a thousand times: it need not look at all that was imported.
-    gc.collect()
-    gc.freeze()
-
-
 def _runs(item: pytest.Item, config: pytest.Config) -> bool:
     """Tell whether a test is wanted, and has what it needs here: this machine, containers, or either."""
     if item.get_closest_marker("stress") and not config.getoption("--stress"):
@@ -54,6 +48,14 @@ def _runs(item: pytest.Item, config: pytest.Config) -> bool:
     if IN_CONTAINERS:
         return "place" in fixtures or "compose" in fixtures
     return "compose" not in fixtures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_frozen() -> None:
+    """Spare the collector what was imported: many tests call it, some a thousand times."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

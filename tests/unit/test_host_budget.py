@@ -680,6 +680,7 @@ def work(told, served):
         with pool.connection():
             time.sleep(0.005)
         served.append(1)
+    pool.close()
 """
 
 

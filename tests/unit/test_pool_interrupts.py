@@ -190,7 +190,7 @@ class Site:
         """Have the others go as far as they can while this thread stands where it stands."""
         self.waits.set()
         for other in self.others:
-            other.is_done_within(0.002)  # or it waits for this thread
+            other.is_done_within(0.001)  # or it waits for this thread
 
     def end_request(self) -> None:
         """End the request of this thread."""
