@@ -1,11 +1,14 @@
 """A lookup by key on a database a millisecond away, in round trips; and what a new connection costs.
 
-A round trip is what COM_PING takes through the same relay in the same round.
+A round trip is what COM_PING takes through the same relay in the same round. A lookup that waits for one answer takes
+more than that, since the server has more to do: how much, the bytes of a lookup tell that no driver makes and reads.
 """
 
 from __future__ import annotations
 
 import random
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from typing import Any
 import pymysql
 import sqlalchemy
 from dbutils.pooled_db import PooledDB
+from pymysql.constants import COMMAND
 
 import wsgipool
 from benchmarks import report
@@ -33,6 +37,8 @@ PAUSES = {"3 ms apart": 0.003, "back to back": 0.0}
 
 EACH_TIME = 5
 
+NO_DRIVER = "no driver, the bytes alone"
+
 Borrow = Callable[[], AbstractContextManager[Any]]
 
 
@@ -46,12 +52,17 @@ def measure(run: Run) -> list[report.Table]:
 def lookups(run: Run, database: Database) -> report.Table:
     with Relay(database.port, DELAY) as relay, ExitStack() as close:
         contenders = make_contenders(database, relay.port, close)
+        lookups: dict[str, Callable[[], object]] = {
+            NO_DRIVER: bare_lookup(
+                close.enter_context(closing(pymysql.connect(**database.arguments(relay.port), autocommit=True)))
+            ),
+            **{name: partial(look_up, borrow) for name, borrow in contenders.items()},
+        }
         ping = close.enter_context(closing(pymysql.connect(**database.arguments(relay.port)))).ping
-        rows: dict[str, list[report.Value]] = {name: [] for name in contenders}
+        rows: dict[str, list[report.Value]] = {name: [] for name in lookups}
         round_trips: list[float] = []
         for title, pause in PAUSES.items():
-            actions: dict[str, Callable[[], object]] = {"COM_PING": partial(ping, reconnect=False)}
-            actions |= {name: partial(look_up, borrow) for name, borrow in contenders.items()}
+            actions: dict[str, Callable[[], object]] = {"COM_PING": partial(ping, reconnect=False), **lookups}
             timed = {name: partial(mean_of, action, pause) for name, action in actions.items()}
             samples = run.interleave(f"lookups, {title}", 60, timed)
             round_trips += samples["COM_PING"]
@@ -99,6 +110,22 @@ def make_contenders(database: Database, port: int, close: ExitStack) -> dict[str
         "SQLAlchemy, pre_ping": lambda: closing(engines[1].raw_connection()),
         "DBUtils": pooled.connection,
     }
+
+
+def bare_lookup(connection: Any) -> Callable[[], object]:
+    """Return what sends the bytes of a lookup and receives those of its answer, and does nothing else."""
+    query = (LOOKUP % 7).encode()
+    command = struct.pack("<iB", len(query) + 1, COMMAND.COM_QUERY) + query
+    ours: socket.socket = connection._sock
+    ours.sendall(command)
+    time.sleep(0.5)
+    length = len(ours.recv(65536))
+
+    def exchange() -> None:
+        ours.sendall(command)
+        assert len(ours.recv(length, socket.MSG_WAITALL)) == length
+
+    return exchange
 
 
 def look_up(borrow: Borrow) -> None:
