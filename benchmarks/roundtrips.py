@@ -20,7 +20,7 @@ from typing import Any
 import pymysql
 import sqlalchemy
 from dbutils.pooled_db import PooledDB
-from pymysql.constants import COMMAND
+from pymysql.constants import COMMAND, SERVER_STATUS
 
 import wsgipool
 from benchmarks import report
@@ -38,6 +38,8 @@ PAUSES = {"3 ms apart": 0.003, "back to back": 0.0}
 EACH_TIME = 5
 
 NO_DRIVER = "no driver, the bytes alone"
+END = b"\xfe\0\0" + SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT.to_bytes(2, "little")
+"""An EOF packet, without its header, of a session in autocommit mode."""
 
 Borrow = Callable[[], AbstractContextManager[Any]]
 
@@ -118,8 +120,10 @@ def bare_lookup(connection: Any) -> Callable[[], object]:
     command = struct.pack("<iB", len(query) + 1, COMMAND.COM_QUERY) + query
     ours: socket.socket = connection._sock
     ours.sendall(command)
-    time.sleep(0.5)
-    length = len(ours.recv(65536))
+    answer = b""
+    while answer.count(END) < 2:  # of the columns and of the rows
+        answer += ours.recv(65536)
+    length = len(answer)
 
     def exchange() -> None:
         ours.sendall(command)

@@ -513,9 +513,10 @@ def test_a_packet_out_of_turn_ends_the_connection(first: int, borrowed: tuple[Po
         (b"\x01a", ("a",)),
         (b"", IndexError),
         (b"\x01a\x02b", AssertionError),
+        (b"\x01a\xfd\xfa\0\0" + b"b" * 250, ("a", "b" * 250)),
         (b"\xff\x25\x05#70100end", pymysql.Error),
     ],
-    ids=["a value too many", "a value too few", "no value", "a value that is cut off", "an error"],
+    ids=["a value too many", "a value too few", "no value", "a value cut off", "a length in more bytes", "an error"],
 )
 def test_a_row_that_is_not_as_described_is_what_pymysql_makes_of_it(
     row: bytes, expected: Any, borrowed: tuple[PooledConnection, socket.socket]

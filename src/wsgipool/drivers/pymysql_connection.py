@@ -2,7 +2,7 @@
 
 It knows who may use it and what of the protocol is still to be read, and no pool and no settings. Whoever else uses it
 gets WrongThread before anything is sent or read; whoever goes on after an interruption in the middle of an answer gets
-an error, not the rest of that answer. How packets are read is in `pymysql_reading`.
+an error, not the rest of that answer. How packets are read is in `pymysql_reading`, how rows in `pymysql_result`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PyMySQL's connection with a quicker way to read: it knows packets, and nothing of pools and borrowers.
 
-Most of the Python functions that a lookup by key calls in PyMySQL read its answer. Here what it does for each packet
-and for each field is done in another way; what is rare is left to it.
+Most of the Python functions that a lookup by key calls in PyMySQL read its answer. Here what it does for each packet is
+done in another way, in `pymysql_result` what it does for each column and row; what is rare is left to it.
 """
 
 from __future__ import annotations

@@ -88,10 +88,13 @@ class Result(MySQLResult):
             except IndexError:
                 break
             at += 1
-            if length == _NULL:
-                row.append(None)
-                continue
-            if length == _TWO_BYTES:
+            if length >= _NULL:
+                if length == _NULL:
+                    row.append(None)
+                    continue
+                if length != _TWO_BYTES:
+                    at = 0
+                    break
                 length = int.from_bytes(packet[at : at + 2], "little")
                 at += 2
             value: Any = packet[at : at + length]
@@ -100,7 +103,7 @@ class Result(MySQLResult):
                 value = value.decode(encoding)
             row.append(value if decoder is None else decoder(value))
         if at != len(packet):
-            # PyMySQL decides what becomes of values without a column, or cut short.
+            # PyMySQL decides what becomes of values without a column, cut short, or whose length is said otherwise.
             row = self._read_row_from_packet(MysqlPacket(packet, ""))
         return tuple(row)
 
