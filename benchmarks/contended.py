@@ -87,8 +87,6 @@ def no_hold(run: Run, contenders: dict[str, Contender]) -> report.Table:
         reference=1.0,
         notes=[
             f"median (quartiles) of rounds of {NO_HOLD_SECONDS:g} s; mysql-connector is not here: its pool raises",
-            "first come, first served: once somebody waits all do, and each turn is a switch of threads; so the "
-            "longer a round, the nearer all that are fair come to each other",
         ],
     )
 

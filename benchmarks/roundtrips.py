@@ -2,6 +2,7 @@
 
 A round trip is what COM_PING takes through the same relay in the same round. A lookup that waits for one answer takes
 more than that, since the server has more to do: how much, the bytes of a lookup tell that no driver makes and reads.
+How many answers a lookup waits for is what it takes longer where the database is further away.
 """
 
 from __future__ import annotations
@@ -25,23 +26,25 @@ from pymysql.constants import COMMAND, SERVER_STATUS
 import wsgipool
 from benchmarks import report
 from benchmarks.database import ITEMS, LOOKUP, Database, running_database
-from benchmarks.measuring import Run, Spread, ratios
+from benchmarks.measuring import Run, Samples, Spread, ratios
 from benchmarks.relay import Relay
 from wsgipool import config, drivers
 
-DELAY = 0.0005
-"""Seconds in each direction: a round trip takes a millisecond."""
+DELAY, LONG_DELAY = 0.0005, 0.005
+"""Seconds in each direction: a round trip takes one millisecond, or ten."""
 
 PAUSES = {"3 ms apart": 0.003, "back to back": 0.0}
 """A site's requests have pauses in which an answer can arrive; only a loop asks again at once."""
 
 EACH_TIME = 5
 
+PING = "COM_PING"
 NO_DRIVER = "no driver, the bytes alone"
 END = b"\xfe\0\0" + SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT.to_bytes(2, "little")
 """An EOF packet, without its header, of a session in autocommit mode."""
 
 Borrow = Callable[[], AbstractContextManager[Any]]
+Actions = dict[str, Callable[[], object]]
 
 
 def measure(run: Run) -> list[report.Table]:
@@ -52,65 +55,87 @@ def measure(run: Run) -> list[report.Table]:
 
 
 def lookups(run: Run, database: Database) -> report.Table:
-    with Relay(database.port, DELAY) as relay, ExitStack() as close:
-        contenders = make_contenders(database, relay.port, close)
-        lookups: dict[str, Callable[[], object]] = {
-            NO_DRIVER: bare_lookup(
-                close.enter_context(closing(pymysql.connect(**database.arguments(relay.port), autocommit=True)))
-            ),
-            **{name: partial(look_up, borrow) for name, borrow in contenders.items()},
-        }
-        ping = close.enter_context(closing(pymysql.connect(**database.arguments(relay.port)))).ping
-        rows: dict[str, list[report.Value]] = {name: [] for name in lookups}
+    with Relay(database.port, DELAY) as near, Relay(database.port, LONG_DELAY) as far, ExitStack() as close:
+        wsgipool.configure({"databases": {**settings(database, near.port), **settings(database, far.port)}})
+        close.callback(wsgipool.close)
+        actions = make_actions(database, near.port, close)
+        names = [name for name in actions if name != PING]
+        columns: list[Samples] = []
         round_trips: list[float] = []
         for title, pause in PAUSES.items():
-            actions: dict[str, Callable[[], object]] = {"COM_PING": partial(ping, reconnect=False), **lookups}
             timed = {name: partial(mean_of, action, pause) for name, action in actions.items()}
             samples = run.interleave(f"lookups, {title}", 60, timed)
-            round_trips += samples["COM_PING"]
-            for name, row in rows.items():
-                row.append(Spread.of(ratios(samples, "COM_PING")[name]))
+            round_trips += samples[PING]
+            columns.append(ratios(samples, PING))
+        columns.append(answers(run, actions, make_actions(database, far.port, close)))
     return report.Table(
         name="roundtrips",
         title="A pooled lookup by key, in round trips",
-        columns=list(PAUSES),
-        rows={**rows},
+        columns=[*PAUSES, "answers waited for"],
+        rows={name: [Spread.of(column[name]) for column in columns] for name in names},
         plotted=list(PAUSES),
         reference=1.0,
-        notes=[f"a round trip (COM_PING through the relay): {1000 * Spread.of(round_trips).median:.2f} ms"],
+        notes=[
+            f"a round trip (COM_PING through the relay): {1000 * Spread.of(round_trips).median:.2f} ms",
+            "answers waited for: what a lookup takes longer on a link of 10 ms than on one of 1 ms, x COM_PING",
+        ],
     )
 
 
-def make_contenders(database: Database, port: int, close: ExitStack) -> dict[str, Borrow]:
-    wsgipool.configure(
-        {
-            "databases": {
-                "shop": {"url": database.url(port)},
-                "session": {"url": database.url(port), "reset": "session"},
-                "autocommit": {"url": database.url(port, "?autocommit=true")},
-            }
-        }
-    )
-    close.callback(wsgipool.close)
+def answers(run: Run, near: Actions, far: Actions) -> Samples:
+    """Return how much longer each takes on the longer link, by what COM_PING does: its own work is no part of that."""
+    links = {
+        f"{link} {name}": action
+        for link, actions in {"near": near, "far": far}.items()
+        for name, action in actions.items()
+    }
+    timed = {name: partial(mean_of, action, 0.0) for name, action in links.items()}
+    samples = run.interleave("lookups, 10 ms and 1 ms", 20, timed)
+    longer = {
+        name: [distant - close for distant, close in zip(samples[f"far {name}"], samples[f"near {name}"], strict=True)]
+        for name in near
+    }
+    return ratios(longer, PING)
+
+
+def settings(database: Database, port: int) -> dict[str, dict[str, str]]:
+    return {
+        f"shop{port}": {"url": database.url(port)},
+        f"session{port}": {"url": database.url(port), "reset": "session"},
+        f"autocommit{port}": {"url": database.url(port, "?autocommit=true")},
+    }
+
+
+def make_actions(database: Database, port: int, close: ExitStack) -> Actions:
+    arguments = database.arguments(port)
     engines = [
         sqlalchemy.create_engine(database.url(port).replace("mysql://", "mysql+pymysql://"), pool_pre_ping=pre_ping)
         for pre_ping in (False, True)
     ]
     for engine in engines:
         close.callback(engine.dispose)
-    pooled = PooledDB(pymysql, **database.arguments(port))
+    pooled = PooledDB(pymysql, **arguments)
     close.callback(pooled.close)
-    local = threading.local()
-    local.connection = close.enter_context(closing(pymysql.connect(**database.arguments(port), autocommit=True)))
-    return {
-        "wsgipool, readonly": lambda: wsgipool.connection("shop", readonly=True),
-        'wsgipool, readonly, reset = "session"': lambda: wsgipool.connection("session", readonly=True),
-        "wsgipool, readonly, autocommit": lambda: wsgipool.connection("autocommit", readonly=True),
-        "wsgipool, with a commit": lambda: wsgipool.connection("shop"),
+    bare, own, pinged = (
+        close.enter_context(closing(pymysql.connect(**arguments, autocommit=autocommit)))
+        for autocommit in (True, True, False)
+    )
+    contenders: dict[str, Borrow] = {
+        "wsgipool, readonly": lambda: wsgipool.connection(f"shop{port}", readonly=True),
+        'wsgipool, readonly, reset = "session"': lambda: wsgipool.connection(f"session{port}", readonly=True),
+        "wsgipool, readonly, autocommit": lambda: wsgipool.connection(f"autocommit{port}", readonly=True),
+        "wsgipool, with a commit": lambda: wsgipool.connection(f"shop{port}"),
         "thread-local, autocommit": lambda: nullcontext(local.connection),
         "SQLAlchemy": lambda: closing(engines[0].raw_connection()),
         "SQLAlchemy, pre_ping": lambda: closing(engines[1].raw_connection()),
         "DBUtils": pooled.connection,
+    }
+    local = threading.local()
+    local.connection = own
+    return {
+        PING: partial(pinged.ping, reconnect=False),
+        NO_DRIVER: bare_lookup(bare),
+        **{name: partial(look_up, borrow) for name, borrow in contenders.items()},
     }
 
 
@@ -151,8 +176,8 @@ def mean_of(action: Callable[[], object], pause: float) -> float:
 
 
 def connecting(run: Run, database: Database) -> report.Table:
-    settings = config.load({"databases": {"shop": {"url": database.url()}}})
-    driver = drivers.for_database(settings.databases["shop"])
+    loaded = config.load({"databases": {"shop": {"url": database.url()}}})
+    driver = drivers.for_database(loaded.databases["shop"])
     plain = "pymysql.connect()"
     contenders: dict[str, Callable[[], Any]] = {
         plain: lambda: pymysql.connect(**database.arguments()),

@@ -72,6 +72,8 @@ class Ledger(Generic[C]):
         self._loans_of_the_gone = 0
         self._waits = self._timeouts = self._refused = self._opened = self._connect_failures = 0
         self._wait_seconds = 0.0
+        self._turn = 1.0
+        """Seconds between two who are served out of the queue, as the last eight or so have seen it."""
         self._endings: dict[Ending, int] = dict.fromkeys(get_args(Ending), 0)
 
     @property
@@ -160,10 +162,13 @@ class Ledger(Generic[C]):
                         break
                     self._connecting.add(waiter)
             waiter.wake()
-            if waiter.sleeps:
-                has_woken = True
+            if waiter.sleeps or waiter.has_waited:
+                now = monotonic()
                 self._waits += 1
-                self._wait_seconds += monotonic() - waiter.asked
+                self._wait_seconds += now - waiter.asked
+                if waiter.sleeps:
+                    has_woken = True
+                    self._turn += ((now - waiter.queued) / waiter.place - self._turn) / 8
             self._waiting.popleft()
         if self.permits is not None and not self._waiting:
             self.permits.sated()

@@ -4,6 +4,9 @@ A borrower that finds nothing idle and nothing lent to others connects by itself
 may come back at any moment, it waits for what comes first: one of those, or a new one that is opened in the
 background.
 
+Whoever has come into the queue is served before all that come later. A queue that keeps everybody longer than the work
+does is given time to end before one more enters it.
+
 No wake-up is lost: who gives back appends to the idle ones and then looks whether anybody waits; who has to wait
 enters the queue and then looks once more for an idle one. Whoever finds both brings them together, under the lock.
 """
@@ -14,7 +17,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
@@ -37,6 +40,9 @@ _LONG_WAIT = 0.25
 """Seconds after which one who waits has housekeeping look whether what would serve it has been lost."""
 _LOOK_BY_ITSELF = 0.1
 """Seconds after which one who waits for a place in the budget sees whether housekeeping still asks for one."""
+_QUICK_TURN = 75e-6
+"""Seconds between two who are served out of a queue, below which it is their coming and going that takes the time: to
+wake a thread takes 10 to 60 µs (measured on Linux), a lookup about 150 of the one processor that runs Python."""
 
 
 class Lending(Returning[C]):
@@ -118,6 +124,8 @@ class Lending(Returning[C]):
     def _wait(self, borrower: int | Borrower, limit: float, frame: FrameType, watch: object) -> Slot[C]:
         waiter: Waiter[C] = Waiter(borrower, limit, watch=watch)
         try:
+            if self._waiting and self._turn < _QUICK_TURN:
+                self._let_the_queue_end(waiter)
             with self._lock:
                 if self._lends_as_is and not self._waiting:
                     self._look_at_use(waiter.asked)
@@ -125,6 +133,8 @@ class Lending(Returning[C]):
                 if not self._by_lock:
                     self._lend_by_lock(True)
                 self._waiting.append(waiter)
+                waiter.place = len(self._waiting)
+                waiter.queued = monotonic()
                 # Mostly all are lent, and whoever gives one back will see to the rest.
                 is_open = len(self._slots) < self.max_size or bool(self._idle or self._gone or self._doomed)
                 if is_open:
@@ -143,6 +153,20 @@ class Lending(Returning[C]):
         except BaseException:
             self._withdraw(waiter)
             raise
+
+    def _let_the_queue_end(self, waiter: Waiter[C]) -> None:
+        """Wait for as long as the queue should take, instead of at its end: one that all come back to never ends.
+
+        Each turn out of a queue costs a switch of threads. Where that takes longer than what is done with the
+        connection, all stand in the queue for the queue's sake; without one, whoever runs has turn after turn. Where
+        there is something to do, a turn takes longer, and who comes stands in the queue at once.
+        """
+        with self._lock:
+            self._refuse_the_hopeless(waiter)
+            seconds = len(self._waiting) * self._turn
+        if seconds < waiter.remaining():
+            waiter.has_waited = True
+            sleep(seconds)
 
     def _ready(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
         """Return what a served waiter has got, if its connection is dead another, or a new one."""

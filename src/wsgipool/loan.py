@@ -104,9 +104,12 @@ class Waiter(Generic[C]):
         "asked",
         "borrower",
         "deadline",
+        "has_waited",
         "is_outdated",
         "limit",
         "permit",
+        "place",
+        "queued",
         "sleeps",
         "slot",
         "thread_id",
@@ -132,6 +135,9 @@ class Waiter(Generic[C]):
         self.permit: Permit | None = None  # to open a connection
         self.is_outdated = False  # the pool was drained since the connect began
         self.touched = False  # something may have been sent or read on the slot's connection
+        self.has_waited = False  # before it stood in the queue
+        self.place = 0  # in the queue when it came; the next to be served is 1
+        self.queued = 0.0
         self.sleeps = False
         self._asleep = threading.Lock()
         self._asleep.acquire()

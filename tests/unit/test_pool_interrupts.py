@@ -294,6 +294,16 @@ def waits_before_another(site: Site) -> Iterator[None]:
         session.execute()
 
 
+def waits_for_the_end_of_a_quick_queue(site: Site) -> Iterator[None]:
+    site.have_only_one()
+    site.hold(1)
+    site.have_waiting()
+    site.give_back_when_it_waits()
+    site.pool._turn = 0.00001
+    yield
+    site.pool.getconn().execute()
+
+
 def waits_in_vain(site: Site) -> Iterator[None]:
     site.have_only_one()
     site.hold(1)
@@ -426,6 +436,7 @@ OPERATIONS: list[Operation] = [
     waits_for_one_that_is_opened_in_the_background,
     waits_and_is_served,
     waits_before_another,
+    waits_for_the_end_of_a_quick_queue,
     waits_in_vain,
     waits_and_is_served_in_the_last_moment,
     replaces_a_dead_one_by_another,

@@ -16,7 +16,7 @@ import pytest
 from unit.conftest import Clock, FakePool, MakePool, all_idle, borrower, counts, giving_back, in_queue, waiting_task
 from unit.fakes import PATIENCE, Borrower, FakeConnection, FakeDatabase, Task, eventually
 from unit.interrupts import Interrupt, interrupt
-from wsgipool import Pool, PoolDeadlock, PoolTimeout
+from wsgipool import Pool, PoolDeadlock, PoolTimeout, TooManyRequests
 
 # --- the order -------------------------------------------------------------------------------------------------------
 
@@ -64,6 +64,94 @@ def test_nobody_overtakes_a_waiter_whose_connection_lies_ready_for_a_moment(make
 
     assert waiter.result() is other.connection
     giving_back.result()
+
+
+QueueOfOne = Callable[[float], tuple[FakePool, Callable[[], None]]]
+QUICK, SLOW = 0.00005, 0.001
+"""Seconds from turn to turn: as long as the switch of threads, and as something done with the connection."""
+
+
+@pytest.fixture
+def queue_of_one(make_pool: MakePool, clock: Clock) -> QueueOfOne:
+    """Makes a pool for whose only connection one waits, after many who have held it for `turn` seconds each.
+
+    With it comes what ends the queue: who has the connection and who waits for it give it back.
+    """
+
+    def make(turn: float) -> tuple[FakePool, Callable[[], None]]:
+        pool = make_pool(1)
+
+        def request() -> None:
+            with pool.connection():
+                clock.advance(turn)
+
+        for _ in range(100):
+            with pool.connection():
+                waiters = [in_queue(pool, request) for _ in range(3)]
+                clock.advance(turn)
+            for waiter in waiters:
+                waiter.result()
+        holder = borrower(pool)
+        waiter = in_queue(pool, request)
+
+        def end() -> None:
+            holder.give_back()
+            waiter.result()
+
+        return pool, end
+
+    return make
+
+
+def test_who_comes_to_a_queue_of_quick_turns_lets_it_end_and_is_served_then(
+    queue_of_one: QueueOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, end = queue_of_one(QUICK)
+    before = pool.stats()
+    slept: list[float] = []
+
+    def the_queue_ends(seconds: float) -> None:
+        slept.append(seconds)
+        assert pool.waiting == 1
+        end()
+
+    monkeypatch.setattr(sys.modules["wsgipool.lending"], "sleep", the_queue_ends)
+    pool.getconn()
+
+    assert slept == [pytest.approx(QUICK)]
+    assert pool.stats().waits == before.waits + 2
+    assert pool.stats().wait_seconds == pytest.approx(before.wait_seconds + QUICK)
+
+
+def test_who_comes_to_a_queue_of_slow_turns_takes_its_place_at_once(
+    queue_of_one: QueueOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, end = queue_of_one(SLOW)
+    monkeypatch.setattr(sys.modules["wsgipool.lending"], "sleep", pytest.fail)
+
+    last = waiting_task(pool)
+
+    assert pool.waiting == 2
+    end()
+    last.result()
+
+
+@pytest.mark.parametrize(("timeout", "max_waiting", "error"), [(0, 0, PoolTimeout), (None, 1, TooManyRequests)])
+def test_who_cannot_wait_at_a_queue_of_quick_turns_learns_so_at_once(
+    timeout: float | None,
+    max_waiting: int,
+    error: type[Exception],
+    queue_of_one: QueueOfOne,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, end = queue_of_one(QUICK)
+    pool.max_waiting = max_waiting
+    monkeypatch.setattr(sys.modules["wsgipool.lending"], "sleep", pytest.fail)
+
+    with pytest.raises(error):
+        pool.getconn(timeout)
+
+    end()
 
 
 def _by_putconn(pool: FakePool) -> bool:
