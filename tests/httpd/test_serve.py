@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,35 @@ def test_a_python_that_the_apache_user_cannot_read_is_one_clear_line(script: Pat
     )
 
     assert f"cannot read {home}/lib/{library.name}/os.py, so Python does not start in httpd" in outcome.stderr
+    assert (outcome.stderr.count("\n"), outcome.returncode) == (1, 1)
+
+
+def test_a_mod_wsgi_that_was_compiled_for_another_python_is_one_clear_line(
+    script: Path, shop: str, folder: Path
+) -> None:
+    library = folder / "elsewhere" / f"libpython3.{sys.version_info.minor}.so.1.0"
+    module = folder / "site" / "mod_wsgi" / "server" / "mod_wsgi.so"
+    for file in (library, module):
+        file.parent.mkdir(parents=True)
+    (module.parents[1] / "__init__.py").touch()
+    shared = ["gcc", "-shared", "-x", "c", "/dev/null", "-x", "none"]
+    subprocess.run([*shared, "-o", library, f"-Wl,-soname,{library.name}"], check=True)
+    rpath = f"-Wl,-rpath,{library.parent}"
+    subprocess.run([*shared, "-o", module, "-Wl,--no-as-needed", library, rpath], check=True)
+    command = [*WSGIPOOL, "serve", str(script), "--port", str(free_port()), "--database", f"shop={shop}"]
+
+    outcome = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONG,
+        env={**os.environ, "PYTHONPATH": str(folder / "site")},
+    )
+
+    assert (
+        f"mod_wsgi was compiled for another Python: it takes {library}, and would find the modules of" in outcome.stderr
+    )
     assert (outcome.stderr.count("\n"), outcome.returncode) == (1, 1)
 
 

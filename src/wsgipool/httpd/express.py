@@ -11,6 +11,8 @@ import grp
 import importlib.util
 import os
 import pwd
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,6 +87,7 @@ class Httpd:
         refuse_taken_port(self.site.host, self.site.port)
         if os.geteuid() == 0:
             _refuse_unreadable(self.site.script, self.site.config, *self.site.secrets, PACKAGE / "__init__.py")
+        _refuse_library_of_another_python()
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             express_command(self.site),
             stdin=subprocess.DEVNULL,
@@ -222,6 +225,26 @@ def refuse_taken_port(host: str, port: int) -> None:
             raise ServerError(
                 f"cannot listen on {host}:{port}: {error.strerror}; take another --port (make: PORT=)"
             ) from None
+
+
+def _refuse_library_of_another_python() -> None:
+    """Raise ServerError where the Python that mod_wsgi starts is not the one whose modules it will find.
+
+    pip keeps what it has compiled, and takes it for every Python of the version, wherever that is.
+    """
+    package = importlib.util.find_spec("mod_wsgi")
+    loader = shutil.which("ldd")
+    if package is None or package.origin is None or loader is None:
+        return
+    for module in Path(package.origin).parent.glob("server/mod_wsgi*.so"):
+        needs = subprocess.run([loader, module], capture_output=True, text=True, check=False).stdout  # noqa: S603
+        library = re.search(r"libpython\S* => (/\S+)", needs)
+        if library and not Path(library[1]).resolve().is_relative_to(Path(sys.base_prefix).resolve()):
+            raise ServerError(
+                f"mod_wsgi was compiled for another Python: it takes {library[1]}, and would find the modules of "
+                f"{sys.base_prefix}; pip install --force-reinstall --no-deps --no-cache-dir mod_wsgi (or "
+                "mod_wsgi-standalone) compiles it for this one"
+            )
 
 
 def _refuse_unreadable(*files: Path) -> None:
