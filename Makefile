@@ -21,7 +21,8 @@ help:
 	@echo 'Each sets up first what is missing; PYTHON=/path/to/python3 chooses the Python (3.11 or newer).'
 
 SEARCHES = unit/test_pool_model.py unit/test_pool_interrupts.py unit/test_cache_interrupts.py unit/test_cache_processes.py \
-    unit/test_locks.py unit/test_locks_interrupts.py drivers/test_locks_database.py httpd/test_budget.py faults/test_budget_hammered.py
+    unit/test_drivers_pymysql_answers.py unit/test_locks.py unit/test_locks_interrupts.py drivers/test_locks_database.py \
+    httpd/test_budget.py faults/test_budget_hammered.py
 
 # Only what was given is passed on: the defaults are the program's.
 demo:

@@ -15,7 +15,7 @@ from pymysql.constants import SERVER_STATUS
 from pymysql.converters import through
 from pymysql.protocol import MysqlPacket
 
-from wsgipool.drivers.pymysql_reading import ERROR, HEADER_LENGTH, ReadingConnection
+from wsgipool.drivers.pymysql_reading import HEADER_LENGTH, ReadingConnection
 
 _NULL, _TWO_BYTES = 0xFB, 0xFC
 """What may stand before a value in place of its length: there is none, or the length takes two bytes more; what stands
@@ -23,7 +23,7 @@ for more is not in the buffer (https://dev.mysql.com/doc/dev/mysql-server/latest
 """
 
 _EOF = 0xFE
-"""The first byte of the packet that ends the columns, and of the one that ends the rows."""
+"""The first byte of the packet that ends the columns, and of the one that ends the rows; of a row it is less."""
 _EOF_LENGTH = 5
 """Bytes: after the first one two of the number of warnings and two of the server's status flags
 (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_eof_packet.html)."""
@@ -38,12 +38,12 @@ class Result(MySQLResult):
     def read(self) -> None:
         connection: ReadingConnection = self.connection
         ahead = connection.peek()
-        end = _end_of_columns(ahead, connection._next_seq_id)
-        if not end:
-            super().read()
-            return
         try:
-            columns = _columns(ahead[:end], connection.encoding, connection.use_unicode)
+            end = _end_of_columns(ahead, connection._next_seq_id)
+            columns = _columns(ahead[:end], connection.encoding, connection.use_unicode) if end else None
+            if columns is None or not columns.are_in_order:
+                super().read()
+                return
             self.fields, self.description = columns.fields, columns.description
             self.field_count = len(columns.fields)
             decoders = connection.decoders
@@ -61,14 +61,15 @@ class Result(MySQLResult):
         while True:
             start = at + HEADER_LENGTH
             end = start + int.from_bytes(ahead[at : at + 3], "little")
-            if start < end <= len(ahead) and ahead[at + 3] == number and ahead[start] != ERROR:
-                at, number = end, (number + 1) % 256
-                if ahead[start] == _EOF:
-                    self.warning_count = int.from_bytes(ahead[start + 1 : start + 3], "little")
-                    self.has_next = ahead[start + 3] & SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS
-                    connection.skip(at, number)
-                    break
+            is_here = start < end <= len(ahead) and ahead[at + 3] == number
+            if is_here and ahead[start] < _EOF:
                 rows.append(self._row(ahead[start:end]))
+                at, number = end, (number + 1) % 256
+            elif is_here and ahead[start] == _EOF and end == start + _EOF_LENGTH:
+                self.warning_count = int.from_bytes(ahead[start + 1 : start + 3], "little")
+                self.has_next = ahead[start + 3] & SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS
+                connection.skip(end, (number + 1) % 256)
+                break
             else:
                 connection.skip(at, number)
                 packet = connection._read_packet()
@@ -118,6 +119,8 @@ class _Columns:
         self.encoding = encoding
         self.use_unicode = use_unicode
         self._unread = described[HEADER_LENGTH + 1 :]
+        self._number = described[3]
+        self.are_in_order = True  # as the numbers of their packets say
         result = MySQLResult(self)
         result.field_count = described[HEADER_LENGTH]
         result._get_descriptions()
@@ -130,6 +133,8 @@ class _Columns:
         if not self._unread:
             return MysqlPacket(bytes([_EOF]).ljust(_EOF_LENGTH, b"\0"), self.encoding)
         end = HEADER_LENGTH + int.from_bytes(self._unread[:3], "little")
+        self._number = (self._number + 1) % 256
+        self.are_in_order &= self._unread[3] == self._number
         packet, self._unread = self._unread[HEADER_LENGTH:end], self._unread[end:]
         return packet_type(packet, self.encoding)
 
@@ -150,6 +155,6 @@ def _end_of_columns(ahead: bytes, number: int) -> int:
     for _ in range(columns):
         end += HEADER_LENGTH + int.from_bytes(ahead[end : end + 3], "little")
     start = end + HEADER_LENGTH
-    if len(ahead) < start + _EOF_LENGTH or ahead[end] != _EOF_LENGTH or ahead[start] != _EOF:
-        return 0
-    return end if ahead[end + 3] == (number + 1 + columns) % 256 else 0
+    is_here = len(ahead) >= start + _EOF_LENGTH
+    begins = b"%c\x00\x00%c%c" % (_EOF_LENGTH, (number + 1 + columns) % 256, _EOF)
+    return end if is_here and ahead[end : start + 1] == begins else 0
