@@ -139,13 +139,18 @@ def test_a_second_result_that_nobody_asked_for_is_not_waited_for(
     del cursor
 
 
-def test_a_second_result_that_takes_long_is_not_waited_for(driver: MySQLClientDriver, connect: Connect) -> None:
+def test_a_second_result_that_takes_long_is_not_waited_for(
+    driver: MySQLClientDriver, shop: MariaDBShop, connect: Connect
+) -> None:
     connection = connect()
+    session = shop.session_of(connection)
     connection.query("SELECT 1; DO SLEEP(60)")
     connection.store_result()
 
     with pytest.raises(MySQLdb.Error, match="not read to its end"):
         Task(lambda: driver.check_in(connection, "rollback")).result()
+
+    shop.kill(session)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def outcomes(kind: Any, pieces: list[bytes]) -> list[object]:
 
 @example(answer=numbered([b"\x01", field("n"), end(0, 0), b"\x011", end(0, 0)], first=0), cuts=[])
 @example(answer=numbered([b"\x01", field("n"), end(0, 0), b"\x011", end(0, 0)[:1], end(0, 0)]), cuts=[])
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=settings().max_examples // 4)
 @given(answer=answers(), cuts=st.lists(st.integers(0, 10_000), max_size=5))
 def test_an_answer_is_what_pymysql_makes_of_it(answer: bytes, cuts: list[int]) -> None:
     places = sorted({0, len(answer), *(cut % len(answer) for cut in cuts)})
