@@ -233,11 +233,14 @@ def _refuse_library_of_another_python() -> None:
     pip keeps what it has compiled, and takes it for every Python of the version, wherever that is.
     """
     package = importlib.util.find_spec("mod_wsgi")
-    loader = shutil.which("ldd")
-    if package is None or package.origin is None or loader is None:
+    ldd = shutil.which("ldd")
+    if package is None or package.origin is None or ldd is None:
         return
     for module in Path(package.origin).parent.glob("server/mod_wsgi*.so"):
-        needs = subprocess.run([loader, module], capture_output=True, text=True, check=False).stdout  # noqa: S603
+        # What it cannot read it says nothing of; httpd will.
+        needs = subprocess.run(  # noqa: S603 - the system's own program, on a file of this environment
+            [ldd, module], capture_output=True, text=True, check=False
+        ).stdout
         library = re.search(r"libpython\S* => (/\S+)", needs)
         if library and not Path(library[1]).resolve().is_relative_to(Path(sys.base_prefix).resolve()):
             raise ServerError(
