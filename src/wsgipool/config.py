@@ -89,6 +89,8 @@ class DatabaseSettings:
     """How a returned connection is cleaned: its transaction ended, all of its session, or not at all."""
     pipeline: bool = True
     """Whether the server's answer to the cleaning is left to the next checkout."""
+    close_on_errors: frozenset[int | str] = frozenset()
+    """Further error numbers and SQLSTATEs after which a connection is closed rather than lent again."""
     debug: bool = False
     """Whether the stack is noted at each loan, for the messages of deadlocks and leaks."""
 
@@ -233,7 +235,7 @@ def _budget(table: _Table) -> BudgetSettings:
 def _database(name: str, table: _Table, directory: Path, environment: Mapping[str, str]) -> DatabaseSettings:
     table.check_keys(
         "url", "password_file", "password_env", "max_size", "min_size", "timeout", "max_waiting", "max_connecting",
-        "check_after", "max_idle", "max_lifetime", "reset", "pipeline", "debug",
+        "check_after", "max_idle", "max_lifetime", "reset", "pipeline", "close_on_errors", "debug",
     )  # fmt: skip
     url_text = table.string("url")
     if url_text is None:
@@ -258,6 +260,7 @@ def _database(name: str, table: _Table, directory: Path, environment: Mapping[st
         max_lifetime=table.seconds("max_lifetime", DEFAULT_MAX_LIFETIME),
         reset=table.reset(),
         pipeline=table.boolean("pipeline", True),
+        close_on_errors=table.codes("close_on_errors"),
         debug=table.boolean("debug", False),
     )
 
@@ -347,6 +350,15 @@ class _Table:
             return value
         raise ConfigError(f'{self.where("reset")} = {value!r}: it is "rollback", "session" or "none"')
 
+    def codes(self, key: str) -> frozenset[int | str]:
+        value = self.content.get(key, [])
+        if not isinstance(value, list | tuple | set | frozenset) or not all(map(_is_code, value)):
+            raise ConfigError(
+                f"{self.where(key)} = {value!r}: it is an array of error numbers and SQLSTATEs, such as "
+                '[1290, "25006"]'
+            )
+        return frozenset(value)
+
     def max_size(self) -> int | str:
         value = self.content.get("max_size", THREADS)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
@@ -357,6 +369,12 @@ class _Table:
             f'{self.where("max_size")} = {value!r}: it is a number from 1, "threads" for as many as the process '
             'has threads, or "threads/2" for half as many'
         )
+
+
+def _is_code(value: object) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"[0-9A-Z]{5}", value) is not None
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
 
 
 def _kind(value: object) -> str:

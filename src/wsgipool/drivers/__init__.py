@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from wsgipool.config import DatabaseSettings, DatabaseURL, unknown_key
-from wsgipool.drivers.codes import CONFLICTS, CREDENTIALS, is_one_of
+from wsgipool.drivers.codes import CONFLICTS, CREDENTIALS, Codes, is_one_of, is_out_of_service
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 
@@ -41,6 +41,15 @@ _MODULES = {
 LEAST_PATIENCE = 0.01
 """Seconds to wait at least for an answer that should have arrived already."""
 
+CLEANING_TIMEOUT = 0.25
+"""Seconds in which a server has to clean a session, from when it was asked to: far more than a round trip to any
+database. A session that takes longer, in the rollback of a long transaction, say, is closed: no holder waits for what
+another has left behind."""
+
+DEFAULT_READ_TIMEOUT = 60.0
+"""Seconds to wait for a server that says nothing: longer than the 50 s of its innodb_lock_wait_timeout, so that it can
+say itself what a statement waited for in vain; as long as httpd's `Timeout`, after which nobody waits for the page."""
+
 Reset = Literal["rollback", "session"]
 """How a returned connection is cleaned: "rollback" ends the transaction; "session" ends all that a session can keep:
 user variables, SET, temporary tables, locks."""
@@ -57,24 +66,42 @@ class Driver(Protocol[C]):
     def address(self) -> str:
         """Where it connects to, without secrets."""
 
-    def connect(self, timeout: float) -> C:
-        """Open a connection within `timeout`."""
+    def connect(self, timeout: float, pipeline: bool = True) -> C:
+        """Open a connection within `timeout`.
+
+        With `pipeline=False` no command is sent before the answer to the one before it was read, here and in
+        `check_in`: some proxies want that.
+        """
+
+    def remember(self, connection: C) -> None:
+        """Note the state of a new connection, after the program's `configure`: `check_in` restores it.
+
+        That is what its holders can change on the Python object, such as the class of its cursors, and no reset on the
+        server undoes.
+        """
 
     def check_out(self, connection: C, thread_id: int, timeout: float) -> bool:
-        """Give a connection to a thread, which alone may use it from now on, and tell whether it can be used.
+        """Give a connection to a thread, which alone may use it from now on, and return whether it can be used.
 
-        That is seen without a round trip: by the answer that is due from the last `check_in`, which has long arrived
-        (and is waited for at most `timeout`, at least `LEAST_PATIENCE`), or by the state of the socket.
+        The answer to the cleaning that `check_in` has begun is read here, to its end, within `CLEANING_TIMEOUT` from
+        when it was sent: it proves the connection alive. Otherwise the state of the socket does. One that is not clean
+        in time, or has something to read that nobody asked for, cannot be used.
         """
 
-    def check_in(self, connection: C, how: Reset | None) -> bool:
-        """Take a connection from its thread; begin to clean it, unless `how` is None.
+    def check_in(self, connection: C, how: Reset | None, pipeline: bool = True) -> None:
+        """Take a connection from its thread and restore its Python state; begin to clean its session as `how` says.
 
-        Tells whether an answer is due, which `finish_reset` or the next `check_out` reads.
+        With `pipeline=False` the cleaning is waited for here, for `CLEANING_TIMEOUT`. Raises where the connection must
+        not be used again: a result that was not read to its end, a server that can do no work (`is_out_of_service`).
         """
 
-    def finish_reset(self, connection: C, timeout: float) -> None:
-        """Read the answer that is due."""
+    def begin(self, connection: C) -> None:
+        """Begin a transaction where each statement would be committed by itself; otherwise do nothing."""
+
+    def set_read_timeout(self, connection: C, seconds: float) -> None:
+        """Let the statements of this checkout take so long; `check_in` restores what was. Raises ConfigError where the
+        driver cannot do that.
+        """
 
     def ping(self, connection: C, timeout: float) -> None:
         """Ask the server for a sign of life."""
@@ -92,7 +119,12 @@ class Driver(Protocol[C]):
         """Tell whether a failed connect would fail again until somebody mends it: a wrong password, say."""
 
     def can_run_again(self, error: BaseException) -> bool:
-        """Tell whether a transaction that failed so can simply be run again: a deadlock, a lock that took too long."""
+        """Return whether a transaction that failed so can be run again: a deadlock, a lock that took too long."""
+
+    def is_out_of_service(self, error: BaseException) -> bool:
+        """Return whether a statement that failed so shows that the server can do no work, so that the connection should
+        not be lent again.
+        """
 
 
 def for_database(settings: DatabaseSettings) -> Driver[Any]:
@@ -136,18 +168,28 @@ _FILES = ("read_default_file", "service")
 class PlainDriver(Generic[C]):
     """What PEP 249 and the servers' codes can promise of any driver: a base for those that can do more."""
 
+    address: str
+
+    out_of_service: Codes = frozenset()
+    """Codes, beside those that every server has, after which a connection is not lent again."""
+
+    def remember(self, connection: C) -> None:
+        """PEP 249 knows no state but the session's."""
+
     def check_out(self, connection: C, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
         # PEP 249 has no way to ask, and its connections do not know who uses them.
         return True
 
-    def check_in(self, connection: C, how: Reset | None) -> bool:
+    def check_in(self, connection: C, how: Reset | None, pipeline: bool = True) -> None:  # noqa: ARG002
         # There is nothing but the transaction that PEP 249 could end.
         if how is not None:
             connection.rollback()
-        return False
 
-    def finish_reset(self, connection: C, timeout: float) -> None:
-        """Nothing is ever due."""
+    def begin(self, connection: C) -> None:
+        """A connection of PEP 249 is in a transaction always."""
+
+    def set_read_timeout(self, connection: C, seconds: float) -> None:  # noqa: ARG002
+        raise ConfigError(f"read_timeout: {self.address} has no such timeout that could be changed for one checkout")
 
     def ping(self, connection: C, timeout: float) -> None:
         """PEP 249 has no way to ask."""
@@ -165,16 +207,18 @@ class PlainDriver(Generic[C]):
     def can_run_again(self, error: BaseException) -> bool:
         return is_one_of(CONFLICTS, error)
 
+    def is_out_of_service(self, error: BaseException) -> bool:
+        return is_out_of_service(error, self.out_of_service)
+
 
 class CallableDriver(PlainDriver[C]):
     """Any callable that returns a DB-API connection."""
 
-    address = "a callable"
-
     def __init__(self, connect: Callable[[], C]) -> None:
+        self.address = "a callable"
         self._connect = connect
 
-    def connect(self, timeout: float) -> C:  # noqa: ARG002 - PEP 249 knows no timeout
+    def connect(self, timeout: float, pipeline: bool = True) -> C:  # noqa: ARG002 - PEP 249 knows no timeout
         return self._connect()
 
 

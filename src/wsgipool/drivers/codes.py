@@ -22,13 +22,33 @@ CONFLICTS: Codes = {
 }
 """A transaction that fails so can simply be run again."""
 
+OUT_OF_SERVICE: Codes = {
+    *(1047, 1053, 1290, 1836, 3032, 3100, 3101),  # MySQL, MariaDB: not in the cluster, shutting down, read only, offline
+    *("57P01", "57P02", "57P03", "25006"),  # PostgreSQL: shutting down, crashed, starting, read only
+}
+"""A server that answers a statement so can do no work, though it keeps its sessions open; so does one that answers with
+any SQLSTATE of class 08, a connection exception."""
+
+CONNECTION_EXCEPTION = "08"
+"""The class of SQLSTATEs of ISO/IEC 9075-2 that say that the connection is of no use."""
+
 
 def is_one_of(codes: Codes, error: BaseException) -> bool:
-    """Tell whether an error of any DB-API module has one of these codes.
+    """Return whether an error of any DB-API module has one of these codes."""
+    return any(code in codes for code in _codes_of(error))
 
-    MySQL's modules give it as the first argument, PostgreSQL's as the attribute `sqlstate` or, psycopg2, `pgcode`.
-    """
+
+def is_out_of_service(error: BaseException, more: Codes = frozenset()) -> bool:
+    """Return whether an error of any DB-API module says that its server can do no work, or has one of `more` codes."""
+    return any(
+        code in OUT_OF_SERVICE or code in more or (isinstance(code, str) and code.startswith(CONNECTION_EXCEPTION))
+        for code in _codes_of(error)
+    )
+
+
+def _codes_of(error: BaseException) -> list[int | str]:
+    """Return the codes of an error: MySQL's modules give one as the first argument, PostgreSQL's as an attribute."""
     if not any(kind.__name__ == "DatabaseError" for kind in type(error).__mro__):
-        return False  # PEP 249's name for the base of what a database says, in each module its own class
+        return []  # PEP 249's name for the base of what a database says, in each module its own class
     given = (*error.args[:1], getattr(error, "sqlstate", None), getattr(error, "pgcode", None))
-    return any(isinstance(code, int | str) and code in codes for code in given)
+    return [code for code in given if isinstance(code, int | str)]

@@ -75,7 +75,7 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         # The library's own default character set depends on how it was built.
         self._options = {"charset": "utf8mb4", "connect_timeout": DEFAULT_CONNECT_TIMEOUT, **options}
 
-    def connect(self, timeout: float) -> PooledConnection:
+    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
         arguments = dict(self._options)
         arguments["connect_timeout"] = max(1, int(min(timeout, arguments["connect_timeout"])))
         for name in ("read_timeout", "write_timeout"):

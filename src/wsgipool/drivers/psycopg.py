@@ -107,7 +107,7 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
                 parameters[name] = value
         self._conninfo = make_conninfo(**parameters)
 
-    def connect(self, timeout: float) -> PooledConnection:
+    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
         connection = PooledConnection(_connect(self._conninfo, min(timeout, self._connect_timeout)))
         self._configure(connection)
         return connection

@@ -77,7 +77,7 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
         PooledConnection(**self._arguments, defer_connect=True)
         codecs.lookup("idna")
 
-    def connect(self, timeout: float) -> PooledConnection:
+    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
         limit = min(timeout, self._connect_timeout)
         connection = PooledConnection(**self._arguments, connect_timeout=limit, defer_connect=True)
         # PyMySQL waits for the server's greeting with the read timeout, by default for ever: a server that accepts

@@ -48,7 +48,7 @@ class SQLiteDriver(PlainDriver[sqlite3.Connection]):
         self._busy_timeout = busy_timeout
         self.address = f"sqlite:///{path}"
 
-    def connect(self, timeout: float) -> sqlite3.Connection:  # noqa: ARG002 - opening a file does not wait
+    def connect(self, timeout: float, pipeline: bool = True) -> sqlite3.Connection:  # noqa: ARG002 - opening a file does not wait
         # The pool sees to it that one thread at a time has the connection; sqlite3 would insist on the first.
         try:
             return sqlite3.connect(self._path, timeout=self._busy_timeout, check_same_thread=False)
