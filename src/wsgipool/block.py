@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 class Block(Generic[C]):
     """Committed at its end, rolled back when it raises or is readonly; given back in any case.
 
-    Whoever makes one sets `pool`, `timeout` and `readonly`: an `__init__` would be one more call for each loan.
+    Its maker sets `pool`, `timeout`, `readonly` and `read_timeout`: an `__init__` would be one more call a checkout.
     """
 
-    __slots__ = ("pool", "readonly", "slot", "thread_id", "timeout")
+    __slots__ = ("pool", "read_timeout", "readonly", "slot", "thread_id", "timeout")
 
     pool: Pool[C]
     timeout: float | None
+    read_timeout: float | None
     readonly: bool
     slot: Slot[C]
     thread_id: int
@@ -42,6 +43,12 @@ class Block(Generic[C]):
                 self.slot = slot
                 return slot.connection
         self.slot = slot = pool._borrow(self, thread_id, self.timeout, sys._getframe(1))
+        if self.read_timeout is not None:
+            try:
+                pool._driver.set_read_timeout(slot.connection, self.read_timeout)
+            except BaseException as error:
+                self._undo(error)
+                raise
         return slot.connection
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -78,6 +85,9 @@ class Block(Generic[C]):
     def _undo(self, error: BaseException) -> None:
         if is_interruption(error):
             # Such a connection looks healthy and gives the next borrower this one's rows.
+            self.pool._take_back(self.slot, None, keep=False)
+        elif self.pool._driver.is_out_of_service(error):
+            self.pool._connector.explain_closing(error, "its server can do no work")
             self.pool._take_back(self.slot, None, keep=False)
         else:
             self.pool._take_back(self.slot, self.pool._reset or "rollback")

@@ -354,8 +354,7 @@ class _Table:
         value = self.content.get(key, [])
         if not isinstance(value, list | tuple | set | frozenset) or not all(map(_is_code, value)):
             raise ConfigError(
-                f"{self.where(key)} = {value!r}: it is an array of error numbers and SQLSTATEs, such as "
-                '[1290, "25006"]'
+                f'{self.where(key)} = {value!r}: it is an array of error numbers and SQLSTATEs, such as [1290, "25006"]'
             )
         return frozenset(value)
 

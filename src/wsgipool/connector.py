@@ -14,18 +14,19 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Generic
 
-from wsgipool.drivers import LEAST_PATIENCE, C, CallableDriver, Driver
+from wsgipool.drivers import LEAST_PATIENCE, C, CallableDriver, Driver, Reset
+from wsgipool.drivers.codes import LOST, OUT_OF_SERVICE, is_one_of
 from wsgipool.errors import ConnectFailed
 from wsgipool.loan import Slot, describe
 
 logger = logging.getLogger("wsgipool")
 
-_ANSWER_TIMEOUT = 10.0
-"""Seconds to wait for the answer to a reset where it is not left to the next checkout."""
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
 """Seconds without a connect after the server refused the password: each counts against its max_password_errors."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds without a connect after two have failed in a row: a database that comes back is not met by a storm."""
+_KINDS_OF_ERRORS = 32
+"""Errors of a pool's connections that are warned of once each; later ones of other kinds are not warned of."""
 _FAIR_CHANCE = 1.0
 """Seconds: where a borrower has less, and they run out, that says nothing of the database."""
 
@@ -42,13 +43,15 @@ class Connector(Generic[C]):
         max_lifetime: float,
         check: Callable[[C], object] | None,
         configure: Callable[[C], object] | None,
+        reset: Reset | None,
         pipeline: bool,
     ) -> None:
         self.driver: Driver[C] = CallableDriver(connect) if callable(connect) else connect
         self.is_plain = isinstance(self.driver, CallableDriver) and check is None
         """Whether there is nothing to ask and to tell when a connection is lent: PEP 249 alone has nothing."""
         self._name = name
-        self.trusted_for = check_after if check is None else -math.inf
+        self._configures_again = configure is not None and reset == "session"
+        self.trusted_for = -math.inf if check is not None or self._configures_again else check_after
         """Seconds for which an idle connection needs no `ask`."""
         self._check_after = check_after
         self._max_lifetime = max_lifetime
@@ -59,12 +62,15 @@ class Connector(Generic[C]):
 
     def start_anew(self) -> None:
         """Forget what was learnt by trying: another process will find out by itself."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler, on top of a thread that is in it, may connect as well
         self._connected_at = 0.0
         self._failures = 0  # in a row
         self._refusals = 0  # of the password, in a row
         self._last_failure: ConnectFailed | None = None
         self._paused_until = 0.0
+        self._useless = 0  # servers in a row that could do no work
+        self._useless_until = 0.0
+        self._warned: set[str] = set()
 
     def open(self, timeout: float, thread_id: int) -> Slot[C]:
         """Open a connection for a thread, within `timeout` seconds. Raises ConnectFailed."""
@@ -91,27 +97,62 @@ class Connector(Generic[C]):
         return self._last_failure
 
     def ask(self, slot: Slot[C], timeout: float) -> None:
-        """Ask a connection that was checked out whether it is sound: the server, and the program's `check`.
+        """Make a connection that was checked out ready: ask whether it is sound, configure it again after a reset.
 
-        Raises what they raise where it is not. To be called where the loan began `trusted_for` seconds after the end
-        of the last one.
+        Raises what the server, `check` or `configure` raise where it is not. To be called where the checkout began
+        `trusted_for` seconds after the end of the last one.
         """
+        if self._configures_again and self._configure is not None:
+            self._configure(slot.connection)
         if slot.since - slot.idle_since > self._check_after:
             self.driver.ping(slot.connection, max(timeout, LEAST_PATIENCE))
         if self._check is not None:
             self._check(slot.connection)
 
-    def finish_reset(self, slot: Slot[C]) -> None:
-        """Read the answer that is due, unless that is left to the next checkout. Raises the driver's error."""
-        if not self._pipeline:
-            self.driver.finish_reset(slot.connection, _ANSWER_TIMEOUT)
+    def check_in(self, slot: Slot[C], how: Reset | None) -> None:
+        """Clean a connection that came back. Raises where it cannot be used again."""
+        self.driver.check_in(slot.connection, how, self._pipeline)
+        if self._useless:
+            self._useless = 0
+
+    def explain_closing(self, error: BaseException, when: str) -> None:
+        """Log why a connection is closed: a warning for each kind of error the first time, then at level INFO.
+
+        A session that has ended is no reason for a warning: servers and networks end idle ones.
+        """
+        if self.driver.is_out_of_service(error):
+            self._count_useless()
+        kind = f"{when} {type(error)} {error.args[:1]}"
+        is_new = len(self._warned) < _KINDS_OF_ERRORS and kind not in self._warned and not is_one_of(LOST, error)
+        if is_new:
+            self._warned.add(kind)
+        logger.log(
+            logging.WARNING if is_new else logging.INFO,
+            "a connection of pool %r is closed, %s: %s%s",
+            self._name,
+            when,
+            describe(error),
+            " (the next of this kind are logged at level INFO)" if is_new else "",
+        )
+
+    def useless_pause(self) -> float:
+        """Return the seconds in which no connect should be tried, since servers in a row could do no work."""
+        return self._useless_until - monotonic() if self._useless else 0.0
+
+    def _count_useless(self) -> None:
+        with self._lock:
+            # The first may be the last of a node that is leaving.
+            seconds = pause(self._useless - 1, _FIRST_PAUSE, _LONGEST_PAUSE) if self._useless else 0.0
+            self._useless_until = monotonic() + seconds
+            self._useless += 1
 
     def _open_configured(self, timeout: float, thread_id: int) -> C:
-        connection = self.driver.connect(timeout)
+        connection = self.driver.connect(timeout, self._pipeline)
         try:
             self.driver.check_out(connection, thread_id, timeout)  # the server has just answered: it is open
             if self._configure is not None:
                 self._configure(connection)
+                self.driver.remember(connection)
         except BaseException:
             self.driver.close(connection)
             raise
@@ -129,6 +170,10 @@ class Connector(Generic[C]):
     def _failed(self, error: Exception, started: float, timeout: float) -> ConnectFailed:
         message = f"cannot connect pool {self._name!r} to {self.driver.address}: {describe(error)}"
         if timeout < _FAIR_CHANCE and monotonic() - started >= timeout:
+            return ConnectFailed(message)
+        if is_one_of(OUT_OF_SERVICE, error):
+            # It is there and answers: a balancer will soon lead elsewhere, and requests can wait for that.
+            self.explain_closing(error, "its server can do no work")
             return ConnectFailed(message)
         failure = ConnectFailed(message)
         failure.__cause__ = error.with_traceback(None)

@@ -38,7 +38,7 @@ class Housekeeping:
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler, on top of a thread that is in it, may call as well
         self._tended: weakref.WeakSet[Any] = weakref.WeakSet()
         # Free when somebody has called, who may be a signal handler or a destructor, on top of anything. Not a
         # queue.SimpleQueue: its get() waits for ever where the thread gets the processor only after the timeout.

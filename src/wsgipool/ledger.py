@@ -104,9 +104,22 @@ class Ledger(Generic[C]):
 
     # --- under the lock: who comes next -----------------------------------------------------------------------------
 
+    def _refuse_within_itself(self) -> None:
+        """Raise where this thread is in the middle of changing the state: in a signal handler or a destructor."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise PoolDeadlock(
+                f"a signal handler or a destructor asked pool {self.name!r} for a connection while its thread was "
+                "giving one out; it cannot wait for what the thread under it would do"
+            )
+
     def _refuse_the_hopeless(self, waiter: Waiter[C]) -> None:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
+        if any(one.thread_id == waiter.thread_id for one in (*self._connecting, *self._waiting)):
+            raise PoolDeadlock(
+                f"a signal handler or a destructor asked pool {self.name!r} for a connection while its thread was "
+                "waiting for one; it cannot wait for what would go to the thread under it first"
+            )
         if self._holds_one(waiter.thread_id) and self.in_use >= self.max_size:
             holding = {slot.thread_id for slot in self._slots.values()}
             # Where one is on its way back 0 is among those that hold, and never among those that wait.
@@ -333,8 +346,9 @@ class Ledger(Generic[C]):
 
         An asynchronous exception can strike before, or in, the code that would have undone these.
         """
-        self._connecting = {one for one in self._connecting if one.thread_id != thread_id}
-        self._waiting = deque(waiter for waiter in self._waiting if waiter.thread_id != thread_id)
+        if any(one.thread_id == thread_id for one in (*self._connecting, *self._waiting)):
+            self._connecting = {one for one in self._connecting if one.thread_id != thread_id}
+            self._waiting = deque(waiter for waiter in self._waiting if waiter.thread_id != thread_id)
 
     def _grab(self, slot: Slot[C]) -> bool:
         """Take a certain slot from the idle ones; False if it has been lent meanwhile."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from wsgipool.connector import Connector
 from wsgipool.drivers import C
-from wsgipool.errors import ConnectFailed, PoolClosed, PoolTimeout
+from wsgipool.errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout
 from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.housekeeping import housekeeping
 from wsgipool.loan import Borrower, Opening, Slot, Waiter, describe_holders
@@ -95,23 +95,27 @@ class Lending(Returning[C]):
                 is_usable = self._driver.check_out(slot.connection, thread_id, limit)
                 if is_usable and now - slot.idle_since > self._trusted_for:
                     self._connector.ask(slot, limit)
-            except Exception:
+            except Exception as error:
+                self._connector.explain_closing(error, "it was not fit to be used again")
                 is_usable = False  # whatever its driver trips over, nobody could work with it
             return slot if is_usable else self._another(slot, limit, frame)
-        except Exception:
-            raise
-        except BaseException:
+        except BaseException as error:
+            # Whatever its class: a signal handler raises what it likes, wherever this thread is.
             if slot is not None and slot.borrower is borrower:
                 self._take_back(slot, None, keep=False)
             slot = None
-            self._note_interruption(thread_id, watch)
             with self._lock:
                 self._forget_thread(thread_id)
-            self._tell_of_interrupted_blocks(self._find_the_lost())
+            if not isinstance(error, PoolError):
+                self._note_interruption(thread_id, watch)
+                self._tell_of_interrupted_blocks(self._find_the_lost())
+            elif self._may_have_lost():
+                housekeeping.call()
             raise
 
     def _another(self, slot: Slot[C], limit: float, frame: FrameType) -> Slot[C]:
         """Return another one for a slot whose connection is dead: an idle one, or new."""
+        self._refuse_within_itself()
         waiter = Waiter(slot.borrower, limit, slot, asked=slot.since, watch=slot.watch)
         waiter.touched = True
         try:
@@ -122,6 +126,7 @@ class Lending(Returning[C]):
             raise
 
     def _wait(self, borrower: int | Borrower, limit: float, frame: FrameType, watch: object) -> Slot[C]:
+        self._refuse_within_itself()
         waiter: Waiter[C] = Waiter(borrower, limit, watch=watch)
         try:
             if self._waiting and self._turn < _QUICK_TURN:
@@ -189,7 +194,8 @@ class Lending(Returning[C]):
                 return False
             if slot.since - slot.idle_since > self._trusted_for:
                 self._connector.ask(slot, timeout)
-        except Exception:
+        except Exception as error:
+            self._connector.explain_closing(error, "it was not fit to be used again")
             return False  # whatever its driver trips over, nobody could work with it
         return True
 
@@ -236,6 +242,10 @@ class Lending(Returning[C]):
     def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} was closed while this request waited for it")
+        pause = self._connector.useless_pause()
+        if pause > 0:
+            # The servers that were reached could do no work. Soon a balancer will have noticed.
+            sleep(max(0.0, min(pause, waiter.remaining())))
         remaining = waiter.remaining()
         if remaining <= 0:
             with self._lock:
@@ -305,7 +315,8 @@ class Lending(Returning[C]):
         self._settle()
         self._tell_of_interrupted_blocks(leaked)
         with self._lock:
-            openings = [] if self._connector.pause_left() > 0 else self._begin_openings()
+            pause = max(self._connector.pause_left(), self._connector.useless_pause())
+            openings = [] if pause > 0 else self._begin_openings()
             least = 0 if self._winding_down else self.min_size
             is_short = self.size < (self.max_size if self._waiting else least)
         for opening in openings:
@@ -314,7 +325,7 @@ class Lending(Returning[C]):
         if self._winding_down and not self._slots:
             return None
         if is_short:
-            return max(_SHORTEST_ROUND, self._connector.pause_left())
+            return max(_SHORTEST_ROUND, pause)
         if self._may_have_lost():
             return _SHORTEST_ROUND
         if not self._slots and not self._connecting:

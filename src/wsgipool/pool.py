@@ -58,11 +58,13 @@ class Pool(Lending[C]):
     is closed however busy it is, less up to a tenth by chance, so that not all are renewed at once. Both are exact to a
     tenth of the shorter, at most half a minute.
     `check`: called with each connection before it is lent; when it raises, another connection is taken.
-    `configure`: called with each new connection before it is lent for the first time.
+    `configure`: called with each new connection before it is lent for the first time, and again after each reset of
+    its session. What it sets on the connection object, such as the class of its cursors, is restored at each return.
     `reset`: how a returned connection is cleaned: "rollback" ends its transaction, "session" also all that a session
     keeps (variables, temporary tables, locks), None neither.
     `pipeline`: with True, what cleaning sends to the server is sent at the return and its answer read at the next
-    checkout, where the driver can; with False it is waited for.
+    checkout, where the driver can; with False no command is sent before the answer to the last one was read, here
+    and at connect.
     `debug`: note the stack at each loan, for the messages of PoolDeadlock and of leaks.
     `permits`: this pool's part in a budget that it shares with other processes; `wsgipool.process` sets it.
 
@@ -102,6 +104,7 @@ class Pool(Lending[C]):
                 max_lifetime=max_lifetime,
                 check=check,
                 configure=configure,
+                reset=reset,
                 pipeline=pipeline,
             ),
             name=name,
@@ -124,20 +127,34 @@ class Pool(Lending[C]):
     def __repr__(self) -> str:
         return f"<Pool {self.name!r}: {self._counts()}>"
 
-    def connection(self, timeout: float | None = None, readonly: bool = False) -> AbstractContextManager[C]:
-        """Lend a connection to a `with` block: committed at its end, rolled back when it raises.
+    def connection(
+        self, timeout: float | None = None, readonly: bool = False, read_timeout: float | None = None
+    ) -> AbstractContextManager[C]:
+        """Check a connection out for a `with` block: committed at its end, rolled back when it raises.
 
-        With `readonly=True` the block always ends in a rollback. Raises PoolTimeout, ConnectFailed, TooManyRequests,
-        PoolDeadlock or PoolClosed, all of them a PoolError.
+        With `readonly=True` the block always ends in a rollback. `read_timeout`: seconds that its statements may take
+        in place of the URL's read_timeout, for those that are known to be long; ConfigError where the driver cannot
+        change that. Raises PoolTimeout, ConnectFailed, TooManyRequests, PoolDeadlock or PoolClosed, all of them a
+        PoolError.
         """
         block: Block[C] = Block()
         block.pool = self
         block.timeout = timeout
         block.readonly = readonly
+        block.read_timeout = read_timeout
         return block
 
-    def transaction(self, function: Callable[[C], T], *, retry: int = 0, timeout: float | None = None) -> T:
+    def transaction(
+        self,
+        function: Callable[[C], T],
+        *,
+        retry: int = 0,
+        timeout: float | None = None,
+        read_timeout: float | None = None,
+    ) -> T:
         """Call `function` with a connection, commit, and return what it returned; roll back when it raises.
+
+        A connection that commits each statement by itself (autocommit) is given a transaction first.
 
         It is called again, at most `retry` times, when the database ended the transaction for the sake of others: a
         deadlock (MySQL's error 1213), a lock that took too long (1205), with PostgreSQL a serialization failure, too
@@ -148,7 +165,8 @@ class Pool(Lending[C]):
         """
         for attempt in itertools.count():
             try:
-                with self.connection(timeout) as connection:
+                with self.connection(timeout, read_timeout=read_timeout) as connection:
+                    self._driver.begin(connection)
                     return function(connection)
             except Exception as error:
                 if attempt >= retry or not self._driver.can_run_again(error):

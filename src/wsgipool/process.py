@@ -178,11 +178,15 @@ def pool(name: str) -> Pool[Any]:
     return _configured().get(name)
 
 
-def connection(name: str, timeout: float | None = None, readonly: bool = False) -> AbstractContextManager[Any]:
-    """Lend a connection to the database `name` to a `with` block: committed at its end, rolled back when it raises.
+def connection(
+    name: str, timeout: float | None = None, readonly: bool = False, read_timeout: float | None = None
+) -> AbstractContextManager[Any]:
+    """Check a connection to the database `name` out for a `with` block: committed at its end, rolled back when it
+    raises.
 
     Waits for one at most `timeout` seconds (default: the database's setting). With `readonly=True` the block always
-    ends in a rollback. Raises ConfigError, or a PoolError: PoolTimeout, ConnectFailed, PoolDeadlock, PoolClosed.
+    ends in a rollback. `read_timeout`: see `Pool.connection`. Raises ConfigError, or a PoolError: PoolTimeout,
+    ConnectFailed, PoolDeadlock, PoolClosed.
     """
     pools = _current
     pool = None if pools is None else pools.by_name.get(name)
@@ -190,12 +194,21 @@ def connection(name: str, timeout: float | None = None, readonly: bool = False) 
     block.pool = _configured().get(name) if pool is None else pool
     block.timeout = timeout
     block.readonly = readonly
+    block.read_timeout = read_timeout
     return block
 
 
-def transaction(name: str, function: Callable[[Any], T], *, retry: int = 0, timeout: float | None = None) -> T:
+def transaction(
+    name: str,
+    function: Callable[[Any], T],
+    *,
+    retry: int = 0,
+    timeout: float | None = None,
+    read_timeout: float | None = None,
+) -> T:
     """Call `function` with a connection, commit, and return what it returned; see `Pool.transaction`."""
-    return _configured().get(name).transaction(function, retry=retry, timeout=timeout)
+    pool = _configured().get(name)
+    return pool.transaction(function, retry=retry, timeout=timeout, read_timeout=read_timeout)
 
 
 def stats() -> list[Stats]:

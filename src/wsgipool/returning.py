@@ -18,7 +18,7 @@ from wsgipool.drivers import C, Reset
 from wsgipool.farewell import Farewell
 from wsgipool.housekeeping import housekeeping
 from wsgipool.ledger import Ledger
-from wsgipool.loan import Ending, Opening, Slot, Waiter, describe
+from wsgipool.loan import Ending, Opening, Slot, Waiter
 from wsgipool.permits import Permit, Permits
 
 logger = logging.getLogger("wsgipool")
@@ -58,15 +58,12 @@ class Returning(Ledger[C]):
                     housekeeping.call()
             try:
                 if not self._is_plain:
-                    if self._driver.check_in(slot.connection, how):
-                        self._connector.finish_reset(slot)
+                    self._connector.check_in(slot, how)
                     slot.idle_since = monotonic()
                 elif how is not None:
                     slot.connection.rollback()
             except Exception as error:
-                logger.info(
-                    "a connection of pool %r is closed, it cannot be used again: %s", self.name, describe(error)
-                )
+                self._connector.explain_closing(error, "it could not be given back clean")
                 self._close(slot, "broken")
                 return
             slot.watch = None
@@ -135,8 +132,6 @@ class Returning(Ledger[C]):
                     self._call_for_those_who_wait()
                 if self._doomed:
                     self._close_the_doomed()
-            except Exception:
-                raise
             except BaseException:
                 self._settle()  # what an interruption has left undone: perhaps nobody else comes by
                 raise

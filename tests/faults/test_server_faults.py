@@ -244,61 +244,27 @@ def test_an_owed_answer_that_never_comes_costs_no_more_than_the_timeout(
     assert pool.size == 1
 
 
-def test_a_borrower_that_comes_before_the_owed_answer_waits_no_longer_than_for_its_own(
-    make_pool: MakePool, proxy: Proxy, shop: str
+@pytest.mark.parametrize("reset", ["rollback", "session"])
+def test_nobody_waits_for_a_reset_that_is_not_answered_but_gets_another_connection(
+    make_pool: MakePool, proxy: Proxy, shop: str, log: pytest.LogCaptureFixture, reset: str
 ) -> None:
-    pool = make_pool(f"{proxy.through(shop)}?read_timeout=0.5")
+    pool = make_pool(proxy.through(shop), reset=reset)
     connection = pool.getconn()
+    first = session_of(connection)
     run(connection, BOOK)
     proxy.swallowing = True
+    sent = len(proxy.to_server)
     pool.putconn(connection)
+    eventually(lambda: len(proxy.to_server) > sent, "the reset to be swallowed")
+    proxy.swallowing = False
     clock = Clock()
 
-    with pytest.raises(pymysql.OperationalError), pool.connection() as connection:
-        run(connection, BOOK)
-
-    assert clock.seconds < SOON
-    assert (pool.size, pool.in_use) == (0, 0)
-    proxy.swallowing = False
-
-
-def test_a_borrower_that_comes_before_the_owed_answer_does_not_wait_for_it(
-    make_pool: MakePool, proxy: Proxy, shop: str
-) -> None:
-    pool = make_pool(proxy.through(shop))
     with pool.connection() as connection:
-        run(connection, "UPDATE books SET stock = 0 WHERE id = 2")
-        connection.rollback()
-        number = session_of(connection)
-        proxy.delay = 0.2
-        clock = Clock()
-    owed = clock.seconds
-
-    with pool.connection(readonly=True) as connection:
-        assert session_of(connection) == number
-        assert clock.seconds - owed < 0.2
+        assert session_of(connection) != first
         assert value(connection, BOOK) == 20
 
-
-def test_a_borrower_that_connects_again_waits_for_no_answer_that_the_old_session_owed(
-    make_pool: MakePool, proxy: Proxy, shop: str
-) -> None:
-    pool = make_pool(f"{proxy.through(shop)}?read_timeout={SOON}")
-    connection = pool.getconn()
-    run(connection, BOOK)
-    proxy.swallowing = True
-    pool.putconn(connection)
-
-    with pool.connection() as again:
-        assert again is connection
-        proxy.swallowing = False
-        proxy.cut()
-        again.connect()
-        number = session_of(again)
-        assert value(again, BOOK) == 20
-
-    with pool.connection() as connection:
-        assert session_of(connection) == number
+    assert clock.seconds < SOON
+    assert "WARNING" in [record.levelname for record in log.records if "did not clean the session" in record.message]
 
 
 def test_no_command_is_sent_before_a_session_reset_is_known_to_be_done(

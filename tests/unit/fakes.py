@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from wsgipool.drivers import PlainDriver, Reset
+from wsgipool.drivers import CLEANING_TIMEOUT, PlainDriver, Reset
 from wsgipool.farewell import Farewell
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class FakeDatabase(PlainDriver[FakeConnection]):
     def pass_by(self, name: str) -> None:
         self.hooks.get(name, lambda: None)()
 
-    def connect(self, timeout: float) -> FakeConnection:
+    def connect(self, timeout: float, pipeline: bool = True) -> FakeConnection:  # noqa: ARG002
         with self._lock:
             self.sessions += 1
             self.most_sessions = max(self.most_sessions, self.sessions)
@@ -168,13 +168,14 @@ class FakeDatabase(PlainDriver[FakeConnection]):
         self.pass_by("check_out")
         return connection.alive
 
-    def check_in(self, connection: FakeConnection, how: Reset | None) -> bool:
+    def check_in(self, connection: FakeConnection, how: Reset | None, pipeline: bool = True) -> None:
         if how == "session":
             connection.reset_session()
         elif how == "rollback":
             connection.rollback()
         connection.answer_due = how is not None and self.pipelined
-        return connection.answer_due
+        if connection.answer_due and not pipeline:
+            self.finish_reset(connection, CLEANING_TIMEOUT)
 
     def finish_reset(self, connection: FakeConnection, timeout: float) -> None:
         self.timeouts.append(timeout)

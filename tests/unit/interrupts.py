@@ -26,6 +26,10 @@ class Interrupt(BaseException):
     """Stands for KeyboardInterrupt and mod_wsgi's RequestTimeout."""
 
 
+class Alarm(Exception):
+    """What a handler of SIGALRM raises in many programs: an exception like any other, wherever the thread is."""
+
+
 def interrupt(thread_id: int) -> None:
     """Have a thread raise Interrupt at the next place where the interpreter looks for it."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(Interrupt))
@@ -65,7 +69,7 @@ def debris_ignored(*others: type[BaseException]) -> Iterator[None]:
     complain = sys.unraisablehook
 
     def complain_of_the_rest(missed: Any) -> None:
-        if missed.exc_type not in (Interrupt, ResourceWarning, *others):
+        if missed.exc_type not in (Interrupt, Alarm, ResourceWarning, *others):
             complain(missed)
 
     sys.unraisablehook = complain_of_the_rest
@@ -77,8 +81,8 @@ def debris_ignored(*others: type[BaseException]) -> Iterator[None]:
 
 
 def _comes_of_interrupt(error: BaseException | None) -> bool:
-    """Tell whether this is an Interrupt, or what some clean-up made of it."""
-    while error is not None and not isinstance(error, Interrupt):
+    """Return whether this is an Interrupt or an Alarm, or what some clean-up made of it."""
+    while error is not None and not isinstance(error, Interrupt | Alarm):
         error = error.__context__
     return error is not None
 
@@ -91,7 +95,10 @@ class Strikes:
     stay locked if it struck between the end of its block and the release, which are one step to a real exception.
     """
 
-    def __init__(self, also: str, when_waiting: Callable[[], object]) -> None:
+    def __init__(
+        self, also: str, when_waiting: Callable[[], object], exception: type[Interrupt | Alarm] = Interrupt
+    ) -> None:
+        self._exception = exception
         self._files = (PACKAGE, also)
         self._when_waiting = when_waiting
         # By id(), since a code object's hash is computed anew each time.
@@ -107,10 +114,11 @@ class Strikes:
         `just_before` is called there: what others do at that very moment.
         """
         try:
-            self._run(operation, place, just_before)
-        except Interrupt:
-            return True
-        return False
+            return self._run(operation, place, just_before) >= place  # a pool that checks a connection logs an Alarm
+        except BaseException as error:
+            if _comes_of_interrupt(error):
+                return True
+            raise
 
     def _run(self, operation: Callable[[], object], place: int, just_before: Callable[[], object] | None = None) -> int:
         passed = 0
@@ -129,7 +137,7 @@ class Strikes:
                     if passed == place:
                         if just_before is not None:
                             just_before()
-                        raise Interrupt
+                        raise self._exception
                 return on_instruction
 
             frame.f_trace = on_instruction  # before it wants instructions: Python 3.13

@@ -1,4 +1,4 @@
-"""Is a socket open, has it something to read: by its state, by the C library, by Python where there is no ctypes."""
+"""Has a socket something to read, be it the end: by the C library, by Python where there is no ctypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from wsgipool.drivers import sockets
-from wsgipool.drivers.sockets import OPEN, Question, is_readable, state_of
+from wsgipool.drivers.sockets import Question, is_readable
 
 
 @pytest.fixture(params=["ctypes", "select"])
@@ -40,45 +40,21 @@ def test_what_was_sent_is_there_to_read(pair: tuple[Question, socket.socket]) ->
     assert all([question(), question()])
 
 
-def test_an_end_can_be_read(pair: tuple[Question, socket.socket]) -> None:
-    question, there = pair
-
-    there.close()
-
-    assert question()
-
-
-# --- is it open ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["TCP", "TCP by poll", "Unix"])
-def ends(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection."""
-    if request.param == "TCP by poll":
-        monkeypatch.setattr(sockets, "_TCP_INFO", None)
-    if request.param == "Unix":
+@pytest.mark.parametrize("how", ["properly", "at once"])
+@pytest.mark.parametrize("family", ["TCP", "Unix"])
+@pytest.mark.usefixtures("_way")
+def test_an_end_can_be_read(family: str, how: str) -> None:
+    if family == "Unix":
         here, there = socket.socketpair()
     else:
         with socket.create_server(("127.0.0.1", 0)) as server:
             here = socket.create_connection(server.getsockname())
             there, _ = server.accept()
     with here, there:
-        yield here, there
+        question = is_readable(here.fileno())
 
+        if how == "at once":  # over TCP by a reset
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        there.close()
 
-def test_a_quiet_socket_is_open(ends: tuple[socket.socket, socket.socket]) -> None:
-    assert state_of(ends[0])() == OPEN
-
-
-@pytest.mark.parametrize("how", ["properly", "at once"])
-def test_a_socket_whose_other_end_was_closed_is_not_open(how: str, ends: tuple[socket.socket, socket.socket]) -> None:
-    here, there = ends
-    state = state_of(here)
-
-    if how == "at once":  # over TCP by a reset
-        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    there.close()
-
-    assert state() != OPEN
+        assert question()

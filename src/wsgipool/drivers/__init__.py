@@ -41,7 +41,7 @@ _MODULES = {
 LEAST_PATIENCE = 0.01
 """Seconds to wait at least for an answer that should have arrived already."""
 
-CLEANING_TIMEOUT = 0.25
+CLEANING_TIMEOUT = 0.5
 """Seconds in which a server has to clean a session, from when it was asked to: far more than a round trip to any
 database. A session that takes longer, in the rollback of a long transaction, say, is closed: no holder waits for what
 another has left behind."""

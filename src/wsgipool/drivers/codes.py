@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 Codes = Set[int | str]
 """MySQL's and MariaDB's numbers (https://mariadb.com/kb/en/mariadb-error-code-reference/), and SQLSTATEs as PostgreSQL
@@ -23,7 +23,15 @@ CONFLICTS: Codes = {
 """A transaction that fails so can simply be run again."""
 
 OUT_OF_SERVICE: Codes = {
-    *(1047, 1053, 1290, 1836, 3032, 3100, 3101),  # MySQL, MariaDB: not in the cluster, shutting down, read only, offline
+    *(
+        1047,
+        1053,
+        1290,
+        1836,
+        3032,
+        3100,
+        3101,
+    ),  # MySQL, MariaDB: left the cluster, shutting down, read only, offline
     *("57P01", "57P02", "57P03", "25006"),  # PostgreSQL: shutting down, crashed, starting, read only
 }
 """A server that answers a statement so can do no work, though it keeps its sessions open; so does one that answers with
@@ -31,6 +39,9 @@ any SQLSTATE of class 08, a connection exception."""
 
 CONNECTION_EXCEPTION = "08"
 """The class of SQLSTATEs of ISO/IEC 9075-2 that say that the connection is of no use."""
+
+LOST: Codes = {2006, 2013, 2055, 1927, 4031}
+"""The session has ended, by the server's will or the network's: what happens to idle connections every day."""
 
 
 def is_one_of(codes: Codes, error: BaseException) -> bool:
@@ -40,9 +51,14 @@ def is_one_of(codes: Codes, error: BaseException) -> bool:
 
 def is_out_of_service(error: BaseException, more: Codes = frozenset()) -> bool:
     """Return whether an error of any DB-API module says that its server can do no work, or has one of `more` codes."""
+    return says_out_of_service(_codes_of(error), more)
+
+
+def says_out_of_service(given: Iterable[int | str], more: Codes) -> bool:
+    """Return whether one of the codes that a server has given says so, or is one of `more`."""
     return any(
         code in OUT_OF_SERVICE or code in more or (isinstance(code, str) and code.startswith(CONNECTION_EXCEPTION))
-        for code in _codes_of(error)
+        for code in given
     )
 
 

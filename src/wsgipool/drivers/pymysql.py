@@ -15,21 +15,13 @@ from time import monotonic
 from typing import Any
 
 import pymysql
-from pymysql.constants import COMMAND, SERVER_STATUS
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly
+from wsgipool.drivers import CLEANING_TIMEOUT, LEAST_PATIENCE, PlainDriver, Reset, close_quietly
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.drivers.pymysql_connection import ENDED, IN_THE_POOL, PooledConnection, out_of_step
-from wsgipool.drivers.sockets import OPEN
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
-
-_AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
-_AUTOCOMMIT_OR_IN_TRANSACTION = _AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
-
-_TRAVEL_TIME = 1.0
-"""Seconds for which an answer may be on its way and nothing is wrong: far more than a round trip to any database."""
 
 _GOODBYE_PATIENCE = 0.05
 """Seconds to wait for the rest of an answer before a connection is closed without it."""
@@ -80,59 +72,60 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
     def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
         limit = min(timeout, self._connect_timeout)
         connection = PooledConnection(**self._arguments, connect_timeout=limit, defer_connect=True)
-        # PyMySQL waits for the server's greeting with the read timeout, by default for ever: a server that accepts
-        # and says nothing (a paused machine, a full backlog behind a proxy) would hold the request until killed.
+        connection.pipeline = pipeline
+        connection.closing_codes = self.out_of_service
+        # PyMySQL waits for the server's greeting with the read timeout: a server that accepts and says nothing (a
+        # paused machine, a full backlog behind a proxy) would hold the request for as long.
         with connection.patience(limit):
             connection.connect()
-        connection.remember_session()
+        connection.remember()
         return connection
 
-    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:
-        """Tell whether the server has its end of the socket open still (wait_timeout, KILL, a restart)."""
+    def remember(self, connection: PooledConnection) -> None:
+        connection.remember()
+
+    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        """Return whether the session is clean and the server has its end of the socket open still."""
         connection.lent_to = thread_id
         if connection.answers_due:
-            self.finish_reset(connection, max(timeout, LEAST_PATIENCE))
-            if connection.answers_due:
-                return connection._sock is not None  # it may come at any moment; this was in use a moment ago
-        return connection._sock is not None and connection.socket_state() == OPEN
+            if not connection.reads_cleaning_at_once():
+                _read_cleaning(connection)
+            return True  # the server has just answered
+        return connection._sock is not None and not connection.has_unread()
 
-    def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
-        """Send what the connection owes in one go, and wait for nothing."""
+    def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
+        """Restore the connection and send what its session needs in one go, or one by one."""
         if connection._sock is None:
-            raise pymysql.InterfaceError("it is closed already")
+            raise connection.closed_error()
         if connection.is_asking:
-            # The next borrower would get the answer.
-            raise out_of_step()
-        if how is not None:
-            result = connection._result
-            if result is not None and (result.unbuffered_active or result.has_next):
-                # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
-                raise pymysql.OperationalError("a result was not read to its end")
-            if connection.answers_due:
-                pass  # its borrower has done nothing, not even waited for the last one's answer
-            elif how == "session":
-                connection.send_session_reset()
-            elif connection.server_status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
-                # A transaction may be open. With autocommit off the server's flags do not tell: PyMySQL drops those
-                # that end a result set.
-                connection.send(COMMAND.COM_QUERY, "ROLLBACK")
+            raise out_of_step()  # the next holder would get the answer
+        if connection.unusable is not None:
+            raise connection.unusable
+        result = connection._result
+        if result is not None and result.unbuffered_active:
+            # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
+            raise pymysql.OperationalError(
+                "a result was not read to its end; fetch all rows of an SSCursor, or close it"
+            )
+        if result is not None and result.has_next:
+            raise pymysql.OperationalError(
+                "a statement had more results than were read; after CALL, whose last result is its status, call "
+                "nextset() until it returns None, or close the cursor"
+            )
+        connection.pipeline = pipeline
+        if pipeline:
+            connection.reset(how)
+        else:
+            with connection.patience(CLEANING_TIMEOUT):
+                connection.reset(how)
         connection.lent_to = IN_THE_POOL
-        return connection.answers_due > 0
 
-    def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
-        # One answer is a rollback's. Those of a session reset are waited for: should it fail, the borrower's first
-        # command would be done in what the last one has left behind.
-        if connection.answers_due == 1:
-            if connection.has_something_to_read():
-                # No need for the patience, whose system calls let go of the GIL.
-                if connection.reads_plain_ok(alone=True):
-                    connection.answers_due = 0
-                    return
-            elif monotonic() - connection.sent_at < _TRAVEL_TIME:
-                # Lent again at once: it is still on its way, and the borrower's first command does not wait for it.
-                return
-        with connection.patience(timeout):
-            connection.read_answers()
+    def begin(self, connection: PooledConnection) -> None:
+        if connection.get_autocommit():
+            connection.begin()
+
+    def set_read_timeout(self, connection: PooledConnection, seconds: float) -> None:
+        connection._read_timeout = seconds
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
         with connection.patience(timeout):
@@ -152,6 +145,17 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
 
     def abandon(self, connection: PooledConnection) -> None:
         connection.abandon()
+
+
+def _read_cleaning(connection: PooledConnection) -> None:
+    deadline = max(connection.sent_at + CLEANING_TIMEOUT, monotonic() + LEAST_PATIENCE)
+    try:
+        with connection.patience(deadline - monotonic()):
+            connection.read_answers()
+    except pymysql.OperationalError as error:
+        if monotonic() < deadline:
+            raise
+        raise pymysql.OperationalError(f"the server did not clean the session within {CLEANING_TIMEOUT} s") from error
 
 
 _OPTIONS: Mapping[str, Option] = {
