@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Generic
 
-from wsgipool.drivers import LEAST_PATIENCE, C, CallableDriver, Driver, Reset
-from wsgipool.drivers.codes import LOST, OUT_OF_SERVICE, is_one_of
+from wsgipool.drivers import DRIVER_PACKAGES, LEAST_PATIENCE, C, CallableDriver, Driver, Reset
+from wsgipool.drivers.codes import LOST, OUT_OF_SERVICE, is_database_error, is_one_of
 from wsgipool.errors import ConnectFailed
 from wsgipool.loan import Slot, describe
 
@@ -73,14 +74,23 @@ class Connector(Generic[C]):
         self._warned: set[str] = set()
 
     def open(self, timeout: float, thread_id: int) -> Slot[C]:
-        """Open a connection for a thread, within `timeout` seconds. Raises ConnectFailed."""
+        """Open a connection for a thread, within `timeout` seconds.
+
+        Raises ConnectFailed, or what a signal handler raises meanwhile, which says nothing of the database.
+        """
         if self._last_failure is not None and (seconds := self.pause_left()) > 0:
             raise ConnectFailed(f"{self._last_failure}; it is tried again in {seconds:.1f} s") from (
                 self._last_failure.__cause__
             )
         started = monotonic()
         try:
-            connection = self._open_configured(timeout, thread_id)
+            connection = self.driver.connect(timeout, self._pipeline)
+        except Exception as error:
+            if self._is_of_the_program(error):
+                raise
+            raise self._failed(error, started, timeout) from error
+        try:
+            self._configure_first(connection, timeout, thread_id)
         except Exception as error:
             raise self._failed(error, started, timeout) from error
         self._succeeded()
@@ -146,8 +156,7 @@ class Connector(Generic[C]):
             self._useless_until = monotonic() + seconds
             self._useless += 1
 
-    def _open_configured(self, timeout: float, thread_id: int) -> C:
-        connection = self.driver.connect(timeout, self._pipeline)
+    def _configure_first(self, connection: C, timeout: float, thread_id: int) -> None:
         try:
             self.driver.check_out(connection, thread_id, timeout)  # the server has just answered: it is open
             if self._configure is not None:
@@ -156,7 +165,17 @@ class Connector(Generic[C]):
         except BaseException:
             self.driver.close(connection)
             raise
-        return connection
+
+    def _is_of_the_program(self, error: Exception) -> bool:
+        """Return whether neither the driver nor the network has raised this, but a signal handler on top of them."""
+        is_known = isinstance(error, OSError) or is_database_error(error)
+        if is_known or isinstance(self.driver, CallableDriver):
+            return False
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        package = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        return package not in sys.stdlib_module_names and package not in DRIVER_PACKAGES
 
     def _succeeded(self) -> None:
         with self._lock:

@@ -20,7 +20,7 @@ from wsgipool.drivers import C
 from wsgipool.errors import PoolClosed, PoolDeadlock, TooManyRequests
 from wsgipool.housekeeping import housekeeping
 from wsgipool.loan import NOTED, Ending, Opening, Slot, Waiter, describe_holders, describe_stacks
-from wsgipool.lost import find_lost
+from wsgipool.lost import find_lost, find_lost_waiters
 from wsgipool.permits import IDLE_LOOK, Permits
 
 
@@ -127,8 +127,9 @@ class Ledger(Generic[C]):
                 held = list(self._slots.values())
                 raise PoolDeadlock(
                     f"all {self.max_size} connections of pool {self.name!r} are held by this thread and others that "
-                    f"wait for one more ({describe_holders(held, waiter.asked)}), so it would never come; pass the "
-                    f"connection on instead of borrowing again{describe_stacks(held)}"
+                    f"wait for one more ({describe_holders(held, waiter.asked)}), so it would never come; give "
+                    "back what was borrowed before, by putconn() (a connection's close() does not), or pass it on"
+                    f"{describe_stacks(held)}"
                 )
         if self.max_waiting and len(self._waiting) >= self.max_waiting:
             self._refused += 1
@@ -328,6 +329,12 @@ class Ledger(Generic[C]):
 
     def _doom_the_lost(self) -> list[Slot[C]]:
         """Doom the slots that nobody will give back any more, and return those that are still lent. Under the lock."""
+        for one in find_lost_waiters(self._connecting):
+            self._connecting.discard(one)
+            if one.permit is not None:
+                one.permit.release()
+        for waiter in find_lost_waiters(self._waiting):
+            self._waiting.remove(waiter)
         dropped, left = find_lost(self._slots.values())
         for slot in dropped:
             self._doom(slot, "broken")

@@ -34,6 +34,13 @@ def find_lost(slots: Collection[Slot[C]]) -> tuple[list[Slot[C]], list[Slot[C]]]
     return dropped, left
 
 
+def find_lost_waiters(waiters: Collection[object]) -> list[Any]:
+    """Return those of a pool's records that no thread has any more: each waits, or connects, in a frame of its own."""
+    alone = _references([object()])[0]
+    references = _references(waiters)
+    return [waiter for waiter, count in zip(list(waiters), references, strict=True) if count == alone]
+
+
 # Functions of their own, since a variable that is left over from a loop is a reference, too.
 
 

@@ -35,6 +35,8 @@ class Proxy:
         """Seconds that each piece of data takes in each direction."""
         self.answer_limit: int | None = None
         """How many more bytes a client is told in all; the rest disappears."""
+        self.impatient = False
+        """Whether a client has sent a command before the answer to the one before."""
         self.accepted = 0
         self.most_logins_at_once = 0
         self.to_server = bytearray()
@@ -135,6 +137,7 @@ class _Link:
         self._client = client
         self._server = server
         self._cut = threading.Event()
+        self._is_answered = True
         self._threads = [threading.Thread(target=self._from_client, daemon=True)]
         if server is not None:
             self._threads.append(threading.Thread(target=self._from_server, daemon=True))
@@ -160,6 +163,9 @@ class _Link:
     def _from_client(self) -> None:
         for data in self._pieces(self._client):
             self._proxy.to_server += data
+            if commands := _commands_in(data):
+                self._proxy.impatient |= commands > 1 or not self._is_answered
+                self._is_answered = False
             self._pass_on(data, self._server)
         self._end(self._server)
 
@@ -167,6 +173,7 @@ class _Link:
         assert self._server is not None
         greeted = False
         for data in self._pieces(self._server):
+            self._is_answered = True
             if greeted and data[4:5] in (bytes([_LOGGED_IN]), bytes([_LOGIN_FAILED])):
                 # Said before the client has it, which then may let the next one connect.
                 self._proxy._logged_in(self)
@@ -208,6 +215,15 @@ class _Link:
                 _close_with_reset(end)
             elif end is not None:
                 end.close()
+
+
+def _commands_in(data: bytes) -> int:
+    """Return how many packets begin a command: those have the number 0."""
+    commands = 0
+    while len(data) >= 5:
+        commands += data[3] == 0
+        data = data[4 + int.from_bytes(data[:3], "little") :]
+    return commands
 
 
 def _close_with_reset(end: socket.socket) -> None:

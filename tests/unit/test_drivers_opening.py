@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import threading
 import time
@@ -129,3 +131,27 @@ def test_a_number_that_has_come_to_be_another_files_is_let_be(tmp_path: Path) ->
             os.close(number)
 
     assert (tmp_path / "log").read_bytes() == b"still there"
+
+
+def test_a_socket_is_pointed_nowhere_though_no_descriptor_is_free() -> None:
+    here, there = socket.socketpair()
+    with here, there, every_descriptor_taken():
+        descriptor = Descriptor(here.fileno())
+
+        descriptor.point_nowhere()
+
+        os.write(here.fileno(), b"x")
+        assert there.recv(1) == b"", "the other end has been closed"
+
+
+@contextlib.contextmanager
+def every_descriptor_taken() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would open one more
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        yield

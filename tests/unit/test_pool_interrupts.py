@@ -597,3 +597,26 @@ def test_housekeeping_goes_on_looking_for_what_somebody_has_hold_of() -> None:
     held.clear()
 
     assert waiting.result()
+
+
+def test_a_waiter_whose_clean_up_was_struck_too_is_forgotten_by_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record would count as a connect that never ends: no other could connect."""
+    server = Server(pipelined=False)
+    pool = Pool(server, name="orders", max_size=2, max_connecting=1)
+    monkeypatch.setattr(server, "open", _struck)
+    with monkeypatch.context() as cleaning:
+        for name in ("_withdraw", "_forget_thread"):
+            cleaning.setattr(Pool, name, _struck)
+        with pytest.raises(Alarm):
+            pool.getconn()
+    monkeypatch.undo()
+    assert pool.stats().connecting == 1
+
+    eventually(lambda: pool.tend() is None)
+
+    assert pool.stats().connecting == 0
+    assert pool.getconn(timeout=PATIENCE)
+
+
+def _struck(*_: object) -> None:
+    raise Alarm

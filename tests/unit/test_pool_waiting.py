@@ -59,7 +59,7 @@ def test_nobody_overtakes_a_waiter_whose_connection_lies_ready_for_a_moment(make
         # It is among the idle ones, and who gives it back has not been able to hand it on yet.
         giving_back = other.begin_to_give_back()
         eventually(lambda: pool.idle == 1)
-        with pytest.raises(PoolTimeout):
+        with pytest.raises(PoolDeadlock):  # it is this thread that holds up the hand-over
             pool.getconn(timeout=0)
 
     assert waiter.result() is other.connection

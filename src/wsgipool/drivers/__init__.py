@@ -38,6 +38,9 @@ _MODULES = {
 }
 
 
+DRIVER_PACKAGES = frozenset({"wsgipool", "pymysql", "MySQLdb", "psycopg", "psycopg_c", "psycopg_binary"})
+"""What raises errors of a database, beside the standard library."""
+
 LEAST_PATIENCE = 0.01
 """Seconds to wait at least for an answer that should have arrived already."""
 

@@ -62,9 +62,14 @@ def says_out_of_service(given: Iterable[int | str], more: Codes) -> bool:
     )
 
 
+def is_database_error(error: BaseException) -> bool:
+    """Return whether an error is one of a DB-API module: PEP 249 names its bases, each module has its own classes."""
+    return any(kind.__name__ in ("DatabaseError", "InterfaceError") for kind in type(error).__mro__)
+
+
 def _codes_of(error: BaseException) -> list[int | str]:
     """Return the codes of an error: MySQL's modules give one as the first argument, PostgreSQL's as an attribute."""
-    if not any(kind.__name__ == "DatabaseError" for kind in type(error).__mro__):
-        return []  # PEP 249's name for the base of what a database says, in each module its own class
+    if not is_database_error(error):
+        return []
     given = (*error.args[:1], getattr(error, "sqlstate", None), getattr(error, "pgcode", None))
     return [code for code in given if isinstance(code, int | str)]

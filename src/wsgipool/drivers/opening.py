@@ -48,8 +48,14 @@ class Descriptor:
         Not os.close(): a destructor, or a careless user of the connection, would write to whoever gets the number next.
         """
         number = self.number()
-        if number >= 0:
+        if number < 0:
+            return
+        try:
             nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # no descriptor is free: make this one so
+            os.close(number)
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if nowhere != number:
             with contextlib.suppress(OSError):  # seen where another thread was just closing it as this process forked
                 os.dup2(nowhere, number, inheritable=False)
             os.close(nowhere)

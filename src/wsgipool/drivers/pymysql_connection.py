@@ -41,8 +41,9 @@ _COM_RESET_CONNECTION = 0x1F
 _AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _AUTOCOMMIT_OR_IN_TRANSACTION = _AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
 
-_FAILS_WITH_A_DATABASE = b"DO (SELECT 1 FROM (SELECT 1 UNION SELECT 2) AS two WHERE DATABASE() IS NOT NULL)"
-"""A statement whose subquery has one row too many, error 1242, unless the session has selected no database."""
+_FAILS_WITH_A_DATABASE = b"SET @_ = (SELECT 1 FROM (SELECT 1 UNION SELECT 2) AS two WHERE DATABASE() IS NOT NULL)"
+"""A statement whose subquery has one row too many, error 1242, unless the session has selected no database. Its variable
+ends with the reset that follows."""
 
 _CLEAR_TEXT_PLUGINS = (b"mysql_clear_password", b"dialog")
 """Ways to authenticate that send the password itself."""
@@ -190,7 +191,7 @@ class PooledConnection(ReadingConnection):
         if self.encoders != remembered.encoders:
             self.encoders = remembered.state["encoders"] = dict(remembered.encoders)
         if how == "session":
-            self.send([_Command(_COM_RESET_CONNECTION, b""), *self._database(), *self._session(is_reset=True)])
+            self.send([*self._database(), _Command(_COM_RESET_CONNECTION, b""), *self._session(is_reset=True)])
             return
         commands = []
         if how is not None and self.server_status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
@@ -216,7 +217,7 @@ class PooledConnection(ReadingConnection):
         return commands
 
     def _database(self) -> list[_Command]:
-        """Return what a reset session needs, since a reset leaves the selected database as it is."""
+        """Return what a session needs before its reset, which leaves the selected database as it is."""
         if self.db:
             return [_Command(COMMAND.COM_INIT_DB, self.db if isinstance(self.db, bytes) else self.db.encode())]
         # No command selects none: the session has to be closed if its holder has selected one.
@@ -436,8 +437,8 @@ class PooledConnection(ReadingConnection):
             )
         return pymysql.OperationalError(
             CR.CR_SERVER_GONE_ERROR,
-            "this connection was lost in an earlier statement, whose error says why. Leave the `with` block or call "
-            "putconn(), and take another from the pool",
+            "this connection has ended with an earlier error, which says why. Leave the `with` block or call putconn(), "
+            "and take another from the pool",
         )
 
     def _refuse_other_threads(self) -> None:
