@@ -31,10 +31,12 @@ def refusal(code: int, state: str, text: str) -> bytes:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """A connection that a thread holds, and the server's end of its socket."""
-    with connected_pair() as pair:
-        assert check_out(pair[0])
-        yield pair
+    """A connection that a thread holds and has used, and the server's end of its socket."""
+    with connected_pair() as (connection, server):
+        assert check_out(connection)
+        with replying(server, packet(1, bytes(7))):
+            connection.ping()
+        yield connection, server
 
 
 def check_out(connection: PooledConnection) -> bool:
@@ -72,9 +74,19 @@ def test_the_answer_to_a_rollback_proves_a_connection_alive(ends: Ends, read_tim
     server.send(packet(1, AUTOCOMMIT))
 
     assert check_out(connection)
+    assert connection.server_status == SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+
+
+def test_a_connection_that_was_not_used_owes_no_rollback(ends: Ends) -> None:
+    connection, server = ends
+    check_in(connection)
+    assert sent(server) == [b"\x03ROLLBACK"]
+    server.send(packet(1, bytes(7)))
+
+    assert check_out(connection)
     check_in(connection)
 
-    assert connection.server_status == SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+    assert sent(server) == []
 
 
 def test_the_answer_to_a_rollback_may_arrive_in_parts(ends: Ends) -> None:
@@ -205,7 +217,15 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection_before_its_next_hol
     connection, server = ends
     with replying(server, answer("title", "A") + answer("title", "A again")):
         connection.query("SELECT 'A'")
+
+    with pytest.raises(pymysql.OperationalError, match="nobody asked for"):
+        driver(MYSQL).check_in(connection, None)
+
+
+def test_an_answer_that_comes_later_ends_the_connection_before_its_next_holder(ends: Ends) -> None:
+    connection, server = ends
     driver(MYSQL).check_in(connection, None)
+    server.send(answer("title", "A again"))
 
     assert not check_out(connection)
 
@@ -308,6 +328,8 @@ def test_what_a_holder_changes_on_the_object_is_restored(ends: Ends, change: str
         check_in(connection, how)
         server.send(packet(1, IN_TRANSACTION) * len(sent(server)))
         assert check_out(connection)
+        with replying(server, packet(1, bytes(7))):
+            connection.ping()
 
         after = public(connection)
         assert after.keys() == before.keys()

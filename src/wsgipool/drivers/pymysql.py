@@ -19,7 +19,7 @@ import pymysql
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import CLEANING_TIMEOUT, LEAST_PATIENCE, PlainDriver, Reset, close_quietly
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
-from wsgipool.drivers.pymysql_connection import ENDED, IN_THE_POOL, PooledConnection, out_of_step
+from wsgipool.drivers.pymysql_connection import ENDED, IN_THE_POOL, PooledConnection, out_of_step, unasked_answer
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 
@@ -87,11 +87,12 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
     def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
         """Return whether the session is clean and the server has its end of the socket open still."""
         connection.lent_to = thread_id
+        connection.has_asked = False
         if connection.answers_due:
             if not connection.reads_cleaning_at_once():
                 _read_cleaning(connection)
             return True  # the server has just answered
-        return connection._sock is not None and not connection.has_unread()
+        return connection._sock is not None and not connection.has_something_to_read()
 
     def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
         """Restore the connection and send what its session needs in one go, or one by one."""
@@ -101,6 +102,8 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
             raise out_of_step()  # the next holder would get the answer
         if connection.unusable is not None:
             raise connection.unusable
+        if connection.has_asked and connection.has_buffered():
+            raise unasked_answer()
         result = connection._result
         if result is not None and result.unbuffered_active:
             # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.

@@ -42,8 +42,8 @@ _AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _AUTOCOMMIT_OR_IN_TRANSACTION = _AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
 
 _FAILS_WITH_A_DATABASE = b"SET @_ = (SELECT 1 FROM (SELECT 1 UNION SELECT 2) AS two WHERE DATABASE() IS NOT NULL)"
-"""A statement whose subquery has one row too many, error 1242, unless the session has selected no database. Its variable
-ends with the reset that follows."""
+"""A statement whose subquery has one row too many, error 1242, where the session has selected a database. The reset
+that follows ends its variable."""
 
 _CLEAR_TEXT_PLUGINS = (b"mysql_clear_password", b"dialog")
 """Ways to authenticate that send the password itself."""
@@ -77,12 +77,9 @@ class _Remembered(NamedTuple):
     state: dict[str, Any]
     decoders: dict[int, Any]
     encoders: dict[Any, Any]
-    autocommit: bool
+    autocommit: int
+    """That flag of the server's status, or 0."""
     size: int
-
-    @property
-    def charset(self) -> tuple[str, str | None]:
-        return self.state["charset"], self.state["collation"]
 
 
 IN_THE_POOL = 0
@@ -95,10 +92,12 @@ class PooledConnection(ReadingConnection):
     """PyMySQL's connection, used by one thread at a time, with one TLS context a process and setting."""
 
     # What a checkout touches lies side by side: it is cold in the processor's cache then.
-    __slots__ = ("_remembered", "answers_due", "has_something_to_read", "is_asking", "lent_to", "unusable")
+    __slots__ = ("_remembered", "answers_due", "has_asked", "has_something_to_read", "is_asking", "lent_to", "unusable")
 
     lent_to: int | None
     """The thread that may use it, `IN_THE_POOL` or `ENDED`; None before it has been lent for the first time."""
+    has_asked: bool
+    """Whether its holder has sent a command."""
     is_asking: bool
     """Whether its holder has sent a command whose answer was not read to its end."""
     answers_due: list[_Command]
@@ -110,6 +109,7 @@ class PooledConnection(ReadingConnection):
 
     def __init__(self, **arguments: Any) -> None:
         self.lent_to = None
+        self.has_asked = False
         self.is_asking = False
         self.answers_due = []
         self.unusable = None
@@ -170,7 +170,7 @@ class PooledConnection(ReadingConnection):
         """Note the state of the Python object, for `reset`."""
         state = {name: value for name, value in vars(self).items() if name not in _CHANGES_BY_ITSELF}
         self._remembered = _Remembered(
-            state, dict(self.decoders), dict(self.encoders), self.get_autocommit(), len(vars(self))
+            state, dict(self.decoders), dict(self.encoders), self.server_status & _AUTOCOMMIT, len(vars(self))
         )
 
     def reset(self, how: Reset | None) -> None:
@@ -178,29 +178,30 @@ class PooledConnection(ReadingConnection):
 
         That is its end of a transaction or of all its state, and what a holder has set by the methods of this object.
         """
-        remembered = self._remembered
-        assert remembered is not None
-        has_other_charset = (self.charset, self.collation) != remembered.charset
+        assert self._remembered is not None
+        fresh, decoders, encoders, autocommit, size = self._remembered
         state = vars(self)
-        state.update(remembered.state)
-        if len(state) != remembered.size:
-            for name in state.keys() - remembered.state.keys() - _CHANGES_BY_ITSELF:
+        charset = state["charset"], state["collation"]
+        state.update(fresh)
+        if len(state) != size:
+            for name in state.keys() - fresh.keys() - _CHANGES_BY_ITSELF:
                 del state[name]
-        if self.decoders != remembered.decoders:
-            self.decoders = remembered.state["decoders"] = dict(remembered.decoders)
-        if self.encoders != remembered.encoders:
-            self.encoders = remembered.state["encoders"] = dict(remembered.encoders)
+        if state["decoders"] != decoders:
+            state["decoders"] = fresh["decoders"] = dict(decoders)
+        if state["encoders"] != encoders:
+            state["encoders"] = fresh["encoders"] = dict(encoders)
         if how == "session":
             self.send([*self._database(), _Command(_COM_RESET_CONNECTION, b""), *self._session(is_reset=True)])
             return
+        status = self.server_status
         commands = []
-        if how is not None and self.server_status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
+        if how is not None and self.has_asked and status & _AUTOCOMMIT_OR_IN_TRANSACTION != _AUTOCOMMIT:
             # A transaction may be open. With autocommit off the server's flags do not tell: PyMySQL drops those
             # that end a result set.
             commands.append(_Command(COMMAND.COM_QUERY, b"ROLLBACK"))
-        if self.get_autocommit() != remembered.autocommit:
-            commands.append(_set_autocommit(remembered.autocommit))
-        if has_other_charset:
+        if status & _AUTOCOMMIT != autocommit:
+            commands.append(_set_autocommit(bool(autocommit)))
+        if charset != (state["charset"], state["collation"]):
             commands.append(_set_names(self.charset, self.collation))
         if commands:
             self.send(commands)
@@ -269,7 +270,7 @@ class PooledConnection(ReadingConnection):
                 result = self._result
                 has_more = result is not None and bool(result.has_next)
         elif self._read_ok_packet().has_next:
-            raise _unasked_answer()
+            raise unasked_answer()
 
     def reads_cleaning_at_once(self) -> bool:
         """Read the answers that are due if they are one plain OK that has arrived; return whether they were."""
@@ -322,7 +323,7 @@ class PooledConnection(ReadingConnection):
             self._read_rest(last)
         if self.has_unread():
             self._refuse_unasked()
-        self.is_asking = True
+        self.has_asked = self.is_asking = True
         if isinstance(sql, str):
             sql = sql.encode(self.encoding)
         if len(sql) + 1 >= MAX_PACKET_LEN:
@@ -425,7 +426,7 @@ class PooledConnection(ReadingConnection):
             raise pymysql.OperationalError(CR.CR_SERVER_GONE_ERROR, "MySQL server has gone away: it closed the session")
         if ahead[3:5] == _FAREWELL_OF_SERVER:
             MysqlPacket(ahead[HEADER_LENGTH:], self.encoding).raise_for_error()
-        raise _unasked_answer()
+        raise unasked_answer()
 
     def closed_error(self) -> pymysql.MySQLError:
         """Return the error for a connection that is used after its end."""
@@ -437,8 +438,8 @@ class PooledConnection(ReadingConnection):
             )
         return pymysql.OperationalError(
             CR.CR_SERVER_GONE_ERROR,
-            "this connection has ended with an earlier error, which says why. Leave the `with` block or call putconn(), "
-            "and take another from the pool",
+            "this connection has ended with an earlier error, which says why. Leave the `with` block or call "
+            "putconn(), and take another from the pool",
         )
 
     def _refuse_other_threads(self) -> None:
@@ -501,7 +502,7 @@ def out_of_step() -> pymysql.OperationalError:
     )
 
 
-def _unasked_answer() -> pymysql.OperationalError:
+def unasked_answer() -> pymysql.OperationalError:
     return pymysql.OperationalError(
         CR.CR_COMMANDS_OUT_OF_SYNC, "the server has sent an answer that nobody asked for, so none could be trusted"
     )
