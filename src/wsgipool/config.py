@@ -1,4 +1,4 @@
-"""wsgipool.toml and database URLs, read into frozen, validated settings.
+"""wsgipool.toml, or a mapping of the same shape, read into frozen, validated settings.
 
 This module knows what a setting may be; it knows no driver, no server and no pool. Every complaint is one
 `ConfigError` that names the file, the key and what would do. A password never shows in a message or a repr.
@@ -6,19 +6,20 @@ This module knows what a setting may be; it knows no driver, no server and no po
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
 
+from wsgipool.database_url import DatabaseURL as DatabaseURL
+from wsgipool.database_url import parse_url as parse_url
 from wsgipool.errors import ConfigError
 from wsgipool.permits import MOST_PERMITS
+from wsgipool.showing import unknown_key as unknown_key
 from wsgipool.sizing import DEFAULT_RESERVE, THREADS
 
 DEFAULT_TIMEOUT = 30.0
@@ -36,25 +37,6 @@ DEFAULT_MAX_LIFETIME = 3600.0
 
 DEFAULT_CHECK_AFTER = 30.0
 """Seconds; a socket that was closed is seen in any case, so this is for networks that forget connections silently."""
-
-
-@dataclass(frozen=True)
-class DatabaseURL:
-    """A database's address, its parts unquoted: `scheme://user:password@host:port/database?option=value`."""
-
-    scheme: str
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    host: str | None = None
-    port: int | None = None
-    database: str = ""
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-
-    def __str__(self) -> str:
-        """The address without its password and options, for messages."""
-        user = f"{self.user}@" if self.user else ""
-        port = f":{self.port}" if self.port else ""
-        return f"{self.scheme}://{user}{self.host or ''}{port}/{self.database}"
 
 
 @dataclass(frozen=True)
@@ -145,52 +127,6 @@ def load(
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return _settings(_Table(document, str(path), ""), path.absolute().parent, environment)
-
-
-def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
-    """Return the parts of a database URL; `where` names its place in messages, which never repeat the URL itself."""
-    if "://" not in url:
-        raise ConfigError(
-            f"{where}: no scheme; write mysql://user@host/database, postgresql://user@host/database or sqlite:////path/file.db"
-        )
-    advice = (
-        "write mysql://user:password@host:3306/database, with the characters :/?#[]@% of a password percent-encoded "
-        "(/ is %2F, # is %23, @ is %40)"
-    )
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        # The message of urllib would quote what it takes for the port, which may be a password.
-        reason = "its port is not a number" if "port" in str(error).lower() else "it is not a URL"
-        raise ConfigError(f"{where}: {reason}; {advice}") from None
-    if parts.fragment or "#" in url:
-        raise ConfigError(f"{where}: '#' starts a fragment, which a database URL has not; in a password write %23")
-    # An unencoded '/' or '?' in a password ends the host there, and the rest would pass for a database's name, which
-    # is printed. A file's path, after four slashes, may have an '@'.
-    if ("@" in parts.path and not parts.path.startswith("//")) or ("@" in parts.query and not parts.username):
-        raise ConfigError(f"{where}: an '@' after the host; {advice}")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    return DatabaseURL(
-        scheme=parts.scheme,
-        user=_unquoted(parts.username),
-        password=_unquoted(parts.password),
-        host=_unquoted(parts.hostname),
-        port=port,
-        database=unquote(parts.path.removeprefix("/")),
-        options=MappingProxyType(options),
-    )
-
-
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that says what `key` could have meant."""
-    known = sorted(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
-
-
-def _unquoted(part: str | None) -> str | None:
-    return None if part is None else unquote(part)
 
 
 def _settings(table: _Table, directory: Path, environment: Mapping[str, str]) -> Settings:

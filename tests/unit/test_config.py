@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from wsgipool import ConfigError, drivers
-from wsgipool.config import DEFAULT_TIMEOUT, BudgetSettings, DatabaseURL, Settings, load, parse_url
+from wsgipool import ConfigError
+from wsgipool.config import DEFAULT_TIMEOUT, BudgetSettings, Settings, load, parse_url
 
 URL = "mysql://shop@db.example.com/orders"
 
@@ -28,104 +28,6 @@ def complaint(source: Any) -> str:
         load(source)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-# --- URLs ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_url_has_parts() -> None:
-    url = parse_url("mysql://shop:s3cret@db.example.com:3307/orders?charset=utf8mb4&read_timeout=60")
-
-    assert url == DatabaseURL(
-        scheme="mysql",
-        user="shop",
-        password="s3cret",
-        host="db.example.com",
-        port=3307,
-        database="orders",
-        options={"charset": "utf8mb4", "read_timeout": "60"},
-    )
-
-
-def test_a_url_may_leave_out_all_but_the_host_and_database() -> None:
-    assert parse_url(URL.replace("shop@", "")) == DatabaseURL("mysql", host="db.example.com", database="orders")
-
-
-def test_the_parts_of_a_url_are_unquoted() -> None:
-    url = parse_url("mysql://sh%40p:a%2Fb%23c%40d%3Ae%3Ff%25g%5B%5D+%C3%BC@host/or%20ders")
-
-    assert (url.user, url.password, url.database) == ("sh@p", "a/b#c@d:e?f%g[]+ü", "or ders")
-
-
-def test_a_sqlite_url_with_four_slashes_has_an_absolute_path() -> None:
-    assert parse_url("sqlite:////var/lib/shop.db").database == "/var/lib/shop.db"
-
-
-def test_a_url_as_text_has_neither_password_nor_options() -> None:
-    url = parse_url("mysql://shop:s3cret@db.example.com:3307/orders?charset=utf8mb4")
-
-    assert str(url) == "mysql://shop@db.example.com:3307/orders"
-
-
-@pytest.mark.parametrize(
-    ("url", "remedy"),
-    [
-        ("mysql://shop@host:x33/orders", "its port is not a number; write mysql://user:password@host:3306/database"),
-        ("mysql://shop@host:99999/orders", "its port is not a number"),
-        ("mysql://[host/orders", "it is not a URL; write mysql://"),
-        ("", "no scheme; write mysql://user@host/database, postgresql://user@host/database or sqlite:////path/file.db"),
-        ("/var/lib/shop.db", "no scheme; write"),
-        ("mysql://shop@host/orders#1", "in a password write %23"),
-    ],
-)
-def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
-    message = complaint({"databases": {"orders": {"url": url}}})
-
-    assert message.startswith("the mapping given to configure(): databases.orders.url: ")
-    assert remedy in message
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "mysql://shop:s3cret@db/orders",
-        "mysql://shop:s3cret/@db/orders",
-        "mysql://shop:/s3cret@db/orders",
-        "mysql://shop:12/s3cret@db/orders",
-        "mysql://shop:s3cret#@db/orders",
-        "mysql://shop:#s3cret@db/orders",
-        "mysql://shop:12#s3cret@db/orders",
-        "mysql://shop:s3cret?@db/orders",
-        "mysql://shop:?s3cret@db/orders",
-        "mysql://shop:s3cret@@db/orders",
-        "mysql://shop:@s3cret@db/orders",
-        "mysql://shop:s3cret[@db/orders",
-        "mysql://shop:s3cret%@db/orders",
-        "mysql://shop:s3cret@db:port/orders",
-        "mysql://shop:s3cret@db:99999/orders",
-        "mysql:/shop:s3cret@db/orders",
-        "mysql:shop:s3cret@db/orders",
-        "mysql:///shop:s3cret@db/orders",
-        "shop:s3cret@db/orders",
-        "//shop:s3cret@db/orders",
-        "postgres://shop:s3cret@db/orders",
-        "sqlite://shop:s3cret@db/orders",
-        "mysql://shop@db/orders?password=s3cret",
-        "mysql://shop@db/orders?passwd=s3cret",
-        "mysql://shop@db/orders?ssl_key_password=s3cret",
-    ],
-)
-def test_no_message_and_no_repr_has_the_password(url: str) -> None:
-    shown = []
-    try:
-        read = load({"databases": {"orders": {"url": url}}})
-        shown += [repr(read), str(read.databases["orders"].url), repr(read.databases["orders"].url)]
-        driver = drivers.for_database(read.databases["orders"])
-        shown += [repr(driver), driver.address]
-    except ConfigError as error:
-        shown += [str(error), repr(error)]
-
-    assert not [text for text in shown if "s3cret" in text]
 
 
 # --- the file --------------------------------------------------------------------------------------------------------

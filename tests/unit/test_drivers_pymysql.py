@@ -142,9 +142,18 @@ def test_connecting_takes_no_longer_than_its_caller_waits(monkeypatch: pytest.Mo
         ("mysql://shop@db/orders?colour=red", "colour is not an option of mysql://; known are: autocommit, "),
         ("mysql://shop@db/orders?cursorclass=x", "cursorclass is not an option"),
         ("mysql://shop@db/orders?autocommit=maybe", "the option autocommit is true or false, not 'maybe'"),
-        ("mysql://shop@db/orders?read_timeout=0", "read_timeout is a number of seconds above 0, not '0'"),
-        ("mysql://shop@db/orders?read_timeout=1s", "read_timeout is a number of seconds above 0, not '1s'"),
-        ("mysql://shop@db/orders?connect_timeout=nan", "connect_timeout is a number of seconds above 0, not 'nan'"),
+        (
+            "mysql://shop@db/orders?read_timeout=0",
+            "read_timeout is a number of seconds above 0 and up to 86400, not '0'",
+        ),
+        (
+            "mysql://shop@db/orders?read_timeout=1s",
+            "read_timeout is a number of seconds above 0 and up to 86400, not '1s'",
+        ),
+        (
+            "mysql://shop@db/orders?connect_timeout=nan",
+            "connect_timeout is a number of seconds above 0 and up to 86400, not 'nan'",
+        ),
         ("mysq://shop@db/orders", "no driver for mysq://; did you mean mysql?"),
     ],
 )

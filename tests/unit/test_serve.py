@@ -83,7 +83,7 @@ def test_a_password_survives_being_written(tmp_path: Path, password: str) -> Non
     assert config.load(path).databases["orders"].url.password == password
 
 
-@pytest.mark.parametrize("character", ["'", "\\", '"', "!", "ü", "\N{GRINNING FACE}", "\x7f"])
+@pytest.mark.parametrize("character", ["'", "\\", '"', "!", "ü", "\N{GRINNING FACE}"])
 def test_a_url_survives_being_written_unquoted_too(tmp_path: Path, character: str) -> None:
     url = f"mysql://shop:a{character}b@db/orders"
 

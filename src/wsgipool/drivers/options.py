@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from wsgipool.config import DatabaseURL, unknown_key
+from wsgipool.database_url import DatabaseURL, is_secret, option_in_message
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown, unknown_key
 
 Option = tuple[Callable[[str], Any], str]
 """How to convert an option, with a ValueError for what cannot be one, and what to call it in a message."""
+
+MAX_SECONDS = 86_400
+
+_MAY_BE_EMPTY = frozenset({"sql_mode"})
+"""Options that have a meaning without a value: SET sql_mode = ''."""
 
 
 def convert(url: DatabaseURL, known: Mapping[str, Option], where: str) -> dict[str, Any]:
@@ -17,12 +24,18 @@ def convert(url: DatabaseURL, known: Mapping[str, Option], where: str) -> dict[s
     converted: dict[str, Any] = {}
     for name, text in url.options.items():
         if name not in known:
+            named = option_in_message(name, url.options)
+            if named != name:
+                raise ConfigError(f"{where}: the option {named} is not one of {url.scheme}://")
             raise ConfigError(f"{where}: {name} is not an option of {url.scheme}://; {unknown_key(name, known)}")
+        if not text and name not in _MAY_BE_EMPTY:
+            raise ConfigError(f"{where}: the option {name} has no value; write one, or leave the option out")
         function, kind = known[name]
         try:
             converted[name] = function(text)
         except ValueError:
-            raise ConfigError(f"{where}: the option {name} is {kind}, not {text!r}") from None
+            found = "" if is_secret(name) else f", not {shown(text)}"
+            raise ConfigError(f"{where}: the option {name} is {kind}{found}") from None
     return converted
 
 
@@ -30,7 +43,7 @@ def one_of(*words: str) -> Option:
     """An option that is one of these words, in capital letters or not."""
 
     def function(text: str) -> str:
-        if text.upper() not in words:
+        if not text.isascii() or text.upper() not in words:
             raise ValueError(text)
         return text.upper()
 
@@ -44,13 +57,28 @@ def _boolean(text: str) -> bool:
     return values[text.lower()]
 
 
+def _number(text: str) -> float:
+    # float() would take '1_0', ' 5 ', 'nan' and the digits of every script, too.
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ValueError(text)
+    return float(text)
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 86_400:
+    seconds = _number(text)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(text)
+    return seconds
+
+
+def _seconds_or_0(text: str) -> float:
+    seconds = _number(text)
+    if seconds > MAX_SECONDS:
         raise ValueError(text)
     return seconds
 
 
 TEXT: Option = (str, "a text")
 BOOLEAN: Option = (_boolean, "true or false")
-SECONDS: Option = (_seconds, "a number of seconds above 0")
+SECONDS: Option = (_seconds, f"a number of seconds above 0 and up to {MAX_SECONDS}")
+SECONDS_OR_0: Option = (_seconds_or_0, f"a number of seconds from 0 to {MAX_SECONDS}")
