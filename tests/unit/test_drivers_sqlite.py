@@ -9,7 +9,7 @@ import pytest
 
 from unit.fakes import Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool
-from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.config import DatabaseSettings, load, parse_url
 from wsgipool.doctor.accounts import as_user
 from wsgipool.drivers import Driver, for_database
 
@@ -70,7 +70,7 @@ def test_a_close_never_raises(file: Path) -> None:
         sqlite.check_in(connection, "rollback")
 
 
-@pytest.mark.parametrize(("option", "milliseconds"), [("", 5000), ("?timeout=0.25", 250)])
+@pytest.mark.parametrize(("option", "milliseconds"), [("", 5000), ("?timeout=0.25", 250), ("?timeout=0", 0)])
 def test_a_statement_waits_for_a_lock_as_long_as_the_option_says(file: Path, option: str, milliseconds: int) -> None:
     sqlite = driver(f"sqlite:///{file}{option}")
     connection = sqlite.connect(1)
@@ -107,12 +107,35 @@ def test_a_folder_in_which_the_process_may_make_no_files_is_named() -> None:
 @pytest.mark.parametrize(
     ("url", "remedy"),
     [
-        ("sqlite:///shop.db", "'shop.db' is not the absolute path of a file; write sqlite:////path/to/file.db"),
-        ("sqlite:///:memory:", "':memory:' is not the absolute path of a file"),
-        ("sqlite://", "'' is not the absolute path of a file"),
-        ("sqlite://localhost/shop.db", "a file has no host; write sqlite:////path/to/file.db, with four slashes"),
+        ("sqlite:///shop.db", "what follows the slashes is not the absolute path of a file; write sqlite:////path/to"),
+        ("sqlite:///data/shop.db", "what follows the slashes is not the absolute path of a file"),
+        ("sqlite:///:memory:", "what follows the slashes is not the absolute path of a file"),
+        ("sqlite:///file:/srv/shop.db", "what follows the slashes is not the absolute path of a file"),
+        ("sqlite:///~/shop.db", "what follows the slashes is not the absolute path of a file"),
+        ("sqlite://", "what follows the slashes is not the absolute path of a file"),
+        (
+            "sqlite://localhost/shop.db",
+            "a file has no host, user or password; write sqlite:////path/to/file.db, with four",
+        ),
+        ("sqlite://:33/shop.db", "a file has no host, user or password"),
+        ("sqlite://shop@/shop.db", "a file has no host, user or password"),
+        ("sqlite:////", "/ is not a regular file; write the path of a file"),
+        ("sqlite:////usr", "/usr is not a regular file; write the path of a file"),
+        ("sqlite:////usr/", "/usr is not a regular file; write the path of a file"),
+        ("sqlite:////dev/null", "/dev/null is not a regular file; write the path of a file"),
+        ("sqlite:////etc/passwd/shop.db", "/etc/passwd/shop.db: Not a directory; write the path of a file"),
+        (f"sqlite:////{'x' * 300}", "File name too long; write the path of a file"),
         ("sqlite:////shop.db?timout=1", "timout is not an option of sqlite://; did you mean timeout?"),
-        ("sqlite:////shop.db?timeout=long", "the option timeout is a number of seconds"),
+        ("sqlite:////shop.db?mode=memory", "mode is not an option of sqlite://; known are: timeout"),
+        ("sqlite:////shop.db?uri=true", "uri is not an option of sqlite://; known are: timeout"),
+        ("sqlite:////shop.db?timeout=", "the option timeout has no value; write one, or leave the option out"),
+        ("sqlite:////shop.db?timeout=long", "the option timeout is a number of seconds from 0 to 86400, not 'long'"),
+        ("sqlite:////shop.db?timeout=nan", "the option timeout is a number of seconds from 0 to 86400, not 'nan'"),
+        ("sqlite:////shop.db?timeout=inf", "the option timeout is a number of seconds from 0 to 86400, not 'inf'"),
+        ("sqlite:////shop.db?timeout=-1", "the option timeout is a number of seconds from 0 to 86400, not '-1'"),
+        ("sqlite:////shop.db?timeout=1e9", "the option timeout is a number of seconds from 0 to 86400, not '1e9'"),
+        ("sqlite:////shop.db?timeout=86401", "the option timeout is a number of seconds from 0 to 86400, not '86401'"),
+        ("sqlite:////shop.db?timeout=+5", "the option timeout is a number of seconds from 0 to 86400, not '+5'"),
         ("sqlte:////shop.db", "no driver for sqlte://; did you mean sqlite?"),
     ],
 )
@@ -124,11 +147,30 @@ def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: st
     assert remedy in str(caught.value)
 
 
+def test_a_password_from_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret")
+    settings = load({"databases": {"shop": {"url": "sqlite:////shop.db", "password_file": f"{tmp_path}/password"}}})
+
+    with pytest.raises(ConfigError, match="a file has no host, user or password"):
+        for_database(settings.databases["shop"])
+
+
+def test_a_path_is_kept_to_the_last_character(tmp_path: Path) -> None:
+    folder = tmp_path / "a+b c@d%e"
+    folder.mkdir()
+
+    connection = driver(f"sqlite:///{tmp_path}/a+b c@d%25e/sh%20öp.db").connect(1)
+    connection.execute("CREATE TABLE books (title)")
+    connection.close()
+
+    assert [file.name for file in folder.iterdir()] == ["sh öp.db"]
+
+
 def test_a_forks_child_leaves_the_parents_transaction_alone(file: Path) -> None:
     program = f"""
 import os, sqlite3
 from wsgipool import Pool
-from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.config import DatabaseSettings, load, parse_url
 from wsgipool.drivers import for_database
 
 pool = Pool(for_database(DatabaseSettings("shop", parse_url("sqlite:///{file}"), "")), name="shop", max_size=1)

@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 
-from wsgipool.config import DatabaseSettings, unknown_key
+from wsgipool import showing
+from wsgipool.config import DatabaseSettings
 from wsgipool.drivers import PlainDriver
+from wsgipool.drivers.options import SECONDS_OR_0, Option, convert
 from wsgipool.errors import ConfigError
 
 DEFAULT_BUSY_TIMEOUT = 5.0
 """Seconds that a statement waits for another connection's lock; sqlite3's own default."""
 
+_OPTIONS: Mapping[str, Option] = {"timeout": SECONDS_OR_0}
+
 
 def driver(settings: DatabaseSettings) -> SQLiteDriver:
     """Return the driver for one `[databases.NAME]`. Raises ConfigError."""
     url, where = settings.url, f"{settings.origin}.url"
-    for option in url.options:
-        if option != "timeout":
-            raise ConfigError(f"{where}: {option} is not an option of sqlite://; {unknown_key(option, ['timeout'])}")
-    if url.host or url.user:
-        raise ConfigError(f"{where}: a file has no host; write sqlite:////path/to/file.db, with four slashes")
-    path = Path(url.database)
-    if not path.is_absolute():
+    options = convert(url, _OPTIONS, where)
+    if any(part is not None for part in (url.host, url.port, url.user, url.password)):
+        raise ConfigError(
+            f"{where}: a file has no host, user or password; write sqlite:////path/to/file.db, with four slashes"
+        )
+    # Not quoted: what is no path may be anything.
+    if not url.database.startswith("/"):
         # ":memory:" too: each connection would see an empty database of its own.
         raise ConfigError(
-            f"{where}: {url.database!r} is not the absolute path of a file; write sqlite:////path/to/file.db, "
+            f"{where}: what follows the slashes is not the absolute path of a file; write sqlite:////path/to/file.db, "
             "with four slashes"
         )
+    path = Path(url.database)
     try:
-        busy_timeout = float(url.options.get("timeout", DEFAULT_BUSY_TIMEOUT))
-    except ValueError:
-        raise ConfigError(f"{where}: the option timeout is a number of seconds") from None
-    return SQLiteDriver(path, busy_timeout)
+        mode = path.stat().st_mode
+    except (FileNotFoundError, PermissionError):
+        pass  # SQLite makes the file; whether it can is seen as the user of the processes
+    except OSError as error:
+        raise ConfigError(f"{where}: {showing.path(path)}: {error.strerror}; write the path of a file") from None
+    else:
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{where}: {showing.path(path)} is not a regular file; write the path of a file")
+    return SQLiteDriver(path, options.get("timeout", DEFAULT_BUSY_TIMEOUT))
 
 
 class SQLiteDriver(PlainDriver[sqlite3.Connection]):
