@@ -1,20 +1,22 @@
 """wsgipool.toml, or a mapping of the same shape, read into frozen, validated settings.
 
 This module knows what a setting may be; it knows no driver, no server and no pool. Every complaint is one
-`ConfigError` that names the file, the key and what would do. A password never shows in a message or a repr.
+`ConfigError` of one line that names the file, the key and what would do. A password never shows in a message or a repr.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
+from wsgipool import files, hints, showing
 from wsgipool.database_url import DatabaseURL as DatabaseURL
 from wsgipool.database_url import parse_url as parse_url
 from wsgipool.errors import ConfigError
@@ -22,9 +24,30 @@ from wsgipool.permits import MOST_PERMITS
 from wsgipool.showing import unknown_key as unknown_key
 from wsgipool.sizing import DEFAULT_RESERVE, THREADS
 
+MAX_FILE_SIZE = 1 << 20
+"""Bytes of a wsgipool.toml."""
+
+MAX_PASSWORD_SIZE = 1 << 16
+"""Bytes of a password_file, and characters of a password."""
+
+MAX_DATABASES = 1000
+"""Tables [databases.NAME]: each costs a process a driver, and its TLS context some 15 ms."""
+
+MAX_NAME = 100
+"""Characters of the NAME in [databases.NAME]."""
+
+MAX_COUNT = 1_000_000
+"""The largest number of connections, requests or hosts: more than any site has."""
+
+MAX_SECONDS = 86_400
+
+_MAX_DOTS = 50
+"""Dots in a line of a wsgipool.toml."""
+
+_MAX_CODES = 1000
+
 DEFAULT_TIMEOUT = 30.0
 """Seconds a request waits for a connection: less than the 60 s after which httpd's `Timeout` gives up on it."""
-
 
 DEFAULT_MAX_CONNECTING = 2
 """MongoDB's default of the same setting (https://www.mongodb.com/docs/manual/reference/connection-string-options/)."""
@@ -100,6 +123,15 @@ class Settings:
     """The folder for what the processes of one host share."""
 
 
+_TOP_KEYS = ("budget", "databases", "runtime_dir")
+_BUDGET_KEYS = ("connections", "hosts", "reserve")
+_BUDGET_HINTS = dict.fromkeys(("max_connections", "limit", "size", "max_size", "max"), "write connections")
+_DATABASE_KEYS = (
+    *("url", "password_file", "password_env", "max_size", "min_size", "timeout", "max_waiting", "max_connecting"),
+    *("check_after", "max_idle", "max_lifetime", "reset", "pipeline", "close_on_errors", "debug"),
+)
+
+
 def load(
     source: str | os.PathLike[str] | Mapping[str, object], environment: Mapping[str, str] = os.environ
 ) -> Settings:
@@ -109,55 +141,145 @@ def load(
     or says something that cannot be.
     """
     if isinstance(source, Mapping):
-        return _settings(_Table(source, "the mapping given to configure()", ""), Path.cwd(), environment)
-    path = Path(source)
+        document, origin = _copied(source), "the mapping given to configure()"
+        return _settings(_Table(document, origin, ""), _absolute(Path()), environment)
+    path = _path(source)
+    return _settings(_Table(_document(path), str(path), ""), _absolute(path).parent, environment)
+
+
+def _path(source: str | os.PathLike[str]) -> Path:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        name: object = os.fspath(source)
+    except Exception:  # it is no path, or a path of another's making
+        name = source
+    if not isinstance(name, str) or not name:
+        found = "an empty string" if isinstance(name, str) else showing.kind(name)
+        raise ConfigError(f"the settings are {found}; give the name of a wsgipool.toml, or a mapping of the same shape")
+    return Path(name)
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError:  # the working directory was removed
+        return path
+
+
+def _document(path: Path) -> dict[str, object]:
+    name = showing.path(path)
+    try:
+        text = files.read_text(path, MAX_FILE_SIZE)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path} does not exist; `wsgipool apache show wsgipool.toml` prints one to start from"
+            f"{name} does not exist; `wsgipool apache show wsgipool.toml` prints one to start from"
         ) from None
-    except OSError as error:
+    except PermissionError as error:
         raise ConfigError(
-            f"{path} cannot be read by user id {os.geteuid()}: {error.strerror}; give the Apache user's group "
+            f"{name} cannot be read by user id {os.geteuid()}: {error.strerror}; give the Apache user's group "
             "read access (chgrp www-data, chmod 640)"
         ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read by user id {os.geteuid()}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{name} {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        # tomllib takes a time that grows with the square of a key's parts: a minute for 50,000 of them.
+        if line.count(".") > _MAX_DOTS and not line.lstrip().startswith("#"):
+            raise ConfigError(f"{name}: line {number} has more than {_MAX_DOTS} dots; no setting has so many")
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return _settings(_Table(document, str(path), ""), path.absolute().parent, environment)
+        reason = str(error)
+        # What a key says may be of any length; the place stands at the end.
+        reason = reason if len(reason) <= 200 else f"{reason[:100]}... {reason[-50:]}"
+        raise ConfigError(f"{name} is not valid TOML: {reason}") from None
+    except RecursionError:
+        raise ConfigError(f"{name} has arrays or tables too deep in each other; no setting is so deep") from None
+    except ValueError:
+        raise ConfigError(f"{name} has a number with too many digits; no setting is so large") from None
+
+
+def _copied(mapping: Mapping[Any, object], depth: int = 2) -> dict[Any, object]:
+    """Return a mapping as a dictionary, so that nothing that it runs can fail later; likewise the tables in it."""
+    try:
+        items = list(mapping.items())
+    except Exception as error:
+        reason = showing.name(type(error).__name__)
+        raise ConfigError(f"the mapping given to configure() cannot be read: {reason}; give a dictionary") from None
+    return {
+        str.__str__(key) if isinstance(key, str) else key: (
+            _copied(value, depth - 1) if depth and isinstance(value, Mapping) else value
+        )
+        for key, value in items
+    }
 
 
 def _settings(table: _Table, directory: Path, environment: Mapping[str, str]) -> Settings:
-    table.check_keys("budget", "databases", "runtime_dir")
+    table.check_keys(_TOP_KEYS, _hint_at_the_top)
     databases = table.table("databases")
     if not databases.content:
-        raise ConfigError(f"{table.origin}: no database; add a table [databases.NAME] with a url")
-    runtime_dir = table.string("runtime_dir")
-    if runtime_dir is not None and not Path(runtime_dir).is_absolute():
-        raise ConfigError(f"{table.where('runtime_dir')}: {runtime_dir!r} is not an absolute path")
+        raise ConfigError(f"{showing.path(table.origin)}: no database; add a table [databases.NAME] with a url")
+    if len(databases.content) > MAX_DATABASES:
+        raise ConfigError(f"{databases.where()} has {len(databases.content)} tables; at most {MAX_DATABASES} can be")
+    for name in databases.content:
+        _check_name(name, databases)
+    budget = _budget(table.table("budget")) if "budget" in table.content else None
     return Settings(
         databases=MappingProxyType(
-            {name: _database(name, databases.table(name), directory, environment) for name in databases.content}
+            {name: _database(name, databases.table(name), budget, directory, environment) for name in databases.content}
         ),
         origin=table.origin,
-        budget=_budget(table.table("budget")) if "budget" in table.content else None,
-        runtime_dir=None if runtime_dir is None else Path(runtime_dir),
+        budget=budget,
+        runtime_dir=_runtime_dir(table),
     )
 
 
+def _hint_at_the_top(key: str, value: object) -> str | None:
+    if isinstance(value, Mapping) and "url" in value:
+        return f"write the table as [databases.{showing.name(key)}]"
+    if key in _DATABASE_KEYS or (hints.hint(key) and not isinstance(value, Mapping)):
+        return "what is said of a database stands in its table, [databases.NAME]"
+    return None
+
+
+def _check_name(name: object, databases: _Table) -> None:
+    if not isinstance(name, str) or not name or len(name) > MAX_NAME or not name.isprintable() or name != name.strip():
+        raise ConfigError(
+            f"{databases.where()}: {showing.name(name)} cannot be the name of a database; the NAME in "
+            f"[databases.NAME] has 1 to {MAX_NAME} visible characters"
+        )
+
+
+def _runtime_dir(table: _Table) -> Path | None:
+    name, where = table.path_name("runtime_dir"), table.where("runtime_dir")
+    if name is None:
+        return None
+    folder = Path(name)
+    if not folder.is_absolute():
+        raise ConfigError(f"{where} must be an absolute path, is {showing.shown(name)}")
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, PermissionError):
+        is_folder = True  # it is made at first use, by the user of the processes, who may see more
+    except OSError as error:
+        raise ConfigError(f"{where}: {showing.path(name)}: {error.strerror}; name a folder") from None
+    if not is_folder:
+        raise ConfigError(f"{where}: {showing.path(name)} is not a folder; name one")
+    return folder
+
+
 def _budget(table: _Table) -> BudgetSettings:
-    table.check_keys("connections", "hosts", "reserve")
+    table.check_keys(_BUDGET_KEYS, lambda key, _: _BUDGET_HINTS.get(key.lower()))
     connections = table.content.get("connections")
-    if connections == "auto":
+    if isinstance(connections, str) and connections == "auto":
         return BudgetSettings(
             "auto", table.count("hosts", 1, least=1), table.count("reserve", DEFAULT_RESERVE, least=0)
         )
     if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= MOST_PERMITS:
+        found = f", is {showing.shown(connections)}" if "connections" in table.content else ""
         raise ConfigError(
-            f"{table.where('connections')} = {connections!r}: it is a number from 1 to {MOST_PERMITS}, less than "
-            'the max_connections of the server, or "auto"'
+            f"{table.where('connections')} must be a number from 1 to {MOST_PERMITS}, less than the max_connections "
+            f'of the server, or "auto"{found}'
         )
     for key in ("hosts", "reserve"):
         if key in table.content:
@@ -168,26 +290,23 @@ def _budget(table: _Table) -> BudgetSettings:
     return BudgetSettings(connections)
 
 
-def _database(name: str, table: _Table, directory: Path, environment: Mapping[str, str]) -> DatabaseSettings:
-    table.check_keys(
-        "url", "password_file", "password_env", "max_size", "min_size", "timeout", "max_waiting", "max_connecting",
-        "check_after", "max_idle", "max_lifetime", "reset", "pipeline", "close_on_errors", "debug",
-    )  # fmt: skip
+def _database(
+    name: str, table: _Table, budget: BudgetSettings | None, directory: Path, environment: Mapping[str, str]
+) -> DatabaseSettings:
+    table.check_keys(_DATABASE_KEYS, lambda key, _: hints.hint(key))
     url_text = table.string("url")
     if url_text is None:
         raise ConfigError(f'{table.where()}: no url; write url = "mysql://user@host/database"')
-    url = _with_password(parse_url(url_text, table.where("url")), table, directory, environment)
-    max_size, min_size = table.max_size(), table.count("min_size", 0, least=0)
-    if isinstance(max_size, int) and min_size > max_size:
-        raise ConfigError(f"{table.where('min_size')} = {min_size}: it is more than max_size, which is {max_size}")
-    return DatabaseSettings(
+    password_file = table.path_name("password_file")
+    url = _with_password(parse_url(url_text, table.where("url")), table, password_file, directory, environment)
+    settings = DatabaseSettings(
         name=name,
         url=url,
         origin=table.where(),
-        password_file=None if table.string("password_file") is None else directory / str(table.string("password_file")),
+        password_file=None if password_file is None else directory / password_file,
         password_env=table.string("password_env"),
-        max_size=max_size,
-        min_size=min_size,
+        max_size=table.max_size(),
+        min_size=table.count("min_size", 0, least=0),
         timeout=table.seconds("timeout", DEFAULT_TIMEOUT),
         max_waiting=table.count("max_waiting", 0, least=0),
         max_connecting=table.count("max_connecting", DEFAULT_MAX_CONNECTING, least=1),
@@ -199,10 +318,29 @@ def _database(name: str, table: _Table, directory: Path, environment: Mapping[st
         close_on_errors=table.codes("close_on_errors"),
         debug=table.boolean("debug", False),
     )
+    _refuse_contradictions(settings, table, budget)
+    return settings
 
 
-def _with_password(url: DatabaseURL, table: _Table, directory: Path, environment: Mapping[str, str]) -> DatabaseURL:
-    file_name, variable = table.string("password_file"), table.string("password_env")
+def _refuse_contradictions(settings: DatabaseSettings, table: _Table, budget: BudgetSettings | None) -> None:
+    for limit, name in (
+        (settings.max_size, "max_size"),
+        (budget.connections if budget else None, "budget.connections"),
+    ):
+        if isinstance(limit, int) and settings.min_size > limit:
+            raise ConfigError(f"{table.where('min_size')} = {settings.min_size} is more than {name}, which is {limit}")
+    numbers = [code for code in settings.close_on_errors if isinstance(code, int)]
+    if settings.url.scheme.startswith("postgresql") and numbers:
+        raise ConfigError(
+            f"{table.where('close_on_errors')}: PostgreSQL has no error {numbers[0]}; write an SQLSTATE, in quotes: "
+            f'"{numbers[0]:05}"'
+        )
+
+
+def _with_password(
+    url: DatabaseURL, table: _Table, file_name: str | None, directory: Path, environment: Mapping[str, str]
+) -> DatabaseURL:
+    variable = table.string("password_env")
     given = [
         source
         for source, value in (("url", url.password), ("password_file", file_name), ("password_env", variable))
@@ -211,25 +349,51 @@ def _with_password(url: DatabaseURL, table: _Table, directory: Path, environment
     if len(given) > 1:
         raise ConfigError(f"{table.where()}: the password stands in {' and in '.join(given)}; keep one")
     if file_name is not None:
-        path = directory / file_name
-        try:
-            password = path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ConfigError(
-                f"{table.where('password_file')}: {path} cannot be read by user id {os.geteuid()}: {reason}"
-            ) from None
-    elif variable is not None:
-        try:
-            password = environment[variable]
-        except KeyError:
-            raise ConfigError(
-                f"{table.where('password_env')}: the environment has no variable {variable}; SetEnv does not reach "
-                "it, Debian's /etc/apache2/envvars and systemd's Environment= do"
-            ) from None
-    else:
-        return url
-    return DatabaseURL(url.scheme, url.user, password, url.host, url.port, url.database, url.options)
+        return replace(url, password=_password_in(directory / file_name, table.where("password_file")))
+    if variable is not None:
+        return replace(url, password=_password_of(variable, environment, table.where("password_env")))
+    return url
+
+
+def _password_in(path: Path, where: str) -> str:
+    name = showing.path(path)
+    try:
+        text = files.read_text(path, MAX_PASSWORD_SIZE)
+    except OSError as error:
+        raise ConfigError(f"{where}: {name} cannot be read by user id {os.geteuid()}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {name} {error}") from None
+    password = text.removesuffix("\n").removesuffix("\r")
+    if "\n" in password or "\r" in password:
+        raise ConfigError(f"{where}: {name} has more than one line; it must have the password and nothing else")
+    _check_password(password, f"{where}: {name}")
+    return password
+
+
+def _password_of(variable: str, environment: Mapping[str, str], where: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", variable):
+        # Not quoted: it may be the password itself.
+        raise ConfigError(f"{where} must be the name of a variable of the environment, such as ORDERS_PASSWORD")
+    try:
+        password = environment[variable]
+    except KeyError:
+        raise ConfigError(
+            f"{where}: the environment has no variable {variable}; SetEnv does not reach it, Debian's "
+            "/etc/apache2/envvars and systemd's Environment= do"
+        ) from None
+    _check_password(password, f"{where}: the variable {variable}")
+    return password
+
+
+def _check_password(password: str, place: str) -> None:
+    if not password:
+        raise ConfigError(f"{place} is empty; write the password there, or leave the setting out if there is none")
+    if "\0" in password:
+        raise ConfigError(f"{place} has a NUL, which no password can have")
+    if any("\ud800" <= character <= "\udfff" for character in password):
+        raise ConfigError(f"{place} is not UTF-8")
+    if len(password) > MAX_PASSWORD_SIZE:
+        raise ConfigError(f"{place} is longer than {MAX_PASSWORD_SIZE} characters")
 
 
 @dataclass(frozen=True)
@@ -240,78 +404,94 @@ class _Table:
     origin: str
     path: str
 
-    def where(self, key: str = "") -> str:
-        return f"{self.origin}: {'.'.join(part for part in (self.path, key) if part)}"
+    def where(self, key: object = "") -> str:
+        parts = [self.path] if self.path else []
+        parts += [] if key == "" else [showing.name(key)]
+        return f"{showing.path(self.origin)}: {'.'.join(parts)}"
 
-    def check_keys(self, *known: str) -> None:
-        for key in self.content:
+    def check_keys(self, known: Sequence[str], hint: Callable[[str, object], str | None]) -> None:
+        for key, value in self.content.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{self.where()}: {showing.name(key)} is not a setting; the key must be a string")
             if key not in known:
-                raise ConfigError(f"{self.where(key)} is not a setting; {unknown_key(key, known)}")
+                advice = hint(key, value) or unknown_key(key, known)
+                raise ConfigError(f"{self.where(key)} is not a setting; {advice}")
 
     def table(self, key: str) -> _Table:
         value = self.content.get(key, {})
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{self.where(key)} is {_kind(value)}; it is a table, [{self.path or key}...]")
-        return _Table(value, self.origin, f"{self.path}.{key}" if self.path else key)
+            header = f"{self.path}.{showing.name(key)}" if self.path else f"{key}..."
+            raise ConfigError(f"{self.where(key)} must be a table, [{header}], is {showing.kind(value)}")
+        name = showing.name(key)
+        return _Table(value, self.origin, f"{self.path}.{name}" if self.path else name)
 
     def string(self, key: str) -> str | None:
         value = self.content.get(key)
-        if value is None or isinstance(value, str):
-            return value
-        raise ConfigError(f"{self.where(key)} is {_kind(value)}; write a string in quotes")
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return str.__str__(value)
+        # Its kind alone: it may be a password.
+        raise ConfigError(f"{self.where(key)} must be a string in quotes, is {showing.kind(value)}")
+
+    def path_name(self, key: str) -> str | None:
+        value = self.content.get(key)
+        name = str(value) if isinstance(value, PurePath) else self.string(key)
+        if name is not None and (not name.isprintable() or name != name.strip() or not name):
+            raise ConfigError(f"{self.where(key)} must be a path: not empty, and without line ends or blanks around it")
+        return name
 
     def seconds(self, key: str, default: float) -> float:
         value = self.content.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.where(key)} is {_kind(value)}; write a number of seconds, such as {default:g}")
-        if not 0 <= value <= 86_400:
-            raise ConfigError(f"{self.where(key)} = {value}: it is a number of seconds from 0 to 86400")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
+            return float(value) + 0.0  # -0.0 is 0.0
+        raise self._wrong(key, f"a number of seconds from 0 to {MAX_SECONDS}", value)
 
     def count(self, key: str, default: int, *, least: int) -> int:
         value = self.content.get(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_COUNT:
             return value
-        raise ConfigError(f"{self.where(key)} = {value!r}: it is a number from {least}")
+        raise self._wrong(key, f"a whole number from {least} to {MAX_COUNT}", value)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.content.get(key, default)
         if isinstance(value, bool):
             return value
-        raise ConfigError(f"{self.where(key)} is {_kind(value)}; write true or false")
+        raise self._wrong(key, "true or false", value)
 
     def reset(self) -> Literal["rollback", "session", "none"]:
         value = self.content.get("reset", "rollback")
-        if value == "rollback" or value == "session" or value == "none":
-            return value
-        raise ConfigError(f'{self.where("reset")} = {value!r}: it is "rollback", "session" or "none"')
+        for known in ("rollback", "session", "none"):
+            if isinstance(value, str) and value == known:
+                return known
+        raise self._wrong("reset", '"rollback", "session" or "none"', value)
 
     def codes(self, key: str) -> frozenset[int | str]:
         value = self.content.get(key, [])
-        if not isinstance(value, list | tuple | set | frozenset) or not all(map(_is_code, value)):
-            raise ConfigError(
-                f'{self.where(key)} = {value!r}: it is an array of error numbers and SQLSTATEs, such as [1290, "25006"]'
-            )
+        what = 'an array of error numbers and SQLSTATEs, such as [1290, "25006"]'
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise self._wrong(key, what, value)
+        if len(value) > _MAX_CODES:
+            raise ConfigError(f"{self.where(key)} must be {what}, at most {_MAX_CODES} of them")
+        for code in value:
+            if not _is_code(code):
+                raise ConfigError(f"{self.where(key)} must be {what}; {showing.shown(code)} is neither")
         return frozenset(value)
 
     def max_size(self) -> int | str:
         value = self.content.get("max_size", THREADS)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT:
             return value
-        if isinstance(value, str) and re.fullmatch(rf"{THREADS}(/[1-9][0-9]*)?", value):
-            return value
-        raise ConfigError(
-            f'{self.where("max_size")} = {value!r}: it is a number from 1, "threads" for as many as the process '
-            'has threads, or "threads/2" for half as many'
-        )
+        if isinstance(value, str) and re.fullmatch(rf"{THREADS}(/[1-9][0-9]{{0,5}})?", value):
+            return str.__str__(value)
+        what = f'a whole number from 1 to {MAX_COUNT}, "threads" for as many as the process has threads, or "threads/2"'
+        raise self._wrong("max_size", f"{what} for half as many", value)
+
+    def _wrong(self, key: str, what: str, value: object) -> ConfigError:
+        return ConfigError(f"{self.where(key)} must be {what}, is {showing.shown(value)}")
 
 
 def _is_code(value: object) -> bool:
     if isinstance(value, str):
         return re.fullmatch(r"[0-9A-Z]{5}", value) is not None
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
-
-
-def _kind(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "a table" if isinstance(value, Mapping) else f"a {type(value).__name__}")

@@ -79,11 +79,11 @@ def path(file: str | PurePath) -> str:
     return text if text.isprintable() and text.strip() == text != "" and len(text) <= 255 else shown(text)
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: object, known: Iterable[str]) -> str:
     """Return the end of a sentence that says what `key` could have meant."""
     names = sorted(itertools.islice((each for each in known if isinstance(each, str)), _NAMES_COMPARED))
     words = {each.lower(): each for each in reversed(names)}
-    close = difflib.get_close_matches(key.lower()[:MAX_SHOWN], words, n=1)
+    close = difflib.get_close_matches(key.lower()[:MAX_SHOWN], words, n=1) if isinstance(key, str) else []
     if close:
         return f"did you mean {name(words[close[0]])}?"
     listed = ", ".join(map(name, names))

@@ -603,9 +603,10 @@ def test_what_has_no_server_has_no_budget(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("databases")
 def test_a_budget_that_cannot_be_kept_is_an_error_of_configure(tmp_path: Path) -> None:
-    (tmp_path / "run").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o755)
 
-    with pytest.raises(ConfigError, match="Not a directory; name another folder in runtime_dir"):
+    with pytest.raises(ConfigError, match="is open to others"):
         wsgipool.configure(with_budget(tmp_path))
 
 
