@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wsgipool import config, drivers, sizing
+from wsgipool import config, drivers, showing, sizing
 from wsgipool.block import Block
 from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
@@ -88,7 +88,7 @@ class _Pools:
         database = self.settings.databases.get(name)
         if database is None:
             hint = config.unknown_key(name, self.settings.databases)
-            raise ConfigError(f"{self.settings.origin} has no database {name!r}; {hint}")
+            raise ConfigError(f"{self.settings.origin} has no database {showing.shown(name)}; {hint}")
         threads = _threads()
         max_size = sizing.pool_size(database.max_size, threads)
         if isinstance(database.max_size, int) and max_size < database.max_size:
@@ -280,7 +280,14 @@ def is_configured() -> bool:
 
 def _found_config() -> Path | None:
     named = _named_config()
-    return Path(named) if named else next((place for place in _config_places() if place.exists()), None)
+    return Path(named) if named else next(filter(_may_be_there, _config_places()), None)
+
+
+def _may_be_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:
+        return True  # this user may not look; reading it says so
 
 
 def _config_places() -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 import wsgipool
 from unit.fakes import FakeDatabase, Gate, Task, eventually, in_turn, run_python
 from wsgipool import ConfigError, PoolClosed, PoolTimeout, process
+from wsgipool.doctor.accounts import as_user
 from wsgipool.drivers import limits
 from wsgipool.httpd import process as httpd
 
@@ -109,6 +112,18 @@ def test_threads_that_need_a_pool_at_the_same_time_get_the_same(monkeypatch: pyt
     gate.open()
 
     assert first.result() is second.result()
+
+
+@pytest.mark.usefixtures("databases")
+@pytest.mark.parametrize("name", [None, 3, "", "a\nb", "x" * 1_000_000])
+def test_what_is_no_name_is_an_error_of_one_short_line(name: str) -> None:
+    wsgipool.configure(ORDERS)
+
+    with pytest.raises(ConfigError) as caught:
+        wsgipool.pool(name)
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 500
 
 
 @pytest.mark.usefixtures("databases")
@@ -220,6 +235,17 @@ def test_the_file_of_the_system_comes_last(system_config: Path) -> None:
     system_config.touch()
 
     assert process.find_config() == system_config
+
+
+def test_settings_where_this_user_may_not_look_are_not_passed_over(system_config: Path) -> None:
+    system_config.parent.chmod(0)
+
+    def read() -> str:
+        wsgipool.pool("orders")
+        return ""
+
+    user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    assert f"{system_config} cannot be read by user id" in as_user(user, read)
 
 
 def test_without_any_settings_the_error_names_the_places(script: Path, system_config: Path) -> None:
