@@ -378,37 +378,3 @@ def test_any_sqlstate_of_a_connection_exception_counts(ends: Ends) -> None:
 
     with pytest.raises(pymysql.Error):
         check_in(connection)
-
-
-# --- passwords -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("plugin", [b"mysql_clear_password", b"dialog"])
-def test_no_password_goes_in_clear_text_to_a_server_that_asks_for_it(plugin: bytes) -> None:
-    received = bytearray()
-
-    def serve(listening: socket.socket) -> None:
-        server, _ = listening.accept()
-        with server:
-            server.settimeout(PATIENCE)
-            capabilities = 0x0008_FFFF & ~0x0800
-            greeting = (
-                b"\x0a8.4.0\0" + (7).to_bytes(4, "little") + b"12345678\0"
-                + (capabilities & 0xFFFF).to_bytes(2, "little") + b"\x21\x02\x00"
-                + (capabilities >> 16).to_bytes(2, "little") + b"\x15" + b"\0" * 10 + b"123456789012\0"
-                + b"mysql_native_password\0"
-            )  # fmt: skip
-            server.sendall(packet(0, greeting))
-            server.recv(1 << 16)
-            server.sendall(packet(2, b"\xfe" + plugin + b"\0Password: "))
-            while data := server.recv(1 << 16):
-                received.extend(data)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = Task(lambda: serve(listening))
-        url = f"mysql://shop:sesame@127.0.0.1:{listening.getsockname()[1]}/orders"
-        with pytest.raises(pymysql.OperationalError, match=f"clear text \\({plugin.decode()}\\)"):
-            driver(url).connect(PATIENCE)
-        serving.result()
-
-    assert b"sesame" not in received
