@@ -71,6 +71,7 @@ class Connector(Generic[C]):
         self._paused_until = 0.0
         self._useless = 0  # servers in a row that could do no work
         self._useless_until = 0.0
+        self._useless_reason = ""
         self._warned: set[str] = set()
 
     def open(self, timeout: float, thread_id: int) -> Slot[C]:
@@ -101,10 +102,11 @@ class Connector(Generic[C]):
         """Return for how many seconds nothing will be tried, since the last connects have failed."""
         return self._paused_until - monotonic() if self._failures else 0.0
 
-    @property
-    def last_failure(self) -> ConnectFailed | None:
-        """Why there is no connection, or None since the last one that was opened."""
-        return self._last_failure
+    def describe_trouble(self) -> str:
+        """Return why there may be no connection, for a message; "" where none is known."""
+        if self._last_failure is not None:
+            return f"the last connect has failed: {self._last_failure}"
+        return f"the server can do no work: {self._useless_reason}" if self._useless else ""
 
     def ask(self, slot: Slot[C], timeout: float) -> None:
         """Make a connection that was checked out ready: ask whether it is sound, configure it again after a reset.
@@ -131,7 +133,7 @@ class Connector(Generic[C]):
         A session that has ended is no reason for a warning: servers and networks end idle ones.
         """
         if self.driver.is_out_of_service(error):
-            self._count_useless()
+            self._count_useless(error)
         kind = f"{when} {type(error)} {error.args[:1]}"
         is_new = len(self._warned) < _KINDS_OF_ERRORS and kind not in self._warned and not is_one_of(LOST, error)
         if is_new:
@@ -149,12 +151,13 @@ class Connector(Generic[C]):
         """Return the seconds in which no connect should be tried, since servers in a row could do no work."""
         return self._useless_until - monotonic() if self._useless else 0.0
 
-    def _count_useless(self) -> None:
+    def _count_useless(self, error: BaseException) -> None:
         with self._lock:
             # The first may be the last of a node that is leaving.
             seconds = pause(self._useless - 1, _FIRST_PAUSE, _LONGEST_PAUSE) if self._useless else 0.0
             self._useless_until = monotonic() + seconds
             self._useless += 1
+            self._useless_reason = describe(error)
 
     def _configure_first(self, connection: C, timeout: float, thread_id: int) -> None:
         try:

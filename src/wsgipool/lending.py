@@ -356,11 +356,11 @@ class Lending(Returning[C]):
         self._timeouts += 1
         held = [slot for slot in self._slots.values() if slot.thread_id]
         holders = f"; held: {describe_holders(held, monotonic())}" if held else ""
-        failure = self._connector.last_failure
+        trouble = self._connector.describe_trouble()
         is_budget = self.permits is not None and self.permits.hungers
         return PoolTimeout(
             f"no connection of pool {self.name!r} became free within {waiter.limit:g} s: {self._counts()}{holders}"
-            f"{f'; the last connect has failed: {failure}' if failure else ''}"
+            f"{trouble and f'; {trouble}'}"
             f"{f'; {self.permits.describe()}' if self.permits is not None and is_budget else ''}. "
             f"Hold connections for less time, {'' if is_budget else 'raise max_size, '}or wait longer with timeout"
         )

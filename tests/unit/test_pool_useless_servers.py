@@ -108,7 +108,7 @@ def test_who_cannot_wait_so_long_learns_that_in_time(make_pool: MakePool, databa
         with pytest.raises(ConnectFailed, match="WSREP"):
             pool.getconn()
 
-    with pytest.raises(PoolTimeout):
+    with pytest.raises(PoolTimeout, match=r"the server can do no work: .*1047, 'WSREP"):
         pool.getconn(timeout=0.01)
 
 
