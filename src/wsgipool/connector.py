@@ -79,7 +79,7 @@ class Connector(Generic[C]):
 
         Raises ConnectFailed, or what a signal handler raises meanwhile, which says nothing of the database.
         """
-        if self._last_failure is not None and (seconds := self.pause_left()) > 0:
+        if self._last_failure is not None and (seconds := self.failure_pause_left()) > 0:
             raise ConnectFailed(f"{self._last_failure}; it is tried again in {seconds:.1f} s") from (
                 self._last_failure.__cause__
             )
@@ -98,9 +98,13 @@ class Connector(Generic[C]):
         # Less up to a tenth, so that not all are renewed at once.
         return Slot(connection, expires=monotonic() + random.uniform(0.9, 1.0) * self._max_lifetime)
 
-    def pause_left(self) -> float:
-        """Return for how many seconds nothing will be tried, since the last connects have failed."""
+    def failure_pause_left(self) -> float:
+        """Return for how many seconds a connect fails at once, since the last ones have failed."""
         return self._paused_until - monotonic() if self._failures else 0.0
+
+    def pause_left(self) -> float:
+        """Return for how many seconds nothing should be tried in the background."""
+        return max(self.failure_pause_left(), self.useless_pause_left())
 
     def describe_trouble(self) -> str:
         """Return why there may be no connection, for a message; "" where none is known."""
@@ -147,7 +151,7 @@ class Connector(Generic[C]):
             " (the next of this kind are logged at level INFO)" if is_new else "",
         )
 
-    def useless_pause(self) -> float:
+    def useless_pause_left(self) -> float:
         """Return the seconds in which no connect should be tried, since servers in a row could do no work."""
         return self._useless_until - monotonic() if self._useless else 0.0
 

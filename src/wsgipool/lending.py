@@ -242,7 +242,7 @@ class Lending(Returning[C]):
     def _connect(self, waiter: Waiter[C], frame: FrameType) -> Slot[C]:
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} was closed while this request waited for it")
-        pause = self._connector.useless_pause()
+        pause = self._connector.useless_pause_left()
         if pause > 0:
             # The servers that were reached could do no work. Soon a balancer will have noticed.
             sleep(max(0.0, min(pause, waiter.remaining())))
@@ -263,7 +263,7 @@ class Lending(Returning[C]):
         return slot
 
     def _opened_by(self, one: Waiter[C] | Opening, timeout: float) -> Slot[C]:
-        is_tried = self._connector.pause_left() <= 0
+        is_tried = self._connector.failure_pause_left() <= 0
         if one.permit is not None:
             one.permit.is_used = is_tried
         began = monotonic()
@@ -315,8 +315,7 @@ class Lending(Returning[C]):
         self._settle()
         self._tell_of_interrupted_blocks(leaked)
         with self._lock:
-            pause = max(self._connector.pause_left(), self._connector.useless_pause())
-            openings = [] if pause > 0 else self._begin_openings()
+            openings = [] if self._connector.pause_left() > 0 else self._begin_openings()
             least = 0 if self._winding_down else self.min_size
             is_short = self.size < (self.max_size if self._waiting else least)
         for opening in openings:
@@ -325,7 +324,7 @@ class Lending(Returning[C]):
         if self._winding_down and not self._slots:
             return None
         if is_short:
-            return max(_SHORTEST_ROUND, pause)
+            return max(_SHORTEST_ROUND, self._connector.pause_left())
         if self._may_have_lost():
             return _SHORTEST_ROUND
         if not self._slots and not self._connecting:
