@@ -51,7 +51,7 @@ def test_the_scheme_names_the_driver(scheme: str, expected: type) -> None:
         ("postgresql:///orders", "no host; write postgresql://user@host/database, or for a local server postgresql:"),
         ("postgresql://db/x?sslmod=require", "sslmod is not an option of postgresql://; did you mean sslmode?"),
         ("postgresql://db/x?colour=red", "colour is not an option of postgresql://; known are: application_name, "),
-        ("postgresql://db/x?password=s3cret", "password is not an option of postgresql://; did you mean sslpassword?"),
+        ("postgresql://db/x?password=s3cret", "password is not an option of postgresql://; it stands before the"),
         ("postgresql://db/x?autocommit=maybe", "the option autocommit is true or false, not 'maybe'"),
         (
             "postgresql://db/x?connect_timeout=0",

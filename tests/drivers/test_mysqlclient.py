@@ -11,7 +11,7 @@ import pytest
 
 from drivers.shops import Connect, MariaDBShop, clean, driver_of, run, value
 from unit.fakes import PATIENCE, Task
-from wsgipool import drivers
+from wsgipool import ConfigError, drivers
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.drivers import mysqlclient
 from wsgipool.drivers.mysqlclient import MySQLClientDriver
@@ -48,20 +48,31 @@ def test_a_fraction_of_a_second_counts_as_a_whole_one(monkeypatch: pytest.Monkey
     assert [arguments[f"{name}_timeout"] for name in ("read", "write", "connect")] == [1, 3, 3]
 
 
+@pytest.mark.parametrize("of_mariadb", [True, False])
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "mode", "of_mariadbs"),
     [
-        ("", {}),
-        ("ssl_mode=required", {"ssl_mode": "REQUIRED"}),
-        ("ssl_ca=/ca.pem", {"ssl": {"ca": "/ca.pem"}, "ssl_mode": "VERIFY_CA"}),
-        ("ssl_ca=/ca.pem&ssl_mode=VERIFY_IDENTITY", {"ssl": {"ca": "/ca.pem"}, "ssl_mode": "VERIFY_IDENTITY"}),
-        ("ssl_cert=/c.pem&ssl_key=/k.pem", {"ssl": {"cert": "/c.pem", "key": "/k.pem"}, "ssl_mode": "REQUIRED"}),
+        ("", "PREFERRED", "REQUIRED"),  # which MariaDB's takes for PREFERRED, and PREFERRED for DISABLED
+        ("ssl_mode=REQUIRED", "REQUIRED", "REQUIRED"),
+        ("ssl_disabled=true", "DISABLED", "DISABLED"),
+        ("ssl_verify_identity=true", "VERIFY_IDENTITY", "VERIFY_IDENTITY"),
+        ("ssl_mode=VERIFY_CA", "VERIFY_CA", None),
     ],
 )
-def test_files_for_tls_require_it(options: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_client_library_is_told_what_it_takes_for_the_mode(
+    options: str, mode: str, of_mariadbs: str | None, of_mariadb: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysqlclient, "_is_of_mariadb", lambda: of_mariadb)
+    if of_mariadb and of_mariadbs is None:
+        with pytest.raises(ConfigError, match=r"ssl_mode=VERIFY_CA: MariaDB's client library"):
+            connect_arguments(options, 1, monkeypatch)
+        return
+
     arguments = connect_arguments(options, 1, monkeypatch)
 
-    assert {name: value for name, value in arguments.items() if "ssl" in name} == expected
+    assert arguments["ssl_mode"] == (of_mariadbs if of_mariadb else mode)
+    # Where the URL names no authority, the system's, which the libraries would not all take.
+    assert bool(arguments.get("ssl")) is mode.startswith("VERIFY")
 
 
 # --- connecting ------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Fin
                 f"{name}: the connection to {host} is not encrypted; what is asked and answered can be read on the "
                 "network between.",
                 "Let the server offer TLS, and name its certificate's authority in the URL: ?ssl_ca=/path/ca.pem for "
-                "mysql://, ?sslmode=verify-full for postgresql://.",
+                "mysql://, ?sslrootcert=/path/ca.pem for postgresql://.",
             )
     modes = {name: session.autocommit for name, session in sessions.items()}
     if len(set(modes.values())) > 1:

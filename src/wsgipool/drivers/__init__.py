@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from wsgipool.config import DatabaseSettings, DatabaseURL, unknown_key
+from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.drivers import hints
 from wsgipool.drivers.codes import CONFLICTS, CREDENTIALS, Codes, is_one_of, is_out_of_service
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
@@ -32,7 +34,13 @@ _MODULES = {
     "mysql": "wsgipool.drivers.pymysql",
     "mysql+pymysql": "wsgipool.drivers.pymysql",
     "mysql+mysqlclient": "wsgipool.drivers.mysqlclient",
+    "mysql+mysqldb": "wsgipool.drivers.mysqlclient",
+    "mariadb": "wsgipool.drivers.pymysql",
+    "mariadb+pymysql": "wsgipool.drivers.pymysql",
+    "mariadb+mysqlclient": "wsgipool.drivers.mysqlclient",
+    "mariadb+mysqldb": "wsgipool.drivers.mysqlclient",
     "postgresql": "wsgipool.drivers.psycopg",
+    "postgres": "wsgipool.drivers.psycopg",
     "postgresql+psycopg": "wsgipool.drivers.psycopg",
     "sqlite": "wsgipool.drivers.sqlite",
 }
@@ -134,38 +142,66 @@ def for_database(settings: DatabaseSettings) -> Driver[Any]:
     """Return the driver that the URL's scheme names, its options checked. Raises ConfigError."""
     scheme = settings.url.scheme
     if scheme not in _MODULES:
-        raise ConfigError(f"{settings.origin}.url: no driver for {scheme}://; {unknown_key(scheme, _MODULES)}")
+        raise ConfigError(f"{settings.origin}.url: {hints.no_driver(scheme, _MODULES)}")
     try:
         module = importlib.import_module(_MODULES[scheme])
     except ImportError as error:
         raise ConfigError(f"{settings.origin}.url: {scheme}:// needs a module that is not here: {error}") from error
-    driver: Driver[Any] = module.driver(settings)
-    return driver
+    driver = module.driver(settings)
+    driver.out_of_service = settings.close_on_errors
+    made: Driver[Any] = driver
+    return made
+
+
+def family(url: DatabaseURL) -> str:
+    """Return "mysql" (MariaDB too), "postgresql" or "sqlite", or what else a scheme begins with."""
+    name = url.scheme.partition("+")[0]
+    return {"mariadb": "mysql", "postgres": "postgresql"}.get(name, name)
+
+
+def is_pymysql(url: DatabaseURL) -> bool:
+    """Return whether a URL is for PyMySQL."""
+    return _MODULES.get(url.scheme) == "wsgipool.drivers.pymysql"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens: a host and a port, or a Unix socket; PostgreSQL's is a folder and a port."""
+
+    host: str | None
+    port: int | None
+    socket: str | None
+
+
+def place_of(url: DatabaseURL) -> Place | None:
+    """Return where the driver connects to; None where there is no server. Raises ConfigError for what cannot be."""
+    if family(url) not in ("mysql", "postgresql"):
+        return None
+    name = {"mysql": "mysql_options", "postgresql": "psycopg_options"}[family(url)]
+    module = importlib.import_module(f"wsgipool.drivers.{name}")
+    place: Place = module.place_of(url, "the database URL")
+    return place
 
 
 def server_of(url: DatabaseURL) -> str | None:
     """Return a name for the server of a database, the same for all databases that are there; None where there is none.
 
-    It goes by what the URL says: two names or addresses of one machine are two servers. The budget counts by it, and so
-    must whoever says what the budget will do.
+    Two names or addresses of one machine are two servers. The budget counts by it, and so must whoever says what the
+    budget will do.
     """
-    family = url.scheme.partition("+")[0]
-    if family not in _PORTS:
+    try:
+        place = place_of(url)
+    except (ConfigError, ImportError):
+        # Nothing will connect; it needs a name all the same.
+        file = next(
+            (f"{name}={url.options[name]}" for name in ("read_default_file", "service") if name in url.options), None
+        )
+        return f"{family(url)}://{file or url.host or ''}"
+    if place is None:
         return None
-    options = url.options
-    place = options.get("unix_socket") or options.get("host") or url.host or options.get("hostaddr")
-    if place is None and (file := next((name for name in _FILES if name in options), None)):
-        # The driver reads it there.
-        return f"{family}://{file}={options[file]}"
-    place = place or "localhost"
-    if not place.startswith("/"):
-        return f"{family}://{place.lower()}:{url.port or _PORTS[family]}"
-    # PostgreSQL's is a folder, which has a socket for each port.
-    return f"{family}://{place}" if family == "mysql" else f"{family}://{place}:{url.port or _PORTS[family]}"
-
-
-_PORTS = {"mysql": 3306, "postgresql": 5432}
-_FILES = ("read_default_file", "service")
+    if place.socket is not None:
+        return f"{family(url)}://{place.socket}{'' if place.port is None else f':{place.port}'}"
+    return f"{family(url)}://{(place.host or '').lower()}:{place.port}"
 
 
 class PlainDriver(Generic[C]):

@@ -9,6 +9,7 @@ from typing import Any
 
 from wsgipool import drivers
 from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.errors import ConfigError
 
 REFUSALS = {
     "mysql": {
@@ -37,13 +38,16 @@ class ServerLimit:
 
 def kind(url: DatabaseURL) -> str:
     """Return "mysql" (MariaDB too), "postgresql" or "sqlite"."""
-    return url.scheme.partition("+")[0]
+    return drivers.family(url)
 
 
 def network_host(url: DatabaseURL) -> str | None:
     """Return the host that is reached by the network, or None where it is a socket or a file."""
-    host = url.host or url.options.get("host") or url.options.get("hostaddr")
-    return None if host is None or host.startswith("/") or "unix_socket" in url.options else host
+    try:
+        place = drivers.place_of(url)
+    except (ConfigError, ImportError):
+        return None  # nothing connects
+    return None if place is None else place.host
 
 
 def has_limit(url: DatabaseURL) -> bool:

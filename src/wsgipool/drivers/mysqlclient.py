@@ -7,10 +7,10 @@ interpreter, `WSGIApplicationGroup %{GLOBAL}`.
 The options of the URL are those of `mysql://`, with these differences, which are the library's:
 
 - Timeouts are whole seconds; a fraction counts as a whole one, and none is shorter than 1 s, that of a connect neither.
-- TLS is asked for by `ssl_mode`, as of the mysql program: DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY;
-  the default is VERIFY_CA with an `ssl_ca`, else PREFERRED. MariaDB's library, which is Debian's, takes PREFERRED for
-  "no", and VERIFY_CA for VERIFY_IDENTITY.
-- There is no `program_name`: the server's list of sessions does not show the pool.
+- `ssl_mode=VERIFY_CA` is refused with MariaDB's library, which is Debian's: it verifies the server's name in any case.
+  Where TLS is required and the server has none, that library notices it when it has logged in.
+- There are no `program_name`, by which the server's list of sessions could show the pool, `bind_address` and
+  `ssl_key_password`.
 - It does not tell whether a transaction is open, so a returned connection owes a ROLLBACK in any case. The answer is
   read at the next checkout.
 - A fork while another thread is in the middle of connecting leaves the child that thread's socket.
@@ -21,10 +21,11 @@ The options of the URL are those of `mysql://`, with these differences, which ar
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
-import pwd
 import select
+import ssl
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -34,62 +35,103 @@ from MySQLdb.connections import Connection
 from MySQLdb.constants import CLIENT, CR
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever, mysql_options
 from wsgipool.drivers.deadline import ended_after
+from wsgipool.drivers.mysql_options import MySQLOptions
 from wsgipool.drivers.opening import Descriptor
-from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert, one_of
+from wsgipool.drivers.tls import TLS, Mode
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 
-DEFAULT_CONNECT_TIMEOUT = 10.0
-"""Seconds; MySQL's server-side connect_timeout."""
-
-_OPTIONS: Mapping[str, Option] = {
-    **dict.fromkeys(
-        ("charset", "collation", "unix_socket", "init_command", "sql_mode", "ssl_ca", "ssl_cert", "ssl_key"), TEXT
-    ),
-    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SECONDS),
-    "autocommit": BOOLEAN,
-    "ssl_mode": one_of("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"),
+_LACKING = {
+    "bind_address": "mysqlclient cannot choose it; leave it out, or use mysql://",
+    "program_name": "mysqlclient does not send it; leave it out, or use mysql://",
+    "ssl_key_password": "mysqlclient cannot give it; remove it from the key with `openssl pkey`, or use mysql://",
 }
 
 
 def driver(settings: DatabaseSettings) -> MySQLClientDriver:
-    """Return the driver for one `[databases.NAME]`. Raises ConfigError for an option that it does not have."""
-    url, where = settings.url, f"{settings.origin}.url"
-    options = convert(url, _OPTIONS, where)
-    if "unix_socket" not in options and not url.host:
-        raise ConfigError(
-            f"{where}: no host; write {url.scheme}://user@host/database, or for a local server "
-            f"{url.scheme}://user@/database?unix_socket=/run/mysqld/mysqld.sock"
-        )
-    return MySQLClientDriver(url, options)
+    """Return the driver for one `[databases.NAME]`. Raises ConfigError."""
+    options = mysql_options.read(settings, _LACKING)
+    where = f"{settings.origin}.url"
+    return MySQLClientDriver(settings.url, arguments(options, where), requires_tls=options.tls.is_required)
+
+
+def arguments(options: MySQLOptions, where: str) -> dict[str, Any]:
+    """Return MySQLdb's arguments. Raises ConfigError for what its client library cannot do; `where` begins it."""
+    given: dict[str, Any] = {
+        "host": _host(options.host),
+        "port": options.port,
+        "unix_socket": options.unix_socket,
+        "user": options.user,
+        "password": options.password or "",
+        "database": options.database or None,
+        "charset": options.charset,
+        "collation": options.collation,
+        "connect_timeout": options.connect_timeout,
+        "read_timeout": options.read_timeout,
+        "write_timeout": options.write_timeout,
+        "autocommit": options.autocommit,
+        "init_command": options.init_command,
+        "sql_mode": options.sql_mode,
+        "local_infile": 0,
+        **_tls(options.tls, where),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _host(name: str | None) -> str | None:
+    if name is None:
+        return None
+    # Its library takes 'localhost', in small letters alone, for a socket that the URL does not name.
+    return "LOCALHOST" if name.lower() == "localhost" else name.encode("idna").decode()
+
+
+def _tls(tls: TLS, where: str) -> dict[str, Any]:
+    """Return MySQLdb's arguments for TLS: MySQL's library does what the modes say, MariaDB's something else."""
+    mode = tls.mode
+    if _is_of_mariadb():
+        if mode is Mode.VERIFY_CA:
+            raise ConfigError(
+                f"{where}: ssl_mode=VERIFY_CA: MariaDB's client library, which mysqlclient uses here, verifies the "
+                "name of the server in any case; write ssl_mode=VERIFY_IDENTITY, or use mysql://"
+            )
+        if mode is Mode.PREFERRED:
+            mode = Mode.REQUIRED  # which it takes for PREFERRED; and PREFERRED for DISABLED
+    files = {"ca": tls.ca, "capath": tls.capath, "cert": tls.cert, "key": tls.key}
+    if mode in (Mode.VERIFY_CA, Mode.VERIFY_IDENTITY) and not tls.ca and not tls.capath:
+        system = ssl.get_default_verify_paths()
+        if not system.cafile and not system.capath:
+            raise ConfigError(f"{where}: this host has no certificates of authorities; name one, ssl_ca=/path/ca.pem")
+        files |= {"ca": system.cafile, "capath": system.capath}
+    named = {name: path for name, path in files.items() if path}
+    return {"ssl_mode": mode.value, **({"ssl": named} if named else {})}
+
+
+def _is_of_mariadb() -> bool:
+    return hasattr(ctypes.CDLL(MySQLdb._mysql.__file__), "mariadb_connection")
 
 
 class MySQLClientDriver(PlainDriver["PooledConnection"]):
     """Connects with mysqlclient; see `wsgipool.drivers.Driver`."""
 
-    def __init__(self, url: DatabaseURL, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: DatabaseURL, options: Mapping[str, Any], requires_tls: bool = False) -> None:
         self.address = str(url)
-        self._url = url
-        # The library's own default character set depends on how it was built.
-        self._options = {"charset": "utf8mb4", "connect_timeout": DEFAULT_CONNECT_TIMEOUT, **options}
+        self._options = dict(options)
+        self._requires_tls = requires_tls
 
     def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
         arguments = dict(self._options)
         arguments["connect_timeout"] = max(1, int(min(timeout, arguments["connect_timeout"])))
         for name in ("read_timeout", "write_timeout"):
-            if name in arguments:
-                arguments[name] = math.ceil(arguments[name])
-        for name, value in (("host", self._url.host), ("port", self._url.port), ("database", self._url.database)):
-            if value:
-                arguments[name] = value
-        arguments = _with_tls(arguments)
-        connection = PooledConnection(user=self._user(), password=self._url.password or "", **arguments)
+            arguments[name] = math.ceil(arguments[name])
+        connection = PooledConnection(**arguments)
         # MariaDB's library takes REQUIRED for "if the server has it".
-        if arguments.get("ssl_mode") == "REQUIRED" and not connection.server_capabilities & CLIENT.SSL:
+        if self._requires_tls and not connection.server_capabilities & CLIENT.SSL:
             self.close(connection)
             raise MySQLdb.OperationalError(CR.SSL_CONNECTION_ERROR, "TLS is required, and the server has none")
+        if arguments.get("sql_mode") == "":
+            connection.set_sql_mode("")  # MySQLdb takes it for none given
         return connection
 
     def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
@@ -135,13 +177,9 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         # The library may have been at work in another thread when the process forked: it is not called here any more.
         keep_forever(connection)
 
-    def _user(self) -> str:
-        # The library's own default, but known to us, too: _renew_session() has to name the user again.
-        return self._url.user or pwd.getpwuid(os.geteuid()).pw_name
-
     def _renew_session(self, connection: PooledConnection) -> None:
-        database = [self._url.database] if self._url.database else []
-        connection.change_user(self._user(), self._url.password or "", *database)
+        database = [self._options["database"]] if "database" in self._options else []
+        connection.change_user(self._options["user"], self._options["password"], *database)
         # What the connection's constructor does, in its order. COM_CHANGE_USER puts back the server's defaults.
         if "init_command" in self._options:
             connection.query(self._options["init_command"])
@@ -173,15 +211,6 @@ class PooledConnection(Connection):
             raise MySQLdb.OperationalError(CR.SERVER_LOST, f"the server did not answer within {timeout:g} s")
         self.read_query_result()
         self.answer_is_due = False
-
-
-def _with_tls(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return MySQLdb's arguments for the `ssl_` options."""
-    files = {name: arguments.pop(f"ssl_{name}") for name in ("ca", "cert", "key") if f"ssl_{name}" in arguments}
-    if files:
-        # As the mysql program does. Without a mode the library would go on in plain text where the server has no TLS.
-        arguments = {"ssl": files, "ssl_mode": "VERIFY_CA" if "ca" in files else "REQUIRED", **arguments}
-    return arguments
 
 
 def _readable(connection: Connection, timeout: float) -> bool:

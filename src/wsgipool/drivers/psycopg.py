@@ -1,4 +1,4 @@
-"""PostgreSQL by psycopg 3: `postgresql://user:password@host:5432/database?sslmode=verify-full`.
+"""PostgreSQL by psycopg 3: `postgresql://user:password@host:5432/database?sslrootcert=/etc/ssl/shop-ca.pem`.
 
 psycopg is pure Python on top of libpq: the system's (Debian: libpq5), or with `psycopg[binary]` one that it brings. Its
 C implementation refuses all interpreters of a process but one; in more, set PSYCOPG_IMPL=python.
@@ -33,10 +33,8 @@ from psycopg.pq.misc import find_libpq_full_path
 from psycopg.rows import tuple_row
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever
+from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever, psycopg_options
 from wsgipool.drivers.opening import Descriptor
-from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
-from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 
 if TYPE_CHECKING:
@@ -49,42 +47,9 @@ DEFAULT_PREPARE_THRESHOLD = 5
 """psycopg's own default."""
 
 
-def _threshold(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    if not text.isdecimal():
-        raise ValueError(text)
-    return int(text)
-
-
-_OPTIONS: Mapping[str, Option] = {
-    # What the libpq that is here knows, but for what has its place before the '?', and a protocol without SQL.
-    **{
-        name: TEXT
-        for name in (option.keyword.decode() for option in pq.Conninfo.get_defaults())
-        if name not in ("user", "password", "port", "dbname", "replication")
-    },
-    "connect_timeout": SECONDS,
-    "autocommit": BOOLEAN,
-    "prepare_threshold": (_threshold, "a number from 0, or none"),
-}
-
-
 def driver(settings: DatabaseSettings) -> PsycopgDriver:
-    """Return the driver for one `[databases.NAME]`. Raises ConfigError for an option that libpq does not have."""
-    url, where = settings.url, f"{settings.origin}.url"
-    options = convert(url, _OPTIONS, where)
-    if url.host and "host" in options:
-        raise ConfigError(f"{where}: the host stands before the '?' and after it; keep one")
-    if not url.host and not options.keys() & {"host", "hostaddr", "service"}:
-        # libpq would take a socket in a folder that differs between Debian's and that of psycopg[binary].
-        raise ConfigError(
-            f"{where}: no host; write {url.scheme}://user@host/database, or for a local server "
-            f"{url.scheme}://user@/database?host=/run/postgresql"
-        )
-    # Shown by pg_stat_activity.
-    options.setdefault("application_name", f"wsgipool:{settings.name}")
-    return PsycopgDriver(url, options)
+    """Return the driver for one `[databases.NAME]`. Raises ConfigError."""
+    return PsycopgDriver(settings.url, psycopg_options.read(settings))
 
 
 class PsycopgDriver(PlainDriver["PooledConnection"]):
@@ -96,15 +61,7 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         self._connect_timeout = parameters.pop("connect_timeout", DEFAULT_CONNECT_TIMEOUT)
         self._autocommit = parameters.pop("autocommit", False)
         self._prepare_threshold = parameters.pop("prepare_threshold", DEFAULT_PREPARE_THRESHOLD)
-        for name, value in (
-            ("host", url.host),
-            ("port", url.port),
-            ("user", url.user),
-            ("password", url.password),
-            ("dbname", url.database),
-        ):
-            if value:
-                parameters[name] = value
+        parameters.pop("read_timeout")
         self._conninfo = make_conninfo(**parameters)
 
     def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:

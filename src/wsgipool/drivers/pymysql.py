@@ -17,44 +17,55 @@ from typing import Any
 import pymysql
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import CLEANING_TIMEOUT, LEAST_PATIENCE, PlainDriver, Reset, close_quietly
-from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.drivers import (
+    CLEANING_TIMEOUT,
+    LEAST_PATIENCE,
+    PlainDriver,
+    Reset,
+    close_quietly,
+    mysql_options,
+)
+from wsgipool.drivers.mysql_options import MySQLOptions
 from wsgipool.drivers.pymysql_connection import ENDED, IN_THE_POOL, PooledConnection, out_of_step, unasked_answer
-from wsgipool.errors import ConfigError
+from wsgipool.drivers.tls import Mode
 from wsgipool.farewell import Farewell
 
 _GOODBYE_PATIENCE = 0.05
 """Seconds to wait for the rest of an answer before a connection is closed without it."""
 
-DEFAULT_CONNECT_TIMEOUT = 10.0
-"""Seconds; PyMySQL's own default, and MySQL's server-side connect_timeout."""
-
 
 def driver(settings: DatabaseSettings) -> PyMySQLDriver:
-    """Return the driver for one `[databases.NAME]`. Raises ConfigError for an option that PyMySQL does not have."""
-    url = settings.url
-    arguments = convert(url, _OPTIONS, f"{settings.origin}.url")
-    if "unix_socket" not in arguments and "read_default_file" not in arguments and not url.host:
-        raise ConfigError(
-            f"{settings.origin}.url: no host; write mysql://user@host/database, or for a local server "
-            "mysql://user@/database?unix_socket=/run/mysqld/mysqld.sock"
-        )
-    for name, value in (
-        ("host", url.host),
-        ("port", url.port),
-        ("user", url.user),
+    """Return the driver for one `[databases.NAME]`. Raises ConfigError."""
+    return PyMySQLDriver(settings.url, arguments(mysql_options.read(settings)))
+
+
+def arguments(options: MySQLOptions) -> dict[str, Any]:
+    """Return PyMySQL's arguments."""
+    given: dict[str, Any] = {
+        "host": options.host,
+        "port": options.port,
+        "unix_socket": options.unix_socket,
+        "user": options.user,
         # Encoded here: PyMySQL would do it in Latin-1, and the server compares what the mysql client sends, UTF-8.
-        ("password", url.password.encode() if url.password else None),
-        ("database", url.database),
-    ):
-        if value:
-            arguments[name] = value
-    # Shown by performance_schema.session_connect_attrs beside the process id.
-    arguments.setdefault("program_name", f"wsgipool:{settings.name}")
-    try:
-        return PyMySQLDriver(url, arguments)
-    except (OSError, ValueError, LookupError) as error:
-        raise ConfigError(f"{settings.origin}.url: {error}") from None
+        "password": options.password.encode() if options.password else None,
+        "database": options.database or None,
+        "charset": options.charset,
+        "collation": options.collation,
+        "connect_timeout": options.connect_timeout,
+        "read_timeout": options.read_timeout,
+        "write_timeout": options.write_timeout,
+        "autocommit": options.autocommit,
+        "init_command": options.init_command,
+        "sql_mode": options.sql_mode,
+        "bind_address": options.bind_address,
+        "program_name": options.program_name,
+    }
+    if options.tls.mode is Mode.DISABLED:
+        given["ssl_disabled"] = True
+    elif options.tls.mode is not Mode.PREFERRED:
+        # PyMySQL insists on TLS where it is given a context, and only there.
+        given["ssl"] = options.tls.context()
+    return {name: value for name, value in given.items() if value is not None}
 
 
 class PyMySQLDriver(PlainDriver[PooledConnection]):
@@ -62,10 +73,10 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
 
     def __init__(self, url: DatabaseURL, arguments: Mapping[str, Any]) -> None:
         self._arguments = dict(arguments)
-        self._connect_timeout = self._arguments.pop("connect_timeout", DEFAULT_CONNECT_TIMEOUT)
+        self._connect_timeout = self._arguments.pop("connect_timeout")
         self.address = str(url)
-        # Never connected: it builds the TLS context, and names a certificate that is not there. With the codec of host
-        # names loaded too, no thread that connects is inside an import or OpenSSL's set-up when another forks.
+        # Never connected: it builds the TLS context. With the codec of host names loaded too, no thread that connects
+        # is inside an import or OpenSSL's set-up when another forks.
         PooledConnection(**self._arguments, defer_connect=True)
         codecs.lookup("idna")
 
@@ -159,27 +170,3 @@ def _read_cleaning(connection: PooledConnection) -> None:
         if monotonic() < deadline:
             raise
         raise pymysql.OperationalError(f"the server did not clean the session within {CLEANING_TIMEOUT} s") from error
-
-
-_OPTIONS: Mapping[str, Option] = {
-    **dict.fromkeys(
-        (
-            "charset",
-            "collation",
-            "unix_socket",
-            "bind_address",
-            "init_command",
-            "sql_mode",
-            "program_name",
-            "read_default_file",
-            "read_default_group",
-            "ssl_ca",
-            "ssl_cert",
-            "ssl_key",
-            "ssl_key_password",
-        ),
-        TEXT,
-    ),
-    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SECONDS),
-    **dict.fromkeys(("autocommit", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), BOOLEAN),
-}

@@ -1,0 +1,143 @@
+"""What the lines of a MySQL option file mean, as options of a URL."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from wsgipool.drivers.files import shown
+from wsgipool.drivers.option_file import Entry
+from wsgipool.errors import ConfigError
+
+_NAMES: Mapping[str, str] = MappingProxyType({
+    "user": "user",
+    "password": "password",
+    "host": "host",
+    "port": "port",
+    "socket": "unix_socket",
+    "database": "database",
+    "protocol": "protocol",
+    "default_character_set": "charset",
+    "connect_timeout": "connect_timeout",
+    "bind_address": "bind_address",
+    "init_command": "init_command",
+    "ssl": "ssl",
+    "ssl_mode": "ssl_mode",
+    "ssl_ca": "ssl_ca",
+    "ssl_capath": "ssl_capath",
+    "ssl_cert": "ssl_cert",
+    "ssl_key": "ssl_key",
+    # MariaDB's client verifies the chain in any case where it has an ssl-ca; this is about the name.
+    "ssl_verify_server_cert": "ssl_verify_identity",
+})  # fmt: skip
+"""Options of the file, and those of the URL that mean the same."""
+
+_BOOLEANS = ("ssl", "ssl_verify_server_cert")
+_MAY_BE_EMPTY = ("password",)
+
+_NOT_TO_BE_IGNORED = ("ssl_", "tls_", "restricted_auth")
+"""What begins so makes a connection safer."""
+
+_SAYS_WHETHER = ("ssl_mode", "ssl_disabled", "ssl_ca", "ssl_capath", "ssl_verify_cert", "ssl_verify_identity")
+"""Options of the URL beside which the file's mode does not count."""
+
+
+def from_file(entries: Mapping[str, Entry], url: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Yield what the file adds to the options of the URL: name, text, and its file and line. Raises ConfigError.
+
+    An option of another program is ignored, as that program's. One that resembles a known one, or should make the
+    connection safer, is not.
+    """
+    file: dict[str, tuple[Any, str]] = {}
+    for entry in entries.values():
+        if (known := _known(entry)) is not None:
+            name, text = known
+            file[_NAMES[name]] = (_port(text, entry.where) if name == "port" else text, entry.where)
+    _choose_mode(file, url)
+    _choose_place(file, url)
+    yield from ((name, text, where) for name, (text, where) in file.items() if name not in url)
+
+
+def _known(entry: Entry) -> tuple[str, str] | None:
+    name, value = entry.name.removeprefix("loose_"), entry.value
+    for prefix, meaning in (("skip_", "false"), ("disable_", "false"), ("enable_", "true")):
+        if name.removeprefix(prefix) in _BOOLEANS and name.startswith(prefix) and value is None:
+            return name.removeprefix(prefix), meaning
+    if name not in _NAMES:
+        _refuse_what_matters(name, entry.where)
+        return None
+    if value is None and name in _BOOLEANS:
+        return name, "true"
+    if value is None and name == "password":
+        raise ConfigError(f"{entry.where}: password without a value: mysql would ask for it on the terminal; write it")
+    if not value and name not in _MAY_BE_EMPTY:
+        raise ConfigError(f"{entry.where}: {name} has no value; write one, or leave it out")
+    return name, value or ""
+
+
+def _refuse_what_matters(name: str, where: str) -> None:
+    if name.startswith(_NOT_TO_BE_IGNORED):
+        raise ConfigError(
+            f"{where}: {shown(name)[1:-1]} is not known here, and not ignored since it is about security; leave it out"
+        )
+    close = [known for known in _NAMES if len(name) > 2 and known.startswith(name)]
+    close = close or difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.8)
+    if close:
+        raise ConfigError(f"{where}: {shown(name)[1:-1]} is not an option; did you mean {close[0].replace('_', '-')}?")
+
+
+def _port(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise ConfigError(f"{where}: the port is {shown(text)}; it is a number from 1 to 65535, of MySQL 3306")
+    return int(text)
+
+
+def _boolean(text: str, where: str) -> bool:
+    values = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+    if text.lower() not in values:
+        raise ConfigError(f"{where}: ssl is {shown(text)}; it is 1 or 0")
+    return values[text.lower()]
+
+
+def _choose_mode(file: dict[str, tuple[Any, str]], url: Mapping[str, Any]) -> None:
+    """Put `ssl` as a mode, and leave out what the URL overrules."""
+    text, where = file.pop("ssl", (None, ""))
+    if text is not None and not _boolean(text, where):
+        file["ssl_disabled"] = ("true", where)
+    elif text is not None and not file.keys() & {"ssl_mode", "ssl_ca", "ssl_capath", "ssl_verify_identity"}:
+        file["ssl_mode"] = ("REQUIRED", where)
+    if url.get("ssl_disabled") or url.get("ssl_mode") == "DISABLED":
+        left_out: Collection[str] = [name for name in file if name.startswith("ssl_")]
+    elif any(name in url for name in _SAYS_WHETHER):
+        left_out = ("ssl_mode", "ssl_disabled")
+    else:
+        left_out = ()
+    for name in left_out:
+        file.pop(name, None)
+
+
+def _choose_place(file: dict[str, tuple[Any, str]], url: Mapping[str, Any]) -> None:
+    """Leave the host or the socket, as the mysql program would choose; the URL's, if it names either."""
+    protocol, where = file.pop("protocol", (None, ""))
+    if protocol is not None and protocol.lower() not in ("tcp", "socket"):
+        raise ConfigError(f"{where}: protocol is {shown(protocol)}; here it is tcp or socket")
+    if "unix_socket" in url:
+        file.pop("host", None)
+        file.pop("port", None)
+    elif "host" in url or (protocol or "").lower() == "tcp":
+        file.pop("unix_socket", None)
+        file.setdefault("host", ("localhost", where))
+    elif (protocol or "").lower() == "socket":
+        if "unix_socket" not in file:
+            raise ConfigError(f"{where}: protocol=socket without socket; name it: socket=/run/mysqld/mysqld.sock")
+        file.pop("host", None)
+        file.pop("port", None)
+    elif "unix_socket" in file:
+        # As the mysql program: a socket is for localhost, and a port for any other host.
+        if file.get("host", ("localhost", ""))[0].lower() == "localhost" and "port" not in url:
+            file.pop("host", None)
+            file.pop("port", None)
+        else:
+            file.pop("unix_socket")

@@ -1,0 +1,163 @@
+"""An option file of the MySQL programs, such as /etc/mysql/my.cnf, read as the mysql program reads it.
+
+The manual's page is 'Using Option Files'. Read here, once, it means the same for every driver. It knows the syntax and
+the groups, and not what an option means. What the program would skip with a warning, or silently, is a ConfigError that
+names the file and the line: a file that is missing, or that everybody may write, an !include that cannot be read.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from wsgipool.drivers import files
+from wsgipool.errors import ConfigError
+
+CLIENT_GROUPS = ("client", "client-server", "client-mariadb")
+"""The groups for every program: [client] of MySQL and MariaDB, the others of MariaDB."""
+
+_MAX_DEPTH = 10
+"""Files within files, as the mysql program counts them."""
+_MAX_FILES = 200
+"""Files in all: more of them are a folder that was not meant, or include one another too often."""
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "s": " ", '"': '"', "'": "'", "\\": "\\"}
+_BLANKS = " \t\r\n\v\f"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the file: an option, its dashes as underscores, and its value, None where it has none."""
+
+    group: str
+    name: str
+    value: str | None
+    where: str
+    """The file and the line."""
+
+
+def read(path: str, group: str | None, where: str) -> Mapping[str, Entry]:
+    """Return the options of the client groups, and over them those of `group`, by name; of two the later one.
+
+    `where` names the place of the file's name in messages. Raises ConfigError.
+    """
+    entries: list[Entry] = []
+    groups: list[str] = []
+    _read_file(path, f"{where}: read_default_file", _Found(entries, groups, [], []))
+    if group is not None and group not in groups:
+        raise ConfigError(
+            f"{where}: read_default_group: {files.shown(path)} has no group [{files.shown(group)[1:-1]}]; "
+            f"its groups are: {_listed(groups)}"
+        )
+    if group is None and not set(groups) & set(CLIENT_GROUPS):
+        raise ConfigError(
+            f"{where}: read_default_file: {files.shown(path)} has no group [client]; its groups are: "
+            f"{_listed(groups)}; read_default_group=NAME reads another"
+        )
+    common = {entry.name: entry for entry in entries if entry.group in CLIENT_GROUPS}
+    return common | {entry.name: entry for entry in entries if entry.group == group}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the files read so far have brought."""
+
+    entries: list[Entry]
+    groups: list[str]
+    files: list[str]
+    """All of them, in their order."""
+    open_files: list[str]
+    """Those that include one another, from the first."""
+
+
+def _read_file(path: str, where: str, found: _Found) -> None:
+    if path in found.open_files or len(found.open_files) >= _MAX_DEPTH:
+        raise ConfigError(f"{where}: {files.shown(path)} is included by itself, or more than {_MAX_DEPTH} deep")
+    if len(found.files) >= _MAX_FILES:
+        raise ConfigError(f"{where}: more than {_MAX_FILES} files are included; leave some out")
+    found.files.append(path)
+    content, status = files.read_with_status(path, where)
+    if status.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"{where}: {files.shown(path)} may be written by everybody; chmod o-w (mysql would ignore it)"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{number}: it is not UTF-8; save the file in UTF-8") from None
+    found.open_files.append(path)
+    group: str | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        here = f"{path}:{number}"
+        stripped = line.strip(_BLANKS)
+        if "\0" in stripped:
+            raise ConfigError(f"{here}: it has a NUL character; is it a text file?")
+        if "\r" in stripped:
+            raise ConfigError(f"{here}: a carriage return in the middle of the line; end lines with a line feed")
+        if not stripped or stripped[0] in "#;":
+            continue
+        if stripped[0] == "!":
+            for included in _included(stripped, here):
+                _read_file(included, here, found)
+        elif stripped[0] == "[":
+            name, bracket, _ = stripped[1:].partition("]")
+            if not bracket or not name.strip(_BLANKS):
+                raise ConfigError(f"{here}: a group is written [NAME]")
+            group = name.strip(_BLANKS)
+            found.groups.append(group)
+        elif group is None:
+            raise ConfigError(f"{here}: an option before the first group; write [client] above it")
+        else:
+            found.entries.append(_entry(stripped, group, here))
+    found.open_files.pop()
+
+
+def _included(line: str, here: str) -> Iterator[str]:
+    match = re.fullmatch(r"!(include|includedir)[ \t]+(.+)", line)
+    if not match:
+        raise ConfigError(f"{here}: after '!' comes 'include' and a file, or 'includedir' and a folder")
+    keyword, path = match[1], match[2].strip(_BLANKS)
+    if keyword == "include":
+        yield path
+        return
+    for name in files.names_in(path, f"{here}: !includedir"):
+        if name.endswith(".cnf"):
+            yield str(PurePath(path, name))
+
+
+def _entry(line: str, group: str, here: str) -> Entry:
+    name, equals, value = line[: _comment(line)].partition("=")
+    name = name.strip(_BLANKS).replace("-", "_")
+    if not name:
+        raise ConfigError(f"{here}: a value without the name of an option")
+    return Entry(group, name, _value(value.strip(_BLANKS)) if equals else None, here)
+
+
+def _comment(line: str) -> int:
+    """Return where a comment begins: '#' outside quotes."""
+    quote, escaped = "", False
+    for place, character in enumerate(line):
+        if character in "'\"" and not escaped:
+            if not quote:
+                quote = character
+            elif quote == character:
+                quote = ""
+        if character == "#" and not quote:
+            return place
+        escaped = bool(quote) and character == "\\" and not escaped
+    return len(line)
+
+
+def _value(text: str) -> str:
+    if len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]:
+        text = text[1:-1]
+    # A backslash before any other character stays.
+    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), text)
+
+
+def _listed(groups: list[str]) -> str:
+    return ", ".join(f"[{group}]" for group in sorted(set(groups))[:10]) or "none"
