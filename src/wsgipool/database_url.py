@@ -92,7 +92,7 @@ def _parts(url: str) -> DatabaseURL:
         raise ValueError(f"no scheme; {_EXAMPLES}")
     if "#" in rest:
         raise ValueError("'#' starts a fragment, which a database URL has not; in a password write %23")
-    address, question_mark, query = rest.partition("?")
+    address, _, query = rest.partition("?")
     authority, _, path = address.partition("/")
     is_path, is_sqlite = not authority and path.startswith("/"), scheme.lower() == "sqlite"
     # A file's path, after four slashes, may have an '@'. Anywhere else, an '@' after the host shows that the password
@@ -117,7 +117,7 @@ def _parts(url: str) -> DatabaseURL:
         database=(
             _unquoted(path, "the path of the file", most=_MAX_PATH) if is_path else _unquoted(path, "the database")
         ),
-        options=MappingProxyType(_options(query) if question_mark else {}),
+        options=MappingProxyType(_options(query) if query else {}),
     )
 
 

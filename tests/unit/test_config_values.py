@@ -449,7 +449,7 @@ def test_a_setting_in_the_wrong_place_gets_the_right_one(source: dict[str, objec
 
 # --- whatever it is --------------------------------------------------------------------------------------------------
 
-SCHEMES = ("sqlite",)
+SCHEMES = ("sqlite", "mysql", "mysql+mysqlclient", "postgresql")
 """Of the databases that are read, those whose drivers must take them or raise a ConfigError, too."""
 
 KEYS = ["databases", "budget", "runtime_dir", "orders", *WRONG, *WRONG_BUDGET]
