@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
@@ -60,6 +61,14 @@ another has left behind."""
 DEFAULT_READ_TIMEOUT = 60.0
 """Seconds to wait for a server that says nothing: longer than the 50 s of its innodb_lock_wait_timeout, so that it can
 say itself what a statement waited for in vain; as long as httpd's `Timeout`, after which nobody waits for the page."""
+
+UNREAD = "a result was not read to its end; after CALL read the rest by nextset(), or close the cursor"
+"""Why a connection cannot be used again whose holder left an answer behind."""
+
+CLOSED_BY_HOLDER = (
+    "the connection was closed by close(); do not close it: leave the `with` block, or give it back by putconn"
+)
+CLOSED_BY_POOL = "the pool has closed the connection; use none after its return"
 
 Reset = Literal["rollback", "session"]
 """How a returned connection is cleaned: "rollback" ends the transaction; "session" ends all that a session can keep:
@@ -256,9 +265,59 @@ class CallableDriver(PlainDriver[C]):
     def __init__(self, connect: Callable[[], C]) -> None:
         self.address = "a callable"
         self._connect = connect
+        self._remembered: dict[int, dict[str, Any]] = {}
 
     def connect(self, timeout: float, pipeline: bool = True) -> C:  # noqa: ARG002 - PEP 249 knows no timeout
         return self._connect()
+
+    def remember(self, connection: C) -> None:
+        attributes = {name: getattr(connection, name, _NONE) for name in _KNOWN_ATTRIBUTES}
+        # `autocommit` is a method where it is no setting: PyMySQL's and mysqlclient's.
+        self._remembered[id(connection)] = {
+            name: value
+            for name, value in attributes.items()
+            if value is not _NONE and not isinstance(value, MethodType)
+        }
+
+    def check_in(self, connection: C, how: Reset | None, pipeline: bool = True) -> None:
+        super().check_in(connection, how, pipeline)
+        for name, value in self._remembered.get(id(connection), {}).items():
+            if getattr(connection, name) != value:
+                setattr(connection, name, value)
+
+    def begin(self, connection: C) -> None:
+        """PEP 249 has no BEGIN: refuse a connection that is known to commit each statement by itself."""
+        ask = getattr(connection, "get_autocommit", None)
+        is_autocommit = (
+            getattr(connection, "autocommit", None) is True
+            or (callable(ask) and bool(ask()))
+            # sqlite3's; elsewhere None is the server's default
+            or (hasattr(connection, "in_transaction") and getattr(connection, "isolation_level", "") is None)
+        )
+        if is_autocommit:
+            raise ConfigError(
+                f"{self.address} returned a connection in autocommit, whose statements cannot be rolled back together; "
+                "turn autocommit off there, or name the database by its URL"
+            )
+
+    def close(self, connection: C) -> Farewell:
+        self._remembered.pop(id(connection), None)
+        return super().close(connection)
+
+    def abandon(self, connection: C) -> None:
+        self._remembered.pop(id(connection), None)
+        super().abandon(connection)
+
+
+_KNOWN_ATTRIBUTES = ("cursorclass", "cursor_factory", "row_factory", "text_factory", "isolation_level", "autocommit")
+"""What many DB-API modules let a program set on a connection."""
+_NONE = object()
+
+
+def delete_attributes(connection: object, but: Set[str]) -> None:
+    """Delete what a holder has set on a connection that it did not have before."""
+    for name in vars(connection).keys() - but:
+        delattr(connection, name)
 
 
 def close_quietly(connection: DBAPIConnection) -> None:
