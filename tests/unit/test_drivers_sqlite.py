@@ -3,7 +3,10 @@ from __future__ import annotations
 import os
 import pwd
 import sqlite3
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ from unit.fakes import Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, load, parse_url
 from wsgipool.doctor.accounts import as_user
-from wsgipool.drivers import Driver, for_database
+from wsgipool.drivers import Driver, Reset, for_database
 
 
 def driver(url: str) -> Driver[sqlite3.Connection]:
@@ -186,3 +189,199 @@ with pool.connection() as connection:
 """
 
     assert run_python(program) == "[('Emma',)]\n"
+
+
+# --- what a holder leaves --------------------------------------------------------------------------------------------
+
+
+def returned(sqlite: Driver[sqlite3.Connection], connection: sqlite3.Connection) -> None:
+    sqlite.check_in(connection, "rollback")
+    assert sqlite.check_out(connection, 1, 1)
+
+
+ATTRIBUTES: dict[str, Callable[[Any], object]] = {
+    "row_factory": lambda ours: setattr(ours, "row_factory", sqlite3.Row),
+    "text_factory": lambda ours: setattr(ours, "text_factory", bytes),
+    "isolation_level": lambda ours: setattr(ours, "isolation_level", None),
+    "an attribute of one's own": lambda ours: setattr(ours, "current_user", "Emma"),
+    "a method": lambda ours: setattr(ours, "execute", lambda *_: None),
+}
+if sys.version_info >= (3, 12):
+    ATTRIBUTES["autocommit"] = lambda ours: setattr(ours, "autocommit", True)
+
+
+@pytest.mark.parametrize("change", ATTRIBUTES)
+@pytest.mark.parametrize("how", [None, "rollback", "session"])
+def test_the_next_holder_finds_the_attributes_as_they_were_configured(
+    how: Reset | None, change: str, file: Path
+) -> None:
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+    connection.row_factory = lambda _, row: list(row)
+    sqlite.remember(connection)
+    before = vars(connection).keys() - {"_open"}
+
+    ATTRIBUTES[change](connection)
+    sqlite.check_in(connection, how)
+
+    assert connection.execute("SELECT 'Emma'").fetchone() == ["Emma"]
+    assert connection.isolation_level is not None
+    assert vars(connection).keys() - {"_open"} == before
+    sqlite.close(connection)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "foreign_keys": lambda ours: ours.execute("PRAGMA foreign_keys = ON"),
+    "query_only": lambda ours: ours.execute("PRAGMA query_only = ON"),
+    "busy_timeout": lambda ours: ours.execute("PRAGMA busy_timeout = 1"),
+    "synchronous": lambda ours: ours.execute("PRAGMA synchronous = OFF"),
+    "journal_mode": lambda ours: ours.execute("PRAGMA journal_mode = MEMORY"),
+    "case_sensitive_like": lambda ours: ours.execute("PRAGMA case_sensitive_like = ON"),
+    "an attached file": lambda ours: ours.execute("ATTACH ':memory:' AS other"),
+    "a temporary table": lambda ours: ours.execute("CREATE TEMPORARY TABLE basket (id)"),
+    "a function": lambda ours: ours.create_function("price", 0, lambda: 1),
+    "an aggregate": lambda ours: ours.create_aggregate("price", 1, object),
+    "a collation": lambda ours: ours.create_collation("NOCASE", lambda one, other: (one > other) - (one < other)),
+    "an authorizer": lambda ours: ours.set_authorizer(lambda *_: sqlite3.SQLITE_OK),
+    "a progress handler": lambda ours: ours.set_progress_handler(lambda: 1, 1),
+    "a trace": lambda ours: ours.set_trace_callback(print),
+    "a limit": lambda ours: ours.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_only_a_new_connection_undoes_makes_one_necessary(change: str, file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+    sqlite.remember(connection)
+    returned(sqlite, connection)
+
+    CHANGES[change](connection)
+
+    with pytest.raises(sqlite3.Error):
+        sqlite.check_in(connection, "rollback")
+    sqlite.close(connection)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_configure_changes_costs_no_connection(change: str, file: Path) -> None:
+    if change in ("a progress handler", "a limit"):
+        pytest.skip("it stops whatever is done")
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+    CHANGES[change](connection)
+    connection.commit()
+    sqlite.remember(connection)
+
+    for _ in range(2):
+        connection.execute("SELECT 1").fetchone()
+        sqlite.check_in(connection, "rollback")
+
+    sqlite.close(connection)
+
+
+def rows_left(connection: Any) -> Any:
+    rows = connection.execute("SELECT title FROM books")
+    rows.fetchone()
+    return rows
+
+
+def rows_left_by_a_cursor(connection: Any) -> Any:
+    rows = connection.cursor()
+    rows.execute("SELECT title FROM books")
+    rows.fetchone()
+    return rows
+
+
+def rows_of_a_factory_that_raises(connection: Any) -> Any:
+    def refuse(*_: object) -> None:
+        raise sqlite3.DataError("refused")
+
+    connection.row_factory = refuse
+    rows = connection.execute("SELECT title FROM books")
+    with pytest.raises(sqlite3.DataError, match="refused"):
+        rows.fetchone()
+    return rows
+
+
+@pytest.mark.parametrize("leave", [rows_left, rows_left_by_a_cursor, rows_of_a_factory_that_raises])
+def test_rows_left_unread_lock_nobody_out_and_are_no_old_news(leave: Callable[[Any], Any], file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}?timeout=0.1")
+    connection, other = sqlite.connect(1), sqlite.connect(1)
+    other.execute("CREATE TABLE books (title)")
+    other.executemany("INSERT INTO books VALUES (?)", [("Emma",), ("Persuasion",)])
+    other.commit()
+    sqlite.remember(connection)
+    rows = leave(connection)
+
+    returned(sqlite, connection)
+
+    other.execute("DELETE FROM books")
+    other.commit()  # would meet the lock of the reader
+    assert connection.execute("SELECT count(*) FROM books").fetchone() == (0,)
+    with pytest.raises(sqlite3.ProgrammingError):
+        rows.fetchone()
+    for one in (connection, other):
+        sqlite.close(one)
+
+
+def test_a_connection_opened_while_another_has_the_file_is_not_waited_for_and_used_once(file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}?timeout=60")
+    other = sqlite.connect(1)
+    other.execute("CREATE TABLE books (title)")
+    other.commit()
+    other.execute("BEGIN EXCLUSIVE")
+    connection = sqlite.connect(1)
+
+    Task(lambda: sqlite.remember(connection)).result()
+    other.rollback()
+
+    assert connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
+    with pytest.raises(sqlite3.OperationalError, match="another had the file locked"):
+        sqlite.check_in(connection, "rollback")
+    for one in (connection, other):
+        sqlite.close(one)
+
+
+# --- transactions and messages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("end", "rows"), [("commit", 2), ("rollback", 0)])
+def test_begin_makes_statements_in_autocommit_one_transaction(end: str, rows: int, file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+    connection.isolation_level = None
+    connection.execute("CREATE TABLE books (title)")
+
+    sqlite.begin(connection)
+    connection.execute("INSERT INTO books VALUES ('Emma')")
+    connection.execute("INSERT INTO books VALUES ('Persuasion')")
+    getattr(connection, end)()
+
+    assert connection.execute("SELECT count(*) FROM books").fetchone() == (rows,)
+    sqlite.close(connection)
+
+
+def test_a_close_by_hand_is_answered_by_what_to_do_instead(file: Path) -> None:
+    pool = Pool(driver(f"sqlite:///{file}"), name="shop", max_size=1)
+
+    def close_in_block() -> None:
+        with pool.connection() as connection:
+            connection.close()
+
+    with pytest.raises(
+        sqlite3.ProgrammingError, match="do not close it: leave the `with` block, or give it back by putc"
+    ):
+        close_in_block()
+    with pool.connection() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    pool.close()
+
+
+def test_what_the_pool_has_closed_says_so(file: Path) -> None:
+    sqlite = driver(f"sqlite:///{file}")
+    connection = sqlite.connect(1)
+    sqlite.close(connection)
+
+    with pytest.raises(sqlite3.ProgrammingError, match="the pool has closed the connection; use none after its return"):
+        connection.commit()
