@@ -13,8 +13,8 @@ from drivers.shops import Connect, PostgreSQLShop, clean, driver_of, is_alive, v
 from unit.fakes import PATIENCE, Task
 from wsgipool import drivers
 from wsgipool.demo.postgresql import PostgreSQL
-from wsgipool.drivers import psycopg as psycopg_driver
 from wsgipool.drivers.psycopg import PsycopgDriver
+from wsgipool.drivers.psycopg_connection import ready
 
 
 @pytest.fixture
@@ -114,8 +114,9 @@ def test_outside_a_transaction_nothing_is_owed(options: str, driver: PsycopgDriv
     connection.execute("UPDATE books SET stock = 7 WHERE id = 1")
     connection.commit()
 
-    assert not driver.check_in(connection, "rollback")
+    driver.check_in(connection, "rollback")
 
+    assert not connection.answer_is_due
     assert value(connection, "SELECT stock FROM books WHERE id = 1") == 7
 
 
@@ -175,7 +176,7 @@ def test_an_answer_that_is_an_error_is_one(driver: PsycopgDriver, connect: Conne
     connection.send(b"DISCARD NOTHING")
 
     with pytest.raises(psycopg.OperationalError, match="syntax error"):
-        driver.finish_reset(connection, PATIENCE)
+        is_alive(driver, connection)
 
 
 # --- alive or not ----------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def test_a_notification_is_a_sign_of_life_and_reaches_its_handler(driver: Psycop
     listening.add_notify_handler(lambda notification: heard.append(notification.payload))
     listening.execute("LISTEN orders")
     other.execute("NOTIFY orders, 'one book'")
-    assert psycopg_driver._ready(listening.fileno(), select.POLLIN, PATIENCE)
+    assert ready(listening.fileno(), select.POLLIN, PATIENCE)
 
     assert is_alive(driver, listening)
 
@@ -207,7 +208,7 @@ def test_the_reason_for_the_end_is_enough_even_before_the_end(driver: PsycopgDri
             serving.sendall(b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I")
             connection = connecting.result()
             serving.sendall(b"E" + (len(fatal) + 4).to_bytes(4, "big") + fatal)
-            assert psycopg_driver._ready(connection.fileno(), select.POLLIN, PATIENCE)
+            assert ready(connection.fileno(), select.POLLIN, PATIENCE)
 
             assert not is_alive(driver, connection)
 

@@ -8,9 +8,14 @@ The options of the URL are libpq's connection parameters (https://www.postgresql
 that gives each transaction another session, such as PgBouncer.
 
 What a connection owes at its return is sent at once and its answer read at the next checkout; outside a transaction it
-owes nothing. Cleaning all of a session is a DISCARD ALL, and psycopg's own settings as they were: autocommit, isolation
-level, read_only, deferrable, row_factory and prepare_threshold. It cannot be done in a transaction; the answer to the
-ROLLBACK before it is waited for at the return, as long as a connect may take (`connect_timeout`).
+owes nothing. Cleaning all of a session is a DISCARD ALL. It cannot be done in a transaction; the answer to the ROLLBACK
+before it is waited for at the return.
+
+In any case psycopg's own settings are restored (autocommit, isolation level, factories, adapters, handlers, ...) and
+`client_encoding`, notifications that arrived for the last holder are dropped, and a `pgconn.trace()` is ended.
+
+`read_timeout` is wsgipool's own: the seconds without a byte from the server after which a statement fails, and with it
+the connection. `notifies()` waits for as long as it is told to.
 """
 
 from __future__ import annotations
@@ -30,11 +35,20 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.misc import find_libpq_full_path
-from psycopg.rows import tuple_row
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever, psycopg_options
+from wsgipool.drivers import (
+    CLEANING_TIMEOUT,
+    CLOSED_BY_POOL,
+    LEAST_PATIENCE,
+    PlainDriver,
+    Reset,
+    close_quietly,
+    keep_forever,
+    psycopg_options,
+)
 from wsgipool.drivers.opening import Descriptor
+from wsgipool.drivers.psycopg_connection import PooledConnection, ready
 from wsgipool.farewell import Farewell
 
 if TYPE_CHECKING:
@@ -59,50 +73,63 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         self.address = str(url)
         parameters = dict(options)
         self._connect_timeout = parameters.pop("connect_timeout", DEFAULT_CONNECT_TIMEOUT)
+        self._read_timeout = parameters.pop("read_timeout")
         self._autocommit = parameters.pop("autocommit", False)
         self._prepare_threshold = parameters.pop("prepare_threshold", DEFAULT_PREPARE_THRESHOLD)
-        parameters.pop("read_timeout")
         self._conninfo = make_conninfo(**parameters)
 
-    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
+    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:  # noqa: ARG002 - one command at a time anyway
         connection = PooledConnection(_connect(self._conninfo, min(timeout, self._connect_timeout)))
-        self._configure(connection)
+        connection.is_out_of_service = self.is_out_of_service
+        connection.read_timeout = self._read_timeout
+        connection.autocommit = self._autocommit
+        connection.prepare_threshold = self._prepare_threshold
+        connection.remember()
         return connection
 
+    def remember(self, connection: PooledConnection) -> None:
+        connection.remember()
+
     def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
-        """Tell whether the connection is open and nobody has said that it ends.
+        """Return whether the connection is open and nobody has said that it ends.
 
         PostgreSQL speaks unasked: a NOTIFY, a changed parameter, the reason why it ends the session, the end of file.
         """
         if connection.answer_is_due:
-            self.finish_reset(connection, max(timeout, LEAST_PATIENCE))
-        try:
-            return connection.pgconn.status == pq.ConnStatus.OK and not connection.hears_the_end()
-        except psycopg.Error:
-            return False
+            patience = connection.sent_at + CLEANING_TIMEOUT - monotonic()
+            self.finish_reset(connection, max(min(patience, timeout), LEAST_PATIENCE))
+        return not connection.has_ended()
 
-    def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
+    def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
         """Send what the connection owes, and wait for nothing but the end of a transaction before a session's."""
-        if how is None:
-            return False
-        status = connection.pgconn.transaction_status
-        if status == pq.TransactionStatus.ACTIVE or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
-            raise psycopg.OperationalError("a command was not read to its end, or a pipeline left open")
+        connection.refuse_unfinished()
+        owed = connection.commands_to_restore()
+        if how is not None and connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            owed.insert(0, b"ROLLBACK")
+        if owed:
+            connection.send(b"; ".join(owed))
         if how == "session":
-            if status != pq.TransactionStatus.IDLE:
-                connection.send(b"ROLLBACK")
-                connection.read_answer(self._connect_timeout)
-            self._configure(connection)
+            if owed:
+                connection.read_answer(CLEANING_TIMEOUT)
             connection.send(b"DISCARD ALL")
-        elif status != pq.TransactionStatus.IDLE:
-            connection.send(b"ROLLBACK")
-        else:
-            connection.refuse_open_blocks()
-        return connection.answer_is_due
+        if not connection.answer_is_due:
+            connection.restore()
+        elif not pipeline:
+            self.finish_reset(connection, CLEANING_TIMEOUT)
 
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
-        connection.read_answer(timeout)
-        connection.refuse_open_blocks()
+        """Read the answer that is due and restore what cannot be restored before."""
+        if connection.answer_is_due:
+            connection.read_answer(timeout)
+            connection.restore()
+
+    def begin(self, connection: PooledConnection) -> None:
+        """Turn autocommit off until the return: psycopg begins the transaction, with its isolation level."""
+        if connection.autocommit:
+            connection.autocommit = False
+
+    def set_read_timeout(self, connection: PooledConnection, seconds: float) -> None:
+        connection.read_timeout = seconds
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
         connection.send(b"")  # the empty statement begins no transaction
@@ -111,9 +138,10 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
     def close(self, connection: PooledConnection) -> Farewell:
         # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
         with contextlib.suppress(psycopg.Error):
-            if connection.answer_is_due and _ready(connection.pgconn.socket, select.POLLIN, 0):
+            if connection.answer_is_due and ready(connection.pgconn.socket, select.POLLIN, 0):
                 connection.pgconn.consume_input()
         farewell = Farewell(-1 if connection.closed else connection.fileno())
+        connection.fail(CLOSED_BY_POOL)
         close_quietly(connection)
         farewell.hang_up()
         return farewell
@@ -121,75 +149,6 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
     def abandon(self, connection: PooledConnection) -> None:
         _abandon(connection.pgconn)
         keep_forever(connection)
-
-    def _configure(self, connection: PooledConnection) -> None:
-        connection.autocommit = self._autocommit
-        connection.isolation_level = connection.read_only = connection.deferrable = None
-        connection.row_factory = tuple_row
-        connection.prepare_threshold = self._prepare_threshold
-
-
-class PooledConnection(psycopg.Connection[Any]):
-    """psycopg's connection, with an answer that may be read later, and an ear for the end."""
-
-    def __init__(self, pgconn: PGconn, *arguments: Any, **options: Any) -> None:
-        super().__init__(pgconn, *arguments, **options)
-        self.answer_is_due = False
-        self._last_words = _LastWords()
-        self.add_notice_handler(self._last_words)
-
-    def send(self, statement: bytes) -> None:
-        """Send a statement that has no rows, and leave its answer to `read_answer`."""
-        # As psycopg's own rollback() does: what it has prepared may refer to a table that is gone or has changed.
-        self._prepared.clear()
-        self.pgconn.send_query(statement)
-        if self.pgconn.flush():
-            raise psycopg.OperationalError("the server takes no more commands")
-        self.answer_is_due = True
-
-    def read_answer(self, timeout: float) -> None:
-        """Read the answer that is due. Raises where it is an error, or does not come in time."""
-        deadline = monotonic() + timeout
-        while True:
-            while self.pgconn.is_busy():
-                if not _ready(self.pgconn.socket, select.POLLIN, deadline - monotonic()):
-                    raise psycopg.OperationalError(f"the server did not answer within {timeout:g} s")
-                self.pgconn.consume_input()
-            result = self.pgconn.get_result()
-            if result is None:
-                break
-            if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY):
-                raise psycopg.OperationalError(pq.error_message(result))
-        self.answer_is_due = False
-
-    def refuse_open_blocks(self) -> None:
-        """Raise where the connection came back from within a `transaction()` or a two-phase commit.
-
-        To be called outside a transaction, where it costs no round trip.
-        """
-        self.rollback()
-
-    def hears_the_end(self) -> bool:
-        """Take in what the server has said unasked, and tell whether it ends the session."""
-        if _ready(self.pgconn.socket, select.POLLIN, 0):
-            self.pgconn.consume_input()  # raises at the end of file
-            # As psycopg does after each answer; it would not look for what libpq has taken in already. Asking for
-            # notifications hands on the notices, too.
-            while notification := self.pgconn.notifies():
-                if self.pgconn.notify_handler:
-                    self.pgconn.notify_handler(notification)
-        # The end of file comes a moment after the reason.
-        return self._last_words.heard
-
-
-class _LastWords:
-    """A handler of notices: the reason why a session ends comes as one where no answer is waited for."""
-
-    heard = False
-
-    def __call__(self, notice: psycopg.errors.Diagnostic) -> None:
-        if notice.severity_nonlocalized in ("FATAL", "PANIC"):
-            self.heard = True
 
 
 def _abandon(pgconn: PGconn) -> None:
@@ -221,7 +180,7 @@ def _finish_connecting(pgconn: PGconn, timeout: float) -> None:
     deadline = monotonic() + timeout
     while (status := _poll(pgconn)) != pq.PollingStatus.OK:
         event = select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT
-        if not _ready(pgconn.socket, event, deadline - monotonic()):
+        if not ready(pgconn.socket, event, deadline - monotonic()):
             raise psycopg.errors.ConnectionTimeout(f"no connection within {timeout:g} s")
 
 
@@ -264,12 +223,6 @@ _set_error_verbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
 
 def _tell_errors(pgconn: Any, verbosity: int) -> None:
     _set_error_verbosity(pgconn.pgconn_ptr, verbosity)
-
-
-def _ready(descriptor: int, event: int, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
 _every_connection: weakref.WeakSet[PGconn] = weakref.WeakSet()
