@@ -41,8 +41,7 @@ def value(connection: Any, query: str) -> Any:
 
 
 def clean(driver: drivers.Driver[Any], connection: Any, how: drivers.Reset = "rollback") -> None:
-    if driver.check_in(connection, how):
-        driver.finish_reset(connection, PATIENCE)
+    driver.check_in(connection, how)
     driver.check_out(connection, threading.get_ident(), PATIENCE)
 
 
@@ -115,8 +114,6 @@ class MariaDBShop(Shop):
         ),
         "lock": ("DO GET_LOCK('till', 0)", "SELECT IS_USED_LOCK('till') = CONNECTION_ID()"),
         "database": ("USE information_schema", "SELECT database() = 'information_schema'"),
-        "autocommit": ("SET autocommit = 1", "SELECT @@autocommit"),
-        "character set": ("SET NAMES latin1", "SELECT @@character_set_client = 'latin1'"),
     }
 
     def session_of(self, connection: Any) -> int:

@@ -152,11 +152,11 @@ def test_a_reset_ends_the_transaction_before_its_answer_is_read(shop: Shop, conn
     returned, other = connect(), connect()
     run(returned, "UPDATE books SET stock = 0")
 
-    assert shop.driver.check_in(returned, "rollback")
+    shop.driver.check_in(returned, "rollback")
 
     run(other, "UPDATE books SET stock = stock + 1")  # would wait for the lock
     other.commit()
-    shop.driver.finish_reset(returned, PATIENCE)
+    assert is_alive(shop.driver, returned)
     assert value(returned, "SELECT stock FROM books WHERE id = 1") == 11
 
 
@@ -206,15 +206,14 @@ def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_said(shop: S
     connection.send(shop.nap)
 
     with pytest.raises(shop.dbapi.OperationalError, match=r"did not answer within 0\.05 s"):
-        shop.driver.finish_reset(connection, 0.05)
+        connection.read_answer(0.05)
 
 
 @pytest.mark.parametrize("pipeline", [True, False])
 @pytest.mark.parametrize("reset", ["rollback", "session"])
 def test_a_return_into_a_black_hole_does_not_hold_the_thread_for_ever(
-    shop: Shop, reset: drivers.Reset, pipeline: bool, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, reset: drivers.Reset, pipeline: bool
 ) -> None:
-    monkeypatch.setattr("wsgipool.connector._ANSWER_TIMEOUT", 0.3)
     with Proxy(shop.server.port) as proxy:
         driver = driver_of(f"{proxy.through(shop.url)}?connect_timeout=1")
         pool = Pool(driver, name="shop", max_size=1, reset=reset, pipeline=pipeline)
@@ -267,11 +266,12 @@ def test_a_session_that_was_killed_is_seen_without_asking(shop: Shop, connect: C
 def test_a_session_killed_while_its_answer_is_due_is_seen_with_the_answer(shop: Shop, connect: Connect) -> None:
     connection = connect()
     run(connection, "SELECT 1")
-    assert shop.driver.check_in(connection, "rollback")
-    shop.kill(shop.session_of(connection))
+    session = shop.session_of(connection)
+    shop.driver.check_in(connection, "rollback")
+    shop.kill(session)
 
     def check_out() -> None:
-        shop.driver.finish_reset(connection, PATIENCE)
+        is_alive(shop.driver, connection)
         shop.driver.ping(connection, PATIENCE)  # the ROLLBACK may have been answered before the end
 
     with pytest.raises(shop.dbapi.OperationalError):
@@ -294,7 +294,7 @@ def test_close_says_goodbye(answer_due: bool, shop: Shop, connect: Connect) -> N
     run(connection, "SELECT 1")  # PostgreSQL notices the want of a goodbye only in a transaction
     with shop.hears_a_goodbye(shop.session_of(connection)):
         if answer_due:
-            assert shop.driver.check_in(connection, "rollback")
+            shop.driver.check_in(connection, "rollback")
 
         shop.driver.close(connection)
 
@@ -468,3 +468,65 @@ def test_a_farewell_tells_when_the_server_has_ended_the_session(shop: Shop, conn
     assert farewell.wait(PATIENCE)
     assert 0.0 < farewell.seconds < PATIENCE
     shop.await_end(session)
+
+
+# --- a transaction on a connection in autocommit ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_begin_makes_statements_in_autocommit_one_transaction(end: str, shop: Shop, connect: Connect) -> None:
+    connection = connect("autocommit=on")
+
+    for stock in (7, 8):  # again, as after a deadlock
+        shop.driver.begin(connection)
+        run(connection, f"UPDATE books SET stock = {stock} WHERE id = 1")
+        run(connection, f"UPDATE books SET stock = {stock} WHERE id = 2")
+        getattr(connection, end)()
+
+    shop.driver.check_in(connection, "rollback")
+    assert is_alive(shop.driver, connection)
+    run(connection, "UPDATE books SET stock = 9 WHERE id = 1")
+    connection.rollback()
+    assert value(connection, "SELECT stock FROM books WHERE id = 1") == 9
+    assert value(connection, "SELECT stock FROM books WHERE id = 2") == (8 if end == "commit" else 20)
+
+
+def test_begin_does_nothing_where_a_transaction_begins_by_itself(shop: Shop, connect: Connect) -> None:
+    connection, other = connect(), connect("autocommit=on")
+    shop.driver.begin(connection)
+    run(other, "UPDATE books SET stock = 9 WHERE id = 1")
+
+    assert value(connection, "SELECT stock FROM books WHERE id = 1") == 9
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def test_a_close_by_hand_is_answered_by_what_to_do_instead(
+    shop: Shop, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    remedy = "do not close it: leave the `with` block, or give it back by putconn"
+    pool = make_pool(max_size=1)
+
+    def close_in_block(readonly: bool) -> None:
+        with pool.connection(readonly=readonly) as connection:
+            connection.close()
+
+    with pytest.raises(shop.dbapi.OperationalError, match=remedy):
+        close_in_block(readonly=False)
+    caplog.clear()
+    close_in_block(readonly=True)
+
+    assert remedy in caplog.text
+    assert "interrupted" not in caplog.text
+
+
+def test_what_the_pool_has_closed_says_so(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    shop.driver.close(connection)
+
+    with pytest.raises(
+        shop.dbapi.OperationalError, match="the pool has closed the connection; use none after its return"
+    ):
+        connection.commit()

@@ -9,7 +9,7 @@ from typing import Any
 import MySQLdb
 import pytest
 
-from drivers.shops import Connect, MariaDBShop, clean, driver_of, run, value
+from drivers.shops import Connect, MakePool, MariaDBShop, clean, driver_of, run, value
 from unit.fakes import PATIENCE, Task
 from wsgipool import ConfigError, drivers
 from wsgipool.demo.mariadb import MariaDB
@@ -184,3 +184,51 @@ def test_a_file_that_got_the_number_of_a_lost_socket_is_left_alone(
     assert os.path.sameopenfile(orders, number)
     for descriptor in {orders, number}:
         os.close(descriptor)
+
+
+# --- results that were left unread -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+@pytest.mark.parametrize("readonly", [True, False])
+def test_the_status_of_a_call_that_was_not_read_costs_no_session(
+    readonly: bool, is_closed: bool, make_pool: MakePool, connect: Connect
+) -> None:
+    run(connect(), "CREATE PROCEDURE list_books() SELECT * FROM books")
+    pool = make_pool(max_size=1)
+    sessions = set()
+
+    for _ in range(3):
+        with pool.connection(readonly=readonly) as connection:
+            cursor = connection.cursor()
+            cursor.execute("CALL list_books()")
+            assert len(cursor.fetchall()) == 2
+            if is_closed:
+                cursor.close()
+            sessions.add(connection.thread_id())
+
+    assert len(sessions) == 1
+
+
+@pytest.mark.parametrize("statement", ["SELECT 1; SELECT 2", "SELECT 1; DO 0; SELECT 2"])
+def test_rows_that_were_not_read_are_named_with_their_remedy(
+    statement: str, driver: MySQLClientDriver, connect: Connect
+) -> None:
+    connection = connect()
+    cursor = connection.cursor()
+    cursor.execute(statement)
+
+    remedy = r"a result was not read to its end; after CALL read the rest by nextset\(\), or close the cursor"
+    with pytest.raises(MySQLdb.OperationalError, match=remedy):
+        driver.check_in(connection, "rollback")
+
+
+def test_no_file_of_this_machine_is_given_to_a_server(mariadb: MariaDB, connect: Connect, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("1\t2\n")
+    with mariadb.admin() as admin:
+        run(admin, "SET GLOBAL local_infile = ON")
+    connection = connect()
+
+    with pytest.raises(MySQLdb.Error):
+        run(connection, f"LOAD DATA LOCAL INFILE '{secret}' INTO TABLE books")

@@ -1,7 +1,7 @@
 """A TCP proxy that a test owns, between a pool and its server: it passes on, refuses, resets, swallows, delays, cuts.
 
 What it does to new connections is `refuse()`, `listen()` and the attribute `greeting`; to those that are open,
-`swallowing`, `delay` and `cut()`. Everything takes effect with the next connection or the next piece of data.
+`swallowing`, `delay`, `answers_twice` and `cut()`. Everything takes effect with the next connection or the next piece of data.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Proxy:
         """How many more bytes a client is told in all; the rest disappears."""
         self.impatient = False
         """Whether a client has sent a command before the answer to the one before."""
+        self.answers_twice = False
+        """Whether each piece of the server's data is sent two times."""
         self.accepted = 0
         self.most_logins_at_once = 0
         self.to_server = bytearray()
@@ -181,7 +183,7 @@ class _Link:
             if self._proxy.answer_limit is not None:
                 data = data[: self._proxy.answer_limit]
                 self._proxy.answer_limit -= len(data)
-            self._pass_on(data, self._client)
+            self._pass_on(data * 2 if self._proxy.answers_twice else data, self._client)
             self._proxy.to_client += data
         self._end(self._client)
 

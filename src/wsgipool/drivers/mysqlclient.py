@@ -13,9 +13,12 @@ The options of the URL are those of `mysql://`, with these differences, which ar
   `ssl_key_password`.
 - It does not tell whether a transaction is open, so a returned connection owes a ROLLBACK in any case. The answer is
   read at the next checkout.
+- `ping()` never connects again, and the read timeout cannot be changed for one checkout.
+- Where a holder has changed autocommit or the character set, by a method or by SQL, they are put back at the return,
+  which takes two or three round trips. After change_user() or set_server_option() the connection is closed.
 - A fork while another thread is in the middle of connecting leaves the child that thread's socket.
 - It has no COM_RESET_CONNECTION. Cleaning all of a session takes a COM_CHANGE_USER to the same user, two to six round
-  trips that are waited for at the return, as long as a connect may take (`connect_timeout`) and no longer.
+  trips that are waited for at the return, for a second at most.
 """
 
 from __future__ import annotations
@@ -23,25 +26,35 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
-import select
 import ssl
-import weakref
 from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import MySQLdb
-from MySQLdb.connections import Connection
 from MySQLdb.constants import CLIENT, CR
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import LEAST_PATIENCE, PlainDriver, Reset, close_quietly, keep_forever, mysql_options
+from wsgipool.drivers import (
+    CLEANING_TIMEOUT,
+    CLOSED_BY_POOL,
+    LEAST_PATIENCE,
+    PlainDriver,
+    Reset,
+    close_quietly,
+    keep_forever,
+    mysql_options,
+)
 from wsgipool.drivers.deadline import ended_after
 from wsgipool.drivers.mysql_options import MySQLOptions
-from wsgipool.drivers.opening import Descriptor
+from wsgipool.drivers.mysqlclient_connection import PooledConnection
 from wsgipool.drivers.tls import TLS, Mode
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
+
+SESSION_RESET_TIMEOUT = 1.0
+"""Seconds that a return may wait for a session reset; then the connection is closed."""
 
 _LACKING = {
     "bind_address": "mysqlclient cannot choose it; leave it out, or use mysql://",
@@ -112,7 +125,7 @@ def _is_of_mariadb() -> bool:
     return hasattr(ctypes.CDLL(MySQLdb._mysql.__file__), "mariadb_connection")
 
 
-class MySQLClientDriver(PlainDriver["PooledConnection"]):
+class MySQLClientDriver(PlainDriver[PooledConnection]):
     """Connects with mysqlclient; see `wsgipool.drivers.Driver`."""
 
     def __init__(self, url: DatabaseURL, options: Mapping[str, Any], requires_tls: bool = False) -> None:
@@ -120,54 +133,86 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         self._options = dict(options)
         self._requires_tls = requires_tls
 
-    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:
+    def connect(self, timeout: float, pipeline: bool = True) -> PooledConnection:  # noqa: ARG002 - the library waits for each answer
         arguments = dict(self._options)
         arguments["connect_timeout"] = max(1, int(min(timeout, arguments["connect_timeout"])))
         for name in ("read_timeout", "write_timeout"):
             arguments[name] = math.ceil(arguments[name])
-        connection = PooledConnection(**arguments)
+        is_private = "unix_socket" in arguments or arguments["ssl_mode"] in ("VERIFY_CA", "VERIFY_IDENTITY")
+        if _is_of_mariadb() and not is_private:
+            arguments.update(read_default_file=str(_RESTRICTED), read_default_group="wsgipool")
+        try:
+            connection = PooledConnection(is_out_of_service=self.is_out_of_service, **arguments)
+        except MySQLdb.OperationalError as error:
+            if error.args[0] == _PLUGIN_NOT_ALLOWED:
+                raise MySQLdb.OperationalError(CR.AUTH_PLUGIN_CANNOT_LOAD, _REFUSAL) from None
+            raise
         # MariaDB's library takes REQUIRED for "if the server has it".
         if self._requires_tls and not connection.server_capabilities & CLIENT.SSL:
             self.close(connection)
             raise MySQLdb.OperationalError(CR.SSL_CONNECTION_ERROR, "TLS is required, and the server has none")
         if arguments.get("sql_mode") == "":
             connection.set_sql_mode("")  # MySQLdb takes it for none given
+        connection.remember()
         return connection
 
-    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
-        """Tell whether the socket is open and quiet: the server speaks only when asked, or to say that it is gone."""
-        if connection.answer_is_due:
-            self.finish_reset(connection, max(timeout, LEAST_PATIENCE))
-        return bool(connection.open) and not _readable(connection, 0)
+    def remember(self, connection: PooledConnection) -> None:
+        connection.remember()
 
-    def check_in(self, connection: PooledConnection, how: Reset | None) -> bool:
-        if how is None:
-            return False
-        # Where there is no more, next_result() reads nothing, and raises where the rows of this one were not read.
-        if connection.more_results() or connection.next_result() != -1:
-            # To read what was left may take for ever; a new connection is cheaper.
-            raise MySQLdb.OperationalError(CR.COMMANDS_OUT_OF_SYNC, "a result was not read to its end")
+    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+        """Return whether the socket is open and quiet: the server speaks only when asked, or to say that it ends."""
+        if connection.answer_is_due:
+            patience = connection.sent_at + CLEANING_TIMEOUT - monotonic()
+            connection.read_answer(max(min(patience, timeout), LEAST_PATIENCE))
+        return not connection.has_ended()
+
+    def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
+        connection.refuse_unfinished()
         if how == "session":
-            with ended_after(self._options["connect_timeout"], connection.descriptor):
+            with ended_after(min(SESSION_RESET_TIMEOUT, self._options["connect_timeout"]), connection.descriptor):
                 self._renew_session(connection)
-        else:
+                connection.restore_session()
+            connection.restore()
+            return
+        if not connection.is_session_restored():
+            with ended_after(CLEANING_TIMEOUT, connection.descriptor):
+                if how is not None:
+                    connection.rollback()
+                connection.restore_session()
+            how = None
+        connection.restore()
+        if how is not None:
             connection.send(b"ROLLBACK")
-        return connection.answer_is_due
+            if not pipeline:
+                connection.read_answer(CLEANING_TIMEOUT)
 
     def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
-        connection.read_answer(timeout)
+        """Read the answer that is due, if one is."""
+        if connection.answer_is_due:
+            connection.read_answer(timeout)
+
+    def begin(self, connection: PooledConnection) -> None:
+        if connection.get_autocommit():
+            connection.query(b"START TRANSACTION")
+
+    def set_read_timeout(self, connection: PooledConnection, seconds: float) -> None:  # noqa: ARG002
+        raise ConfigError(
+            f"read_timeout: mysqlclient knows it only when it connects, to {self.address}; for statements that take "
+            "long use a database of its own in the settings, its url with ?read_timeout=600"
+        )
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
-        # The library's ping() would wait for read_timeout, by default for ever.
+        # The library's ping() would wait for read_timeout.
         connection.send(b"DO 0")
         connection.read_answer(timeout)
 
     def close(self, connection: PooledConnection) -> Farewell:
         # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
         with contextlib.suppress(Exception):
-            if connection.answer_is_due and _readable(connection, 0):
+            if connection.answer_is_due:
                 connection.read_answer(0)
         farewell = Farewell(connection.descriptor.number())
+        connection.closed_by = CLOSED_BY_POOL
         close_quietly(connection)
         farewell.hang_up()
         return farewell
@@ -178,57 +223,26 @@ class MySQLClientDriver(PlainDriver["PooledConnection"]):
         keep_forever(connection)
 
     def _renew_session(self, connection: PooledConnection) -> None:
-        database = [self._options["database"]] if "database" in self._options else []
-        connection.change_user(self._options["user"], self._options["password"], *database)
+        options = self._options
+        connection.renew(options["user"], options["password"], options.get("database", ""))
         # What the connection's constructor does, in its order. COM_CHANGE_USER puts back the server's defaults.
         if "init_command" in self._options:
             connection.query(self._options["init_command"])
-            connection.store_result()
+            connection.discard_result()
+            while connection.next_result() == 0:
+                connection.discard_result()
         connection.set_character_set(self._options["charset"], self._options.get("collation"))
         if "sql_mode" in self._options:
             connection.set_sql_mode(self._options["sql_mode"])
         connection.autocommit(self._options.get("autocommit", False))
 
 
-class PooledConnection(Connection):
-    """MySQLdb's connection, with an answer that may be read later, and knowing its socket."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.answer_is_due = False
-        # After an error the library has closed it, yet goes on naming its number, which may be another file's then.
-        self.descriptor = Descriptor(self.fileno())
-        _every_connection.add(self)
-
-    def send(self, statement: bytes) -> None:
-        """Send a statement that has no rows, and leave its answer to `read_answer`."""
-        self.send_query(statement)
-        self.answer_is_due = True
-
-    def read_answer(self, timeout: float) -> None:
-        """Read the answer that is due. Raises the server's error, or MySQLdb's where none comes in time."""
-        if not _readable(self, timeout):
-            raise MySQLdb.OperationalError(CR.SERVER_LOST, f"the server did not answer within {timeout:g} s")
-        self.read_query_result()
-        self.answer_is_due = False
-
-
-def _readable(connection: Connection, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(timeout * 1000))
-
-
-_every_connection: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
-"""Those too that no pool knows, or knows no more. A fork's child that kept their sockets would keep the sessions from
-ending with its parent's death."""
-
-
-def _after_fork_in_child() -> None:
-    for connection in list(_every_connection):
-        connection.descriptor.point_nowhere()
-        keep_forever(connection)
-    _every_connection.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_RESTRICTED = Path(__file__).with_name("mysqlclient.cnf")
+"""An option file for MariaDB's library, the only way to tell it that a server may not ask for the password itself.
+MySQL's library does not send it unless it is told to."""
+_PLUGIN_NOT_ALLOWED = 5010
+"""MariaDB's CR_PLUGIN_NOT_ALLOWED. Its text is not to be looked at: it may not be there at all."""
+_REFUSAL = (
+    "the server asks for the password in clear text (by mysql_clear_password, dialog or the like), which is sent over "
+    "verified TLS or a Unix socket only: give ssl_ca, or let the account use another plugin"
+)
