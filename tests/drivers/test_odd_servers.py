@@ -171,6 +171,20 @@ def test_the_next_holder_waits_a_moment_only_for_cleaning(shop: Shop, proxy: Pro
     driver.close(connection)
 
 
+@pytest.mark.parametrize("arriving", [1, 4, 6])
+def test_the_next_holder_waits_a_moment_only_for_the_rest_of_an_answer(arriving: int, shop: Shop, proxy: Proxy) -> None:
+    driver = driver_of(proxy.through(shop.url))
+    connection = driver.connect(PATIENCE)
+    run(connection, "UPDATE books SET stock = 0")
+    proxy.answer_limit = arriving
+    driver.check_in(connection, "rollback")
+
+    with pytest.raises(shop.dbapi.OperationalError):
+        Task(lambda: is_alive(driver, connection)).result()
+
+    driver.close(connection)
+
+
 @pytest.mark.parametrize("how", ["rollback", "session"])
 def test_without_a_pipeline_the_return_waits_for_the_answer(how: drivers.Reset, shop: Shop, connect: Connect) -> None:
     connection = connect()

@@ -1,4 +1,4 @@
-"""What MariaDB's client library has read from a socket ahead of need, which nothing else tells.
+"""What has arrived for MySQL's or MariaDB's client library, and what MariaDB's has read ahead of need.
 
 An answer that nobody has asked for may lie there, where it would be taken for the answer to the next command. The two
 structures that are looked into are part of the interface to the library's plugins, the same since its version 3.0.
@@ -7,6 +7,10 @@ structures that are looked into are part of the interface to the library's plugi
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import socket
+import sys
+import termios
 
 from MySQLdb import get_client_info
 from MySQLdb.connections import Connection
@@ -48,3 +52,22 @@ def read_ahead(connection: Connection) -> Question:
         return max(0, (ahead.cache or 0) + ahead.size - ahead.position) if ahead.position else 0
 
     return unread
+
+
+_HEADER = 5
+_TLS = b"\x17\x03"
+"""How a TLS record of data begins."""
+_peeked = ctypes.PyDLL(None).recv  # keeps the GIL, as nothing waits
+
+
+def has_whole_answer(descriptor: int) -> bool:
+    """Return whether the first packet that a socket has to read, or TLS record, has arrived to its end."""
+    if descriptor < 0:
+        return True  # it is closed, so reading does not wait
+    header = ctypes.create_string_buffer(_HEADER)
+    if _peeked(descriptor, header, _HEADER, socket.MSG_PEEK | socket.MSG_DONTWAIT) != _HEADER:
+        return False
+    arrived = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    if header.raw.startswith(_TLS):
+        return arrived >= 5 + int.from_bytes(header.raw[3:5], "big")
+    return arrived >= 4 + int.from_bytes(header.raw[:3], "little")

@@ -21,7 +21,7 @@ from MySQLdb.constants import CR
 
 from wsgipool.drivers import CLEANING_TIMEOUT, CLOSED_BY_HOLDER, UNREAD, keep_forever
 from wsgipool.drivers.deadline import ended_after
-from wsgipool.drivers.libmariadb import read_ahead
+from wsgipool.drivers.libmariadb import has_whole_answer, read_ahead
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.sockets import Question, is_readable
 
@@ -106,9 +106,9 @@ class PooledConnection(Connection):
         self._collation = collation
         self._call(Connection.set_character_set, charset, collation)
 
-    def change_user(self, *arguments: Any) -> None:
+    def change_user(self, *arguments: Any, **options: Any) -> None:
         self._altered_by = "change_user"
-        self._ask(Connection.change_user, *arguments)
+        self._ask(Connection.change_user, *arguments, **options)
 
     def set_server_option(self, *arguments: Any) -> Any:
         self._altered_by = "set_server_option"
@@ -129,9 +129,14 @@ class PooledConnection(Connection):
 
     def read_answer(self, timeout: float) -> None:
         """Read the answer that is due. Raises the server's error, or MySQLdb's where none comes in time."""
+        deadline = monotonic() + timeout
         if not self._read_ahead() and not _readable(self.descriptor.number(), timeout):
             raise MySQLdb.OperationalError(CR.SERVER_LOST, f"the server did not answer within {timeout:g} s")
-        super().read_query_result()
+        if has_whole_answer(self.descriptor.number()):
+            super().read_query_result()
+        else:  # the library would wait for the rest for as long as for a statement's
+            with ended_after(deadline - monotonic(), self.descriptor):
+                super().read_query_result()
         if self.field_count() or self.more_results():
             raise MySQLdb.OperationalError(CR.COMMANDS_OUT_OF_SYNC, "the server has answered with rows")
         self.answer_is_due = False
@@ -148,6 +153,8 @@ class PooledConnection(Connection):
         if self.answer_is_due or self._is_asking:
             raise _interrupted()
         self._read_rest()
+        if self.has_ended():
+            raise self._unasked()
         if self._altered_by is not None:
             raise MySQLdb.ProgrammingError(f"{self._altered_by}() was called")
 
@@ -183,18 +190,18 @@ class PooledConnection(Connection):
 
     # --- MySQLdb's own ways to the server ----------------------------------------------------------------------------
 
-    def _ask(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a method of MySQLdb's that sends a command."""
         if self.open:
             self._refuse_what_was_not_asked_for()
-        return self._call(method, *arguments)
+        return self._call(method, *arguments, **options)
 
-    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a method of MySQLdb's, and note and explain its error."""
         if self.open:
             self._note_error()
         try:
-            return method(self, *arguments)
+            return method(self, *arguments, **options)
         except MySQLdb.Error as error:
             if not self.open:
                 error.args = (CR.SERVER_GONE_ERROR, self.closed_by)
@@ -214,10 +221,13 @@ class PooledConnection(Connection):
         # Unread rows or results are known to the library, which raises here, or says so.
         if self.more_results() or self._call(Connection.next_result) != -1:
             return
+        raise self._unasked()
+
+    def _unasked(self) -> Exception:
         self._failure = MySQLdb.OperationalError(
             CR.SERVER_GONE_ERROR, "the server has ended the session, or has sent what nobody had asked for"
         )
-        raise self._failure
+        return self._failure
 
     def send_query(self, *arguments: Any) -> None:
         self._ask(Connection.send_query, *arguments)
@@ -240,30 +250,23 @@ class PooledConnection(Connection):
         self._call(Connection.close)
 
 
-def _asking(name: str) -> Callable[..., Any]:
+def _through(caller: Callable[..., Any], name: str) -> Callable[..., Any]:
     method = getattr(Connection, name)
 
     @functools.wraps(method)
-    def ask(connection: PooledConnection, *arguments: Any) -> Any:
-        return connection._ask(method, *arguments)
-
-    return ask
-
-
-def _calling(name: str) -> Callable[..., Any]:
-    method = getattr(Connection, name)
-
-    @functools.wraps(method)
-    def call(connection: PooledConnection, *arguments: Any) -> Any:
-        return connection._call(method, *arguments)
+    def call(connection: PooledConnection, *arguments: Any, **options: Any) -> Any:
+        return caller(connection, method, *arguments, **options)
 
     return call
 
 
-for _name in ("query", "rollback", "autocommit", "select_db", "kill", "stat", "shutdown", "dump_debug_info"):
-    setattr(PooledConnection, _name, _asking(_name))
-for _name in ("next_result", "store_result", "use_result", "discard_result"):
-    setattr(PooledConnection, _name, _calling(_name))
+for _caller, _names in (
+    (PooledConnection._ask, ("query", "rollback", "autocommit", "select_db", "kill", "stat", "shutdown")),
+    (PooledConnection._call, ("next_result", "store_result", "use_result", "discard_result")),
+):
+    for _name in _names:
+        if hasattr(Connection, _name):  # not each version has all
+            setattr(PooledConnection, _name, _through(_caller, _name))
 
 
 def _interrupted() -> MySQLdb.OperationalError:
@@ -273,6 +276,8 @@ def _interrupted() -> MySQLdb.OperationalError:
 
 
 def _readable(descriptor: int, timeout: float) -> bool:
+    if descriptor < 0:
+        return True  # it is closed, so reading does not wait
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(timeout * 1000))

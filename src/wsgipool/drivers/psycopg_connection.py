@@ -135,6 +135,7 @@ class PooledConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError("a stream() or notifies() was not read to its end")
         if self.answer_is_due or self._is_busy() or self.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             raise psycopg.OperationalError("a command was not read to its end, or a pipeline left open")
+        self._refuse_ended()
 
     def refuse_open_blocks(self) -> None:
         """Raise where the connection came back from within a `transaction()` or a two-phase commit.
@@ -218,16 +219,20 @@ class PooledConnection(psycopg.Connection[Any]):
         """Return whether a statement is under way: notifications are waited for without one, as long as it takes."""
         return self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
 
+    # Before each command. An answer that nobody has asked for would be taken for that to the command.
+
     def _start_query(self) -> PQGen[None]:
-        # Before each statement. An answer that nobody has asked for would be taken for that of this statement.
-        if (
-            self._pipeline is None
-            and self.pgconn.transaction_status != pq.TransactionStatus.ACTIVE
-            and self.has_ended()
-        ):
-            self.fail("the server has ended the session, or has sent what nobody had asked for")
-            raise psycopg.OperationalError(self._failure)
+        self._refuse_ended()
         return super()._start_query()
+
+    def _exec_command(self, *arguments: Any, **options: Any) -> Any:
+        self._refuse_ended()
+        return super()._exec_command(*arguments, **options)
+
+    def _refuse_ended(self) -> None:
+        if self._pipeline is None and not self._is_busy() and self.has_ended():
+            self.fail("the server has ended the session, or has sent what nobody had asked for")
+            self._refuse_failed()
 
 
 _SETTINGS = (
