@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,12 @@ import psycopg
 import pytest
 from MySQLdb.constants import FIELD_TYPE
 from psycopg.adapt import Dumper, Loader
+from psycopg.rows import tuple_row
 from psycopg.types.numeric import IntLoader
 
 from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, value
+from unit.fakes import PATIENCE
+from wsgipool.drivers.psycopg_connection import ready
 
 SHOPS: dict[str, type[Shop]] = {"mariadb": MariaDBShop, "postgresql": PostgreSQLShop}
 
@@ -193,6 +197,30 @@ def test_no_answer_is_left_for_the_next_statement_where_psycopgs_user_raises(
 
     with pool.connection(readonly=True) as connection:
         assert answers_itself(connection, shop)
+
+
+@only_postgresql
+def test_answers_that_a_pipeline_has_read_together_stay_with_their_questions(connect: Connect) -> None:
+    def refuse(_: Any) -> Any:
+        raise ValueError("refused")
+
+    connection = connect("autocommit=on")
+    asked = [connection.cursor(row_factory=factory) for factory in (refuse, tuple_row, tuple_row, tuple_row)]
+    answers: list[Any] = [None] * 4
+
+    with contextlib.suppress(psycopg.Error), connection.pipeline():
+        for number in range(3):
+            asked[number].execute("SELECT %s::int", (number,))
+        connection.pgconn.send_flush_request()
+        connection.pgconn.flush()
+        assert ready(connection.fileno(), select.POLLIN, PATIENCE)
+        with pytest.raises(ValueError, match="refused"):
+            asked[3].execute("SELECT 3")
+        for number, cursor in enumerate(asked):
+            with contextlib.suppress(ValueError, *UNANSWERED):
+                answers[number] = cursor.fetchone()
+
+    assert all(answer in ((number,), None) for number, answer in enumerate(answers))
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

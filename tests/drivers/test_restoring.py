@@ -16,7 +16,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 
 from drivers.shops import Connect, MariaDBShop, PostgreSQLShop, Shop, driver_of, run, value
-from unit.fakes import PATIENCE
+from unit.fakes import PATIENCE, Task
 from wsgipool import drivers
 from wsgipool.config import parse_url
 from wsgipool.drivers.mysqlclient import MySQLClientDriver
@@ -231,7 +231,7 @@ def test_a_generator_that_holds_the_connections_lock_makes_it_useless(
     next(notifications)
 
     with pytest.raises(psycopg.OperationalError, match="was not read to its end"):
-        shop.driver.check_in(listening, how)
+        Task(lambda: shop.driver.check_in(listening, how)).result()
 
     notifications.close()
 
