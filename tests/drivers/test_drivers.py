@@ -357,6 +357,45 @@ def test_a_forks_child_leaves_the_parents_sessions_alone(
     assert run_python(FORKED.replace("URL", shop.url).replace("SESSION", shop.session)) == "5\n"
 
 
+WITHOUT_DESCRIPTORS = """
+import os, resource
+from drivers.shops import driver_of, value
+from wsgipool import Pool
+
+pool = Pool(driver_of("URL"), name="shop", max_size=1)
+with pool.connection() as connection:
+    read, write = os.pipe()
+    kept = []
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
+    try:
+        while True:
+            kept.append(os.dup(0))
+    except OSError:
+        pass
+    child = os.fork()
+    if child == 0:
+        try:
+            value(connection, "SELECT 1")
+        except Exception as error:
+            os.write(write, type(error).__name__.encode())
+        else:
+            os.write(write, b"it was answered")
+        os._exit(0)
+    os.waitpid(child, 0)
+    for descriptor in kept:
+        os.close(descriptor)
+    print(os.read(read, 100).decode(), value(connection, "SELECT 42"))
+pool.close()
+"""
+
+
+def test_a_forks_child_without_a_free_descriptor_leaves_them_alone_too(shop: Shop) -> None:
+    said = run_python(WITHOUT_DESCRIPTORS.replace("URL", shop.url))
+
+    assert said in ("WrongThread 42\n", "OperationalError 42\n")
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

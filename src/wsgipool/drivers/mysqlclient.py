@@ -43,7 +43,6 @@ from wsgipool.drivers import (
     PlainDriver,
     Reset,
     close_quietly,
-    keep_forever,
     mysql_options,
 )
 from wsgipool.drivers.deadline import ended_after
@@ -218,9 +217,7 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
         return farewell
 
     def abandon(self, connection: PooledConnection) -> None:
-        connection.descriptor.point_nowhere()
-        # The library may have been at work in another thread when the process forked: it is not called here any more.
-        keep_forever(connection)
+        connection.abandon()
 
     def _renew_session(self, connection: PooledConnection) -> None:
         options = self._options

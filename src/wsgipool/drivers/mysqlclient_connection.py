@@ -7,6 +7,7 @@ nobody has asked for, is refused here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -24,6 +25,7 @@ from wsgipool.drivers.deadline import ended_after
 from wsgipool.drivers.libmariadb import has_whole_answer, read_ahead
 from wsgipool.drivers.opening import Descriptor
 from wsgipool.drivers.sockets import Question, is_readable
+from wsgipool.errors import WrongThread
 
 _MAX_RESULTS = 8
 """Of a CALL or of several statements, as many results without rows are read for a holder that has not read them."""
@@ -35,7 +37,7 @@ class PooledConnection(Connection):
     # Beside MySQLdb's own attributes, which are those that holders change.
     __slots__ = (
         *("answer_is_due", "sent_at", "closed_by", "descriptor", "is_out_of_service"),
-        *("_altered_by", "_failure", "_has_input", "_is_asking", "_read_ahead"),
+        *("_altered_by", "_failure", "_has_input", "_is_asking", "_is_inherited", "_read_ahead"),
         *("_autocommit", "_character_set", "_collation", "_conversions", "_remembered", "_remembered_collation"),
     )
 
@@ -49,6 +51,8 @@ class PooledConnection(Connection):
     """Whether an error says that the server can do no work; from the driver."""
     _is_asking: bool
     """Whether its holder has sent a query by `send_query()` and not read the answer."""
+    _is_inherited: bool
+    """Whether it is that of a fork's parent."""
     _altered_by: str | None
     """The method by which its holder has changed what is not restored."""
     _failure: Exception | None
@@ -56,7 +60,7 @@ class PooledConnection(Connection):
 
     def __init__(self, *, is_out_of_service: Callable[[BaseException], bool], **arguments: Any) -> None:
         self.is_out_of_service = is_out_of_service
-        self.answer_is_due = self._is_asking = False
+        self.answer_is_due = self._is_asking = self._is_inherited = False
         self.closed_by = CLOSED_BY_HOLDER
         self._failure = self._altered_by = None
         self._has_input: Question = bool
@@ -188,6 +192,14 @@ class PooledConnection(Connection):
             if self.is_out_of_service(error):
                 self._failure = error
 
+    def abandon(self) -> None:
+        """Let go of a connection that is the parent's, in the child of a fork."""
+        self._is_inherited = True
+        # The library may have been at work in another thread when the process forked: it is not called here any more.
+        keep_forever(self)
+        with contextlib.suppress(OSError):  # no descriptor is free for that: then it is refused to all, and kept
+            self.descriptor.point_nowhere()
+
     # --- MySQLdb's own ways to the server ----------------------------------------------------------------------------
 
     def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -198,6 +210,8 @@ class PooledConnection(Connection):
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a method of MySQLdb's, and note and explain its error."""
+        if self._is_inherited:
+            raise WrongThread("the connection is that of this process's parent; get one of your own from the pool")
         if self.open:
             self._note_error()
         try:
@@ -295,8 +309,7 @@ ending with its parent's death."""
 
 def _after_fork_in_child() -> None:
     for connection in list(_every_connection):
-        connection.descriptor.point_nowhere()
-        keep_forever(connection)
+        connection.abandon()
     _every_connection.clear()
 
 

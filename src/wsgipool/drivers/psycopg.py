@@ -147,15 +147,16 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         return farewell
 
     def abandon(self, connection: PooledConnection) -> None:
-        _abandon(connection.pgconn)
+        connection.fail("the connection is that of this process's parent; get one of your own from the pool")
         keep_forever(connection)
+        _abandon(connection.pgconn)
 
 
 def _abandon(pgconn: PGconn) -> None:
-    with contextlib.suppress(OSError, psycopg.Error):
-        Descriptor(pgconn.socket).point_nowhere()
     # libpq may have been at work in another thread when the process forked: it is not called here any more.
     keep_forever(pgconn)
+    with contextlib.suppress(OSError, psycopg.Error):
+        Descriptor(pgconn.socket).point_nowhere()
 
 
 def _connect(conninfo: str, timeout: float) -> PGconn:

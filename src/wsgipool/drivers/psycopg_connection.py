@@ -90,6 +90,7 @@ class PooledConnection(psycopg.Connection[Any]):
             if handlers != remembered:
                 handlers[:] = remembered
         self.pgconn.notice_handler, self.pgconn.notify_handler = self._remembered_hooks
+        self.pgconn.nonblocking = 1
         self.pgconn.untrace()
         if self._notifies_backlog:
             self._notifies_backlog.clear()
