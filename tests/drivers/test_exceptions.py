@@ -88,6 +88,25 @@ def test_an_answer_left_by_send_query_is_not_that_of_the_next_statement(shop: Sh
         assert answers_itself(connection, shop)
 
 
+@only_mariadb
+def test_an_error_that_answers_a_query_sent_by_send_query_is_its_answer(shop: Shop, connect: Connect) -> None:
+    connection = connect()
+    connection.send_query("SELECT nothing")
+    with pytest.raises(MySQLdb.OperationalError, match="1054"):
+        connection.read_query_result()
+
+    assert answers_itself(connection, shop)
+
+
+@only_mariadb
+def test_an_error_whose_text_is_in_another_character_set_is_still_that_error(connect: Connect) -> None:
+    connection = connect()
+    connection.set_character_set("latin1")
+
+    with pytest.raises(MySQLdb.OperationalError, match="1054"):
+        value(connection, "SELECT `é`")
+
+
 # --- psycopg ---------------------------------------------------------------------------------------------------------
 
 

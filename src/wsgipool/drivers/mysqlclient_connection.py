@@ -107,7 +107,7 @@ class PooledConnection(Connection):
             self.set_character_set(self._character_set, self._remembered_collation)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
-        self._collation = collation
+        self._collation = collation or None
         self._call(Connection.set_character_set, charset, collation)
 
     def change_user(self, *arguments: Any, **options: Any) -> None:
@@ -187,7 +187,10 @@ class PooledConnection(Connection):
         That of rows which are read one by one is seen nowhere else.
         """
         if self._failure is None and (code := self.errno()):
-            error: Any = MySQLdb.OperationalError(code, self.error())
+            text = ""
+            with contextlib.suppress(UnicodeDecodeError):  # it is in the session's character set
+                text = self.error()
+            error: Any = MySQLdb.OperationalError(code, text)
             error.sqlstate = self.sqlstate()
             if self.is_out_of_service(error):
                 self._failure = error
@@ -244,11 +247,17 @@ class PooledConnection(Connection):
         return self._failure
 
     def send_query(self, *arguments: Any) -> None:
-        self._ask(Connection.send_query, *arguments)
-        self._is_asking = True
+        if self.open:
+            self._refuse_what_was_not_asked_for()
+        self._is_asking = True  # first: an exception may strike when it is sent
+        self._call(Connection.send_query, *arguments)
 
     def read_query_result(self) -> None:
-        self._call(Connection.read_query_result)
+        try:
+            self._call(Connection.read_query_result)
+        except BaseException:
+            self._is_asking = not (self.open and self.errno())  # the library has read the server's error
+            raise
         self._is_asking = False
 
     def commit(self) -> None:
