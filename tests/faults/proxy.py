@@ -1,8 +1,8 @@
 """A TCP proxy that a test owns, between a pool and its server: it passes on, refuses, resets, swallows, delays, cuts.
 
 What it does to new connections is `refuse()`, `listen()` and the attribute `greeting`; to those that are open,
-`swallowing`, `delay`, `answers_twice` and `cut()`. Everything takes effect with the next connection or the next piece of
-data.
+`swallowing`, `delay`, `answers_twice` and `cut()`. Everything takes effect with the next connection or the next piece
+of data.
 """
 
 from __future__ import annotations

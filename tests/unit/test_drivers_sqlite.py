@@ -384,4 +384,4 @@ def test_what_the_pool_has_closed_says_so(file: Path) -> None:
     sqlite.close(connection)
 
     with pytest.raises(sqlite3.ProgrammingError, match="the pool has closed the connection; use none after its return"):
-        connection.commit()
+        connection.execute("SELECT 1")

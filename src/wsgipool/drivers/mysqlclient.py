@@ -11,6 +11,8 @@ The options of the URL are those of `mysql://`, with these differences, which ar
   Where TLS is required and the server has none, that library notices it when it has logged in.
 - There are no `program_name`, by which the server's list of sessions could show the pool, `bind_address` and
   `ssl_key_password`.
+- A server that asks for the password itself (mysql_clear_password, dialog) gets it over verified TLS or a Unix socket
+  only, and no file of this machine (LOAD DATA LOCAL).
 - It does not tell whether a transaction is open, so a returned connection owes a ROLLBACK in any case. The answer is
   read at the next checkout.
 - `ping()` never connects again, and the read timeout cannot be changed for one checkout.

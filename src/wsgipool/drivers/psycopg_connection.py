@@ -220,6 +220,10 @@ class PooledConnection(psycopg.Connection[Any]):
         """Return whether a statement is under way: notifications are waited for without one, as long as it takes."""
         return self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
 
+    def _check_connection_ok(self) -> None:
+        self._refuse_failed()
+        super()._check_connection_ok()
+
     # Before each command. An answer that nobody has asked for would be taken for that to the command.
 
     def _start_query(self) -> PQGen[None]:

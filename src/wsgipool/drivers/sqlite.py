@@ -176,6 +176,7 @@ class PooledConnection(sqlite3.Connection):
             raise sqlite3.ProgrammingError(self.closed_by)
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
+        self.refuse_closed()
         cursor = super().cursor(factory)
         self._open.add(cursor)
         return cursor
