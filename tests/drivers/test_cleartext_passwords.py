@@ -77,7 +77,7 @@ def url(listener: socket.socket, options: str = "") -> str:
     return f"mysql+mysqlclient://shop:{SECRET}@127.0.0.1:{listener.getsockname()[1]}/orders?{options}"
 
 
-@pytest.mark.parametrize("options", ["", "ssl_mode=PREFERRED", "ssl_mode=DISABLED"])
+@pytest.mark.parametrize("options", ["", "ssl_mode=REQUIRED", "ssl_mode=DISABLED"])
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -97,6 +97,20 @@ def test_no_byte_of_a_password_is_sent_in_clear_text(
 
     server.serving.result()
     assert SECRET.encode() not in server.heard
+
+
+def test_a_server_that_has_no_tls_where_it_is_to_be_verified_is_told_nothing(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    server = Asking(listener, "mysql_native_password", "mysql_clear_password", after_login=False)
+    authority = tmp_path / "ca.pem"
+    authority.write_text("never read")
+
+    with pytest.raises(MySQLdb.OperationalError, match="SSL is required"):
+        driver_of(url(listener, f"ssl_ca={authority}")).connect(PATIENCE)
+
+    server.serving.result()
+    assert server.heard == b""
 
 
 @pytest.mark.parametrize("plugin", ["mysql_clear_password", "dialog"])
