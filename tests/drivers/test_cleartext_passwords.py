@@ -99,15 +99,11 @@ def test_no_byte_of_a_password_is_sent_in_clear_text(
     assert SECRET.encode() not in server.heard
 
 
-def test_a_server_that_has_no_tls_where_it_is_to_be_verified_is_told_nothing(
-    listener: socket.socket, tmp_path: Path
-) -> None:
+def test_a_server_that_has_no_tls_where_it_is_to_be_verified_is_told_nothing(listener: socket.socket) -> None:
     server = Asking(listener, "mysql_native_password", "mysql_clear_password", after_login=False)
-    authority = tmp_path / "ca.pem"
-    authority.write_text("never read")
 
     with pytest.raises(MySQLdb.OperationalError, match="SSL is required"):
-        driver_of(url(listener, f"ssl_ca={authority}")).connect(PATIENCE)
+        driver_of(url(listener, "ssl_mode=VERIFY_IDENTITY")).connect(PATIENCE)
 
     server.serving.result()
     assert server.heard == b""

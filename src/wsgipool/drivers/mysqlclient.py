@@ -187,11 +187,6 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
             if not pipeline:
                 connection.read_answer(CLEANING_TIMEOUT)
 
-    def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
-        """Read the answer that is due, if one is."""
-        if connection.answer_is_due:
-            connection.read_answer(timeout)
-
     def begin(self, connection: PooledConnection) -> None:
         if connection.get_autocommit():
             connection.query(b"START TRANSACTION")

@@ -97,7 +97,7 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         """
         if connection.answer_is_due:
             patience = connection.sent_at + CLEANING_TIMEOUT - monotonic()
-            self.finish_reset(connection, max(min(patience, timeout), LEAST_PATIENCE))
+            self._finish_reset(connection, max(min(patience, timeout), LEAST_PATIENCE))
         return not connection.has_ended()
 
     def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
@@ -115,9 +115,9 @@ class PsycopgDriver(PlainDriver["PooledConnection"]):
         if not connection.answer_is_due:
             connection.restore()
         elif not pipeline:
-            self.finish_reset(connection, CLEANING_TIMEOUT)
+            self._finish_reset(connection, CLEANING_TIMEOUT)
 
-    def finish_reset(self, connection: PooledConnection, timeout: float) -> None:
+    def _finish_reset(self, connection: PooledConnection, timeout: float) -> None:
         """Read the answer that is due and restore what cannot be restored before."""
         if connection.answer_is_due:
             connection.read_answer(timeout)
