@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import hints
-from wsgipool.drivers.codes import CONFLICTS, CREDENTIALS, Codes, is_one_of, is_out_of_service
+from wsgipool.drivers.codes import Codes, is_conflict, is_out_of_service, is_refusal
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 
@@ -250,10 +250,10 @@ class PlainDriver(Generic[C]):
         keep_forever(connection)
 
     def will_be_refused_again(self, error: BaseException) -> bool:
-        return is_one_of(CREDENTIALS, error)
+        return is_refusal(error)
 
     def can_run_again(self, error: BaseException) -> bool:
-        return is_one_of(CONFLICTS, error)
+        return is_conflict(error)
 
     def is_out_of_service(self, error: BaseException) -> bool:
         return is_out_of_service(error, self.out_of_service)

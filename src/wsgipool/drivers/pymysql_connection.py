@@ -27,7 +27,7 @@ from pymysql.constants import COMMAND, CR, SERVER_STATUS
 from pymysql.protocol import MysqlPacket
 
 from wsgipool.drivers import Reset, keep_forever
-from wsgipool.drivers.codes import Codes, says_out_of_service
+from wsgipool.drivers.codes import Codes, is_out_of_service
 from wsgipool.drivers.opening import Descriptor, connect_tcp, connect_unix
 from wsgipool.drivers.pymysql_reading import ERROR, HEADER_LENGTH, ReadingConnection
 from wsgipool.drivers.pymysql_result import Result
@@ -390,9 +390,10 @@ class PooledConnection(ReadingConnection):
         self.is_asking = False
         code = int.from_bytes(packet[1:3], "little")
         state = packet[4:9].decode("ascii", "replace") if packet[3:4] == b"#" else ""
-        if says_out_of_service({code, state}, self.closing_codes):
-            message = packet[9 if state else 3 :].decode("utf-8", "replace")
-            self.unusable = pymysql.OperationalError(code, message)
+        message = packet[9 if state else 3 :].decode("utf-8", "replace")
+        error = pymysql.OperationalError(code, message, sqlstate=state)
+        if is_out_of_service(error, self.closing_codes):
+            self.unusable = error
 
     # --- who may use it ---------------------------------------------------------------------------------------------
 
