@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import MySQLdb.cursors
+import pymysql.cursors
 import pytest
+from pymysql.constants import FIELD_TYPE
 
 import wsgipool
 from unit.fakes import PATIENCE, Task, eventually
@@ -62,6 +65,35 @@ def pools(url: str) -> Iterator[Callable[[], Pool[Any]]]:
 
 def locks_of(pool: Pool[Any]) -> Locks:
     return Locks(scope="database", database=pool)
+
+
+def _dictionaries(connection: Any) -> None:
+    connection.cursorclass = _cursors(connection).DictCursor
+
+
+def _unbuffered(connection: Any) -> None:
+    connection.cursorclass = _cursors(connection).SSCursor
+
+
+def _texts(connection: Any) -> None:
+    _convert(connection, lambda value: str(int(value)))
+
+
+def _bytes(connection: Any) -> None:
+    _convert(connection, lambda value: b"%d" % int(value))
+
+
+def _cursors(connection: Any) -> Any:
+    return pymysql.cursors if isinstance(connection, pymysql.connections.Connection) else MySQLdb.cursors
+
+
+def _convert(connection: Any, convert: Callable[[Any], object]) -> None:
+    """Let all numbers that are read be something else."""
+    for kind in (FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG, FIELD_TYPE.NEWDECIMAL, FIELD_TYPE.DECIMAL):
+        if isinstance(connection, pymysql.connections.Connection):
+            connection.decoders = {**connection.decoders, kind: convert}
+        else:
+            connection.converter = {**connection.converter, kind: convert}
 
 
 def is_free(locks: Locks, name: str) -> bool:
@@ -176,6 +208,59 @@ def test_the_locks_of_two_databases_of_a_server_are_two(pools: Callable[[], Pool
             assert is_free(locks_of(other), "stock")
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("change", [_dictionaries, _unbuffered, _texts, _bytes], ids=lambda change: change.__name__)
+def test_what_a_holder_has_made_of_a_connection_is_no_matter(
+    change: Callable[[Any], None], url: str, pools: Callable[[], Pool[Any]]
+) -> None:
+    settings = DatabaseSettings(name="shop", url=parse_url(url), origin="the test")
+    changed: Pool[Any] = Pool(drivers.for_database(settings), name="shop", max_size=2, configure=change)
+    try:
+        with locks_of(changed).hold("stock", timeout=PATIENCE):
+            assert not is_free(locks_of(pools()), "stock")
+        with locks_of(pools()).hold("stock"):
+            assert not is_free(locks_of(changed), "stock")
+    finally:
+        changed.close()
+
+
+def set_read_only(mariadb: MariaDB, value: int) -> None:
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute(f"SET GLOBAL read_only = {value}")
+
+
+def test_a_replicas_lock_is_refused_until_it_is_the_primary(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+    pool = pools()
+    here = locks_of(pool)
+    with here.hold("stock"):
+        """There is a connection in the pool, from when it was the primary."""
+    set_read_only(mariadb, 1)
+    try:
+        with pytest.raises(ConfigError, match="is read_only, a replica or no longer the primary"):
+            here.hold("stock").__enter__()
+        assert pool.size == 0
+    finally:
+        set_read_only(mariadb, 0)
+
+    with here.hold("stock"):
+        assert pool.in_use == 1
+
+
+def test_a_lock_on_a_server_that_is_no_longer_the_primary_is_lost(
+    pools: Callable[[], Pool[Any]], mariadb: MariaDB
+) -> None:
+    here = locks_of(pools())
+    try:
+        with (
+            pytest.raises(
+                LockLost, match="was lost while it was held, since the server of database 'shop' is read_only"
+            ),
+            here.hold("stock"),
+        ):
+            set_read_only(mariadb, 1)
+    finally:
+        set_read_only(mariadb, 0)
 
 
 def test_a_pool_without_a_connection_left_says_so_at_once(url: str) -> None:
