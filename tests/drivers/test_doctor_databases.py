@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wsgipool import config
@@ -59,6 +61,18 @@ def test_a_connection_to_another_host_without_tls(
     monkeypatch.setattr(databases, "is_this_host", lambda _: is_here)
 
     assert found(of(mariadb_shop)) == expected
+
+
+def test_a_node_of_a_cluster_has_no_locks_for_all(mariadb_shop: str) -> None:
+    settings = of(mariadb_shop)
+    alone = session(settings)
+    node = replace(alone, cluster="a Galera cluster")
+
+    found = list(databases.examine(settings, {"shop": node}))
+
+    assert alone.cluster == ""
+    assert [finding.code for finding in found] == ["locks-of-one-node"]
+    assert "shop: the server is a node of a Galera cluster" in found[0].what
 
 
 def test_a_server_that_is_down_is_a_finding() -> None:

@@ -41,6 +41,8 @@ class Session:
     encrypted: bool
     most_used: int
     """Connections that were open at once since the server was started; 0 where it does not say."""
+    cluster: str = ""
+    """What the server is a node of, in words, where its data is other servers' as well."""
 
 
 def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Session:
@@ -72,6 +74,7 @@ def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Fin
         yield from _idle(database, session)
         yield from _transactions(database, session)
         yield from _fullness(database, session)
+        yield from _locks(database, session)
         host = limits.network_host(database.url)
         if host is not None and not session.encrypted and not is_this_host(host):
             yield Finding(
@@ -164,7 +167,8 @@ def _mysql(cursor: Any, allowed: Sequence[ServerLimit]) -> Session:
     # The names of isolation differ: tx_isolation up to MySQL 5.7 and MariaDB 11.0, transaction_isolation since.
     cursor.execute(
         "SHOW SESSION VARIABLES WHERE Variable_name IN"
-        " ('wait_timeout', 'autocommit', 'tx_isolation', 'transaction_isolation', 'completion_type')"
+        " ('wait_timeout', 'autocommit', 'tx_isolation', 'transaction_isolation', 'completion_type',"
+        " 'wsrep_on', 'wsrep_provider', 'group_replication_group_name')"
     )
     variables = {str(name): str(value) for name, value in cursor.fetchall()}
     cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
@@ -181,7 +185,14 @@ def _mysql(cursor: Any, allowed: Sequence[ServerLimit]) -> Session:
         completion=variables.get("completion_type", "NO_CHAIN"),
         encrypted=bool(cipher and cipher[1]),
         most_used=int(most_used[1]),
+        cluster=_cluster(variables),
     )
+
+
+def _cluster(variables: Mapping[str, str]) -> str:
+    if variables.get("wsrep_on", "OFF") == "ON" and variables.get("wsrep_provider", "none") not in ("", "none"):
+        return "a Galera cluster"
+    return "a group of Group Replication" if variables.get("group_replication_group_name") else ""
 
 
 def _postgresql(cursor: Any, allowed: Sequence[ServerLimit], autocommit: bool) -> Session:
@@ -252,4 +263,15 @@ def _fullness(database: DatabaseSettings, session: Session) -> Iterator[Finding]
             f"(Max_used_connections), and max_connections is {allowed}: some were refused, or nearly so, of this site "
             "or of others.",
             "If `wsgipool plan` says that this site fits, look at the others; a [budget] keeps this site's share.",
+        )
+
+
+def _locks(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
+    if session.cluster:
+        yield Finding(
+            "locks-of-one-node",
+            f'{database.name}: the server is a node of {session.cluster}. Locks of scope "database" are refused there: '
+            "they take GET_LOCK, which keeps out only those on the same node.",
+            "Nothing, unless the site uses such locks: then let each transaction change a row that stands for the lock"
+            " (README, locks), and run it by wsgipool.transaction(..., retry=3).",
         )

@@ -43,6 +43,7 @@ CODES = {
     "sizes-corrected": Severity.WARNING,
     "tls-off": Severity.WARNING,
     "autocommit-mixed": Severity.NOTE,
+    "locks-of-one-node": Severity.NOTE,
     "not-examined": Severity.NOTE,
     "prefork-without-need": Severity.NOTE,
     "request-timeout-above-timeout": Severity.NOTE,
