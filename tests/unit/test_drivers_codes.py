@@ -110,6 +110,8 @@ def test_a_refusal_stays_until_somebody_mends_it(error: Exception) -> None:
         MySQLdb.OperationalError(1820, "You must SET PASSWORD before executing this statement"),
         pymysql.OperationalError(3032, "The server is currently in offline mode"),
         pymysql.OperationalError(3100, "Error on observer while running replication hook 'before_commit'."),
+        pymysql.OperationalError(1180, "Error while … (provider status: Not connected to Primary Component)"),
+        MySQLdb.OperationalError(1180, 'Got error 6 "No such device or address" during COMMIT'),
         MySQLdb.OperationalError(1158, "Got an error reading communication packets"),
         pymysql.OperationalError(9999, "of any number", sqlstate="08S01"),
         psycopg.errors.AdminShutdown("terminating connection due to administrator command"),

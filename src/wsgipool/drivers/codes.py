@@ -40,6 +40,8 @@ _STORAGE_ERRORS: Codes = {1180, 1030}
 """What the storage engine said to a COMMIT, or to a statement: its own number is in the text."""
 _STORAGE_CONFLICTS = {"149", "146", "35"}
 """A deadlock, a lock that took too long, and the operating system's EDEADLK, as which Galera reports a conflict."""
+_STORAGE_IS_GONE = {"6", "Primary Component"}
+"""ENXIO, and the words for it: a Galera node that has left the cluster."""
 
 OUT_OF_SERVICE: Codes = {
     1047,  # Galera: not in the cluster's primary component
@@ -87,11 +89,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def is_conflict(error: BaseException) -> bool:
     """Return whether a transaction that failed so can be run again."""
-    if is_one_of(_STORAGE_ERRORS, error):
-        # The first number, in whatever language the server speaks: 'Got error 149 "Lock deadlock; …" during COMMIT'.
-        number = re.search(r"\d+", str(error.args[1:]))
-        return number is not None and number[0] in _STORAGE_CONFLICTS
-    return is_one_of(CONFLICTS, error)
+    return is_one_of(CONFLICTS, error) or _reason_of_storage(error) in _STORAGE_CONFLICTS
 
 
 def is_out_of_service(error: BaseException, more: Codes = frozenset()) -> bool:
@@ -101,6 +99,7 @@ def is_out_of_service(error: BaseException, more: Codes = frozenset()) -> bool:
     """
     return (
         is_one_of(OUT_OF_SERVICE | _CONNECTION_EXCEPTIONS, error)
+        or _reason_of_storage(error) in _STORAGE_IS_GONE
         or any(state.startswith(_CONNECTION_EXCEPTION) for state in _states_of(error))
         or any(code in more for code in (*_codes_of(error), *_states_of(error)))
     )
@@ -120,6 +119,14 @@ def _codes_of(error: BaseException) -> list[int | str]:
         return []
     first = error.args[0] if error.args else None
     return [first] if isinstance(first, int) else [*_states_of(error)]
+
+
+def _reason_of_storage(error: BaseException) -> str | None:
+    """Return the first number in the text of a storage error, such as 'Got error 149 "…" during COMMIT'."""
+    if not is_one_of(_STORAGE_ERRORS, error):
+        return None
+    reason = re.search(r"Primary Component|\d+", str(error.args[1:]))
+    return reason and reason[0]
 
 
 def _states_of(error: BaseException) -> list[str]:
