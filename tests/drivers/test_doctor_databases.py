@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -33,6 +35,7 @@ def test_mariadb_says_what_a_session_is_like(driver: str, mariadb_shop: str) -> 
     assert (known.idle_timeout, known.idle_setting) == (28800, "wait_timeout")
     assert (known.autocommit, known.isolation, known.completion) == (False, "REPEATABLE READ", "NO_CHAIN")
     assert known.encrypted is False
+    assert known.plugin in ("", "caching_sha2_password")  # MariaDB, MySQL
     assert 0 < known.most_used < 200
 
 
@@ -73,6 +76,17 @@ def test_a_node_of_a_cluster_has_no_locks_for_all(mariadb_shop: str) -> None:
     assert alone.cluster == ""
     assert [finding.code for finding in found] == ["locks-of-one-node"]
     assert "shop: the server is a node of a Galera cluster" in found[0].what
+
+
+@pytest.mark.parametrize(("has_cryptography", "expected"), [(False, ["cryptography-missing"]), (True, [])])
+def test_a_password_that_only_the_servers_memory_spares_us_to_encrypt(
+    has_cryptography: bool, expected: list[str], mariadb_shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = of(mariadb_shop.replace("mysql+mysqlclient:", "mysql:"))
+    answer = replace(session(settings), plugin="caching_sha2_password")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: ModuleSpec if has_cryptography else None)
+
+    assert [finding.code for finding in databases.examine(settings, {"shop": answer})] == expected
 
 
 def test_a_server_that_is_down_is_a_finding() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -13,7 +14,7 @@ from wsgipool import drivers
 from wsgipool.config import DatabaseSettings, Settings
 from wsgipool.doctor.findings import Finding
 from wsgipool.doctor.host import refused
-from wsgipool.drivers import Driver, limits
+from wsgipool.drivers import Driver, limits, mysql_rsa
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
@@ -43,6 +44,8 @@ class Session:
     """Connections that were open at once since the server was started; 0 where it does not say."""
     cluster: str = ""
     """What the server is a node of, in words, where its data is other servers' as well."""
+    plugin: str = ""
+    """MySQL's way to check the account's password; "" where it is not known."""
 
 
 def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Session:
@@ -75,6 +78,7 @@ def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Fin
         yield from _transactions(database, session)
         yield from _fullness(database, session)
         yield from _locks(database, session)
+        yield from _password(database, session)
         host = limits.network_host(database.url)
         if host is not None and not session.encrypted and not is_this_host(host):
             yield Finding(
@@ -186,6 +190,7 @@ def _mysql(cursor: Any, allowed: Sequence[ServerLimit]) -> Session:
         encrypted=bool(cipher and cipher[1]),
         most_used=int(most_used[1]),
         cluster=_cluster(variables),
+        plugin=_plugin(cursor),
     )
 
 
@@ -193,6 +198,16 @@ def _cluster(variables: Mapping[str, str]) -> str:
     if variables.get("wsrep_on", "OFF") == "ON" and variables.get("wsrep_provider", "none") not in ("", "none"):
         return "a Galera cluster"
     return "a group of Group Replication" if variables.get("group_replication_group_name") else ""
+
+
+def _plugin(cursor: Any) -> str:
+    try:
+        cursor.execute("SHOW CREATE USER CURRENT_USER()")  # of itself an account may see it
+        (statement,) = cursor.fetchone()
+    except Exception:  # a server without the statement
+        return ""
+    found = re.search(r"IDENTIFIED (?:WITH|VIA) '?(\w+)", str(statement))
+    return found[1] if found else ""
 
 
 def _postgresql(cursor: Any, allowed: Sequence[ServerLimit], autocommit: bool) -> Session:
@@ -274,4 +289,14 @@ def _locks(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
             "they take GET_LOCK, which keeps out only those on the same node.",
             "Nothing, unless the site uses such locks: then let each transaction change a row that stands for the lock"
             " (README, locks), and run it by wsgipool.transaction(..., retry=3).",
+        )
+
+
+def _password(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
+    if mysql_rsa.needs_cryptography(database.url, session.plugin, session.encrypted):
+        yield Finding(
+            "cryptography-missing",
+            f"{database.name}: the account logs in by {session.plugin}, without TLS. The server remembers its password "
+            "for now. When it forgets it, after a restart or a FLUSH PRIVILEGES, each connect fails.",
+            mysql_rsa.REMEDY[0].upper() + mysql_rsa.REMEDY[1:] + ".",
         )

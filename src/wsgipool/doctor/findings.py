@@ -32,6 +32,7 @@ CODES = {
     "transactions-left-open": Severity.ERROR,
     "budget-for-each-user": Severity.WARNING,
     "completion-type": Severity.WARNING,
+    "cryptography-missing": Severity.WARNING,
     "idle-timeout-below-max-idle": Severity.WARNING,
     "interpreters-multiply-pools": Severity.WARNING,
     "isolation-unusual": Severity.WARNING,
