@@ -107,6 +107,7 @@ def test_the_files_that_the_drop_in_includes_are_installed() -> None:
 
 FOREIGN = """
 import sys
+sys.modules["cryptography"] = None  # which PyMySQL imports where it is installed
 before = set(sys.modules)
 import wsgipool
 {use}
