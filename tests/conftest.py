@@ -1,4 +1,7 @@
-"""For all tests: the MariaDB that they share; SIGTERM ends a run as Ctrl-C does, so that every server is stopped.
+"""For all tests: the MariaDB and the MySQL that they share; SIGTERM ends a run as Ctrl-C does, so servers are stopped.
+
+A test that uses `database_server`, itself or by another fixture, runs on both. The markers mariadb_only and mysql_only
+choose one of them, and give the reason.
 
 And how long those search that could search for ever: with pytest's --stress fifty times as long, beside the tests that
 take minutes.
@@ -8,13 +11,15 @@ import gc
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from httpd.place import IN_CONTAINERS
-from wsgipool.demo.mariadb import MariaDB
+from servers.mysql import MySQL
+from wsgipool.demo.mariadb import LocalServer, MariaDB
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -44,10 +49,19 @@ def _runs(item: pytest.Item, config: pytest.Config) -> bool:
     """Tell whether a test is wanted, and has what it needs here: this machine, containers, or either."""
     if item.get_closest_marker("stress") and not config.getoption("--stress"):
         return False
+    kind = _parameters(item).get("server_kind")
+    if (kind is MySQL and item.get_closest_marker("mariadb_only")) or (
+        kind is MariaDB and item.get_closest_marker("mysql_only")
+    ):
+        return False
     fixtures = getattr(item, "fixturenames", ())
     if IN_CONTAINERS:
         return "place" in fixtures or "compose" in fixtures
     return "compose" not in fixtures
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,16 +87,46 @@ def servers_folder() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", params=[MariaDB, MySQL], ids=["mariadb", "mysql"])
+def server_kind(request: pytest.FixtureRequest) -> type[LocalServer]:
+    """The kind of server that the test runs on, for a server of its own: one kind after the other."""
+    kind: type[LocalServer] = request.param
+    return kind
+
+
 @pytest.fixture(scope="session")
-def mariadb(servers_folder: Path) -> Iterator[MariaDB]:
-    """The server of all tests that do it no harm; each has a database and a user of its own."""
-    folder = servers_folder / "mariadb"
+def mariadb_server(servers_folder: Path) -> Iterator[LocalServer]:
+    with _shared(MariaDB, servers_folder / "mariadb") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql_server(servers_folder: Path) -> Iterator[LocalServer]:
+    with _shared(MySQL, servers_folder / "mysql") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_server(server_kind: type[LocalServer], request: pytest.FixtureRequest) -> LocalServer:
+    """The server of all tests that do it no harm, MariaDB and MySQL; each test has a database and a user of its own."""
+    server: LocalServer = request.getfixturevalue("mariadb_server" if server_kind is MariaDB else "mysql_server")
+    return server
+
+
+@pytest.fixture(scope="session")
+def mariadb(database_server: LocalServer) -> LocalServer:
+    """`database_server`, so MariaDB and MySQL: its name from when there was one kind."""
+    return database_server
+
+
+@contextmanager
+def _shared(kind: type[LocalServer], folder: Path) -> Iterator[LocalServer]:
     folder.mkdir()
     settings: dict[str, str | int] = {
         "max_connections": 200,
-        "ssl": 0,  # which newer ones offer of themselves: a proxy counts the bytes of the protocol
+        "loose_ssl": 0,  # which newer MariaDBs offer of themselves: a proxy counts the bytes of the protocol
         "innodb_fast_shutdown": 2,  # its data is thrown away
     }
-    with MariaDB(folder, settings) as server:
+    with kind(folder, settings) as server:
         server.start()
         yield server

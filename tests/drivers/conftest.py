@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from drivers.shops import Connect, MakePool, Shop, driver_of
+from drivers.shops import Connect, MakePool, Shop, driver_of, new_name, shop_on
 from unit.fakes import PATIENCE, eventually
 from wsgipool import Pool
-from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.mariadb import Server
 from wsgipool.demo.postgresql import PostgreSQL
 from wsgipool.drivers import Driver
 
@@ -25,26 +24,17 @@ def postgresql(servers_folder: Path) -> Iterator[PostgreSQL]:
         yield server
 
 
-_numbers = itertools.count(1)
-
-
 @pytest.fixture
-def mariadb_shop(mariadb: MariaDB) -> Iterator[str]:
-    """The URL of a new database on MariaDB with a table of books; at the test's end it has no session left."""
-    name = f"driven_shop{next(_numbers)}"
-    url = mariadb.create_database(name)
-    with mariadb.admin(name) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL) ENGINE=InnoDB")
-        cursor.execute("INSERT INTO books VALUES (1, 10), (2, 20)")
-    yield url.replace("mysql://", "mysql+mysqlclient://")
-    with mariadb.admin() as connection, connection.cursor() as cursor:
-        eventually(lambda: not cursor.execute("SELECT 1 FROM information_schema.processlist WHERE user = %s", (name,)))
+def mariadb_shop(database_server: Server) -> Iterator[str]:
+    """The URL of a shop on `database_server`, so on MariaDB and on MySQL."""
+    with shop_on(database_server) as url:
+        yield url
 
 
 @pytest.fixture
 def postgresql_shop(postgresql: PostgreSQL) -> Iterator[str]:
     """The URL of a new database on PostgreSQL with a table of books; at the test's end it has no session left."""
-    name = f"driven_shop{next(_numbers)}"
+    name = new_name()
     url = postgresql.create_database(name)
     with postgresql.admin(name) as connection:
         connection.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL)")

@@ -1,8 +1,9 @@
-"""A shop with a table of books, by mysqlclient on MariaDB or psycopg on PostgreSQL, and what differs between them."""
+"""A shop with a table of books, by mysqlclient on MariaDB and MySQL or psycopg on PostgreSQL, and how they differ."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -11,9 +12,11 @@ import MySQLdb
 import MySQLdb.cursors
 import psycopg
 
+from servers.sql import numbers
 from unit.fakes import PATIENCE, eventually
 from wsgipool import Pool, drivers
 from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.demo.mariadb import Server
 
 Connect = Callable[..., Any]
 """Connects to the shop, by a URL with these options."""
@@ -50,7 +53,7 @@ def is_alive(driver: drivers.Driver[Any], connection: Any) -> bool:
 
 
 class Shop:
-    """One database: `server` is a MariaDB or a PostgreSQL."""
+    """One database: `server` is a MariaDB, a MySQL or a PostgreSQL."""
 
     dbapi: Any
     session: str
@@ -124,7 +127,7 @@ class MariaDBShop(Shop):
 
     def unread(self, connection: Any) -> Iterator[Any]:
         cursor = connection.cursor(MySQLdb.cursors.SSCursor)
-        cursor.execute("SELECT seq, repeat('x', 1000) FROM seq_1_to_100000000")
+        cursor.execute(f"SELECT seq, repeat('x', 1000) FROM {numbers(10**8)}")
         return iter(cursor)
 
     @contextlib.contextmanager
@@ -138,6 +141,16 @@ class MariaDBShop(Shop):
         yield
         self.await_end(session)
         assert aborted() == before
+
+
+class MySQLShop(MariaDBShop):
+    leftovers: ClassVar = {
+        **MariaDBShop.leftovers,
+        "isolation level": (
+            "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SELECT @@transaction_isolation = 'SERIALIZABLE'",
+        ),
+    }
 
 
 class PostgreSQLShop(Shop):
@@ -177,3 +190,24 @@ class PostgreSQLShop(Shop):
 
         eventually(lambda: "disconnection" in last_words())
         assert last_words() == ["disconnection"]
+
+
+_numbers = itertools.count(1)
+
+
+def new_name() -> str:
+    """Return a name for a test's database and user."""
+    return f"driven_shop{next(_numbers)}"
+
+
+@contextlib.contextmanager
+def shop_on(server: Server) -> Iterator[str]:
+    """The URL of a new database on MariaDB or MySQL with a table of books; at the end it has no session left."""
+    name = new_name()
+    url = server.create_database(name)
+    with server.admin(name) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE books (id INT PRIMARY KEY, stock INT NOT NULL) ENGINE=InnoDB")
+        cursor.execute("INSERT INTO books VALUES (1, 10), (2, 20)")
+    yield url.replace("mysql://", "mysql+mysqlclient://")
+    with server.admin() as connection, connection.cursor() as cursor:
+        eventually(lambda: not cursor.execute("SELECT 1 FROM information_schema.processlist WHERE user = %s", (name,)))

@@ -1,28 +1,47 @@
-"""What is promised of mysqlclient and of psycopg alike, against a real MariaDB and a real PostgreSQL."""
+"""What is promised of mysqlclient and of psycopg alike, against a real MariaDB, MySQL and PostgreSQL."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, clean, driver_of, is_alive, run, value
+from drivers.shops import (
+    Connect,
+    MakePool,
+    MariaDBShop,
+    MySQLShop,
+    PostgreSQLShop,
+    Shop,
+    clean,
+    driver_of,
+    is_alive,
+    run,
+    shop_on,
+    value,
+)
 from faults.proxy import Proxy
 from unit.fakes import PATIENCE, Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool, drivers
 from wsgipool.drivers.mysqlclient import MySQLClientDriver
 from wsgipool.drivers.psycopg import PsycopgDriver
 
-SHOPS: dict[str, type[Shop]] = {"mariadb": MariaDBShop, "postgresql": PostgreSQLShop}
+SHOPS: dict[str, type[Shop]] = {"mariadb": MariaDBShop, "mysql": MySQLShop, "postgresql": PostgreSQLShop}
 
 
 @pytest.fixture(params=SHOPS)
-def shop(request: pytest.FixtureRequest) -> Shop:
-    server = request.param
-    return SHOPS[server](request.getfixturevalue(server), request.getfixturevalue(f"{server}_shop"))
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    kind = SHOPS[request.param]
+    if kind is PostgreSQLShop:
+        yield kind(request.getfixturevalue("postgresql"), request.getfixturevalue("postgresql_shop"))
+        return
+    server = request.getfixturevalue(f"{request.param}_server")
+    with shop_on(server) as url:
+        yield kind(server, url)
 
 
 # --- the URL ---------------------------------------------------------------------------------------------------------

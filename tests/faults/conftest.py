@@ -12,7 +12,7 @@ from faults.proxy import Proxy
 from httpd.harness import sessions
 from unit.fakes import eventually
 from wsgipool import Pool
-from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.mariadb import Server
 
 MakePool = Callable[..., Pool[Any]]
 
@@ -20,7 +20,7 @@ MakePool = Callable[..., Pool[Any]]
 _numbers = itertools.count(1)
 
 
-def new_shop(mariadb: MariaDB) -> str:
+def new_shop(mariadb: Server) -> str:
     """Return the URL of a new database with a table of two books; its user has the database's name."""
     name = f"faulty_shop{next(_numbers)}"
     url = mariadb.create_database(name)
@@ -31,7 +31,7 @@ def new_shop(mariadb: MariaDB) -> str:
 
 
 @pytest.fixture
-def shop(mariadb: MariaDB) -> Iterator[str]:
+def shop(mariadb: Server) -> Iterator[str]:
     """The URL of a new database; at the test's end it has no session left."""
     url = new_shop(mariadb)
     yield url
@@ -54,7 +54,7 @@ def make_pool(shop: str) -> Iterator[MakePool]:
 
 
 @pytest.fixture
-def proxy(mariadb: MariaDB) -> Iterator[Proxy]:
+def proxy(mariadb: Server) -> Iterator[Proxy]:
     """A proxy before the server that all tests share."""
     with Proxy(mariadb.port) as proxy:
         yield proxy

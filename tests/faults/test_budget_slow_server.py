@@ -28,7 +28,7 @@ class SlowServer:
     """A MariaDB, and two pools that share a budget of one as two processes would."""
 
     def __init__(self, mariadb: MariaDB, folder: Path, runtime_dir: Path) -> None:
-        self._process = int((folder / "mariadb" / "mariadb.pid").read_text())
+        self._process = int((folder / "mariadb" / "server.pid").read_text())
         url = mariadb.create_database("shop")
         self.pools: list[Pool[Any]] = [
             pool_of(

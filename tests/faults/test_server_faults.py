@@ -32,7 +32,7 @@ from faults.proxy import Proxy
 from httpd.harness import eventually, sessions
 from unit.fakes import Task
 from wsgipool import ConnectFailed, Pool, PoolError, PoolTimeout
-from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.mariadb import LocalServer, MariaDB
 
 ACCESS_DENIED, TOO_MANY_CONNECTIONS, CANNOT_CONNECT, SERVER_LOST = 1045, 1040, 2003, 2013
 CONNECTION_LOST = (2006, 2013)
@@ -612,17 +612,17 @@ def test_threads_that_wait_when_the_server_goes_away_learn_so_at_once(
 
 
 @pytest.fixture(scope="module")
-def small_mariadb(servers_folder: Path) -> Iterator[MariaDB]:
+def small_mariadb(server_kind: type[LocalServer], servers_folder: Path) -> Iterator[LocalServer]:
     """A server with little room, to be filled, stopped and started."""
-    folder = servers_folder / "small"
+    folder = servers_folder / f"small-{server_kind.kind}"
     folder.mkdir()
-    with MariaDB(folder, {"max_connections": 10}) as server:  # the least that MariaDB takes
+    with server_kind(folder, {"max_connections": 10}) as server:  # the least that MariaDB takes
         server.start()
         yield server
 
 
 @pytest.fixture
-def small_shop(small_mariadb: MariaDB) -> Iterator[tuple[str, Pool[Any]]]:
+def small_shop(small_mariadb: LocalServer) -> Iterator[tuple[str, Pool[Any]]]:
     url = new_shop(small_mariadb)
     pool = pool_of(url, max_size=3, timeout=SOON)
     yield url, pool
@@ -640,7 +640,7 @@ def all_connections_taken(url: str) -> Iterator[None]:
 
 
 def test_a_server_that_is_full_says_so_and_is_used_again_when_it_has_room(
-    small_mariadb: MariaDB, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
+    small_mariadb: LocalServer, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:
     url, pool = small_shop
     with all_connections_taken(url):
@@ -686,7 +686,7 @@ def test_who_meets_a_full_server_waits_for_what_the_pool_has(small_shop: tuple[s
 
 
 def test_a_restarted_server_costs_no_request_of_those_that_come_after(
-    small_mariadb: MariaDB, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
+    small_mariadb: LocalServer, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:
     _, pool = small_shop
     with pool.connection() as one, pool.connection() as two:
@@ -702,7 +702,7 @@ def test_a_restarted_server_costs_no_request_of_those_that_come_after(
 
 
 def test_while_a_server_is_down_requests_are_told_so_and_after_it_they_are_served(
-    small_mariadb: MariaDB, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
+    small_mariadb: LocalServer, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:
     url, pool = small_shop
     in_use = pool.getconn()

@@ -14,7 +14,7 @@ import click
 from wsgipool.cli.running import Stop, run_until_stopped, shape, site_options, temporary_folder
 from wsgipool.cli.serve import write_config
 from wsgipool.demo import schema
-from wsgipool.demo.mariadb import MariaDB, MariaDBError, is_installed
+from wsgipool.demo.mariadb import MariaDB, ServerError, is_installed
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import PACKAGE, Site, apache_user, refuse_taken_port
 from wsgipool.process import CONFIG_NAME
@@ -63,7 +63,7 @@ def demo(mode: str, processes: int | None, threads: int | None, host: str, port:
 
 def _mariadb(folder: Path, undo: contextlib.ExitStack) -> str:
     if not is_installed():
-        raise MariaDBError(
+        raise ServerError(
             "mariadbd is not installed: apt-get install mariadb-server, or choose DB=sqlite (--db sqlite)"
         )
     click.echo("starting a MariaDB server in a temporary folder")

@@ -1,6 +1,7 @@
 """A MariaDB server of one's own, in a folder, on a loopback port: for the demo and the tests.
 
-It reads no configuration of the system and leaves nothing outside its folder.
+It reads no configuration of the system and leaves nothing outside its folder. LocalServer is what MariaDB and MySQL
+have in common: the tests run both.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import secrets
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar, Self
 
 import pymysql
 from pymysql.connections import Connection
@@ -25,7 +28,7 @@ _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
 
 
-class MariaDBError(Error):
+class ServerError(Error):
     """The server could not be started."""
 
 
@@ -35,7 +38,7 @@ def is_installed() -> bool:
 
 
 class Server:
-    """A MariaDB server somewhere, which knows the administrator wsgipool_admin by the password."""
+    """A MariaDB or MySQL server somewhere, which knows the administrator wsgipool_admin by the password."""
 
     def __init__(self, host: str, port: int, password: str) -> None:
         self.host = host
@@ -63,36 +66,45 @@ class Server:
         return f"mysql://{name}:{self.password}@{self.host}:{self.port}/{name}"
 
 
-class MariaDB(Server):
+class LocalServer(Server, ABC):
     """A server with its data in `folder`; a context manager that stops it.
 
-    `settings` are options of mariadbd, such as {"max_connections": 50}.
+    `settings` are options of the server's program, such as {"max_connections": 50}.
     """
+
+    kind: ClassVar[str]
 
     def __init__(self, folder: Path, settings: Mapping[str, str | int] | None = None) -> None:
         super().__init__("127.0.0.1", free_port(), secrets.token_hex(16))
-        self._folder = folder
+        self.folder = folder
+        self.account = _account()
         self._settings = dict(settings or {})
-        self._log = folder / "mariadb.log"
+        self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the command of the server's program, with the options of its kind that find or make the data."""
+
+    @abstractmethod
+    def install(self) -> None:
+        """Make the data of a new server in folder/data."""
 
     def start(self) -> None:
         """Start the server and return when it answers; a second start finds the data of the first."""
-        account = self._account()
-        if not (self._folder / "data").exists():
-            self._install(account)
+        if not (self.folder / "data").exists():
+            self._write_init_file()
+            self.install()
         self._process = subprocess.Popen(  # noqa: S603
             [
-                _program("mariadbd") or "mariadbd",
-                "--no-defaults",
-                *self._common_options(account),
+                *self.command(),
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
                 "--skip-name-resolve",
-                f"--socket={self._folder / 'mariadb.sock'}",
-                f"--pid-file={self._folder / 'mariadb.pid'}",
+                f"--socket={self.folder / 'server.sock'}",
+                f"--pid-file={self.folder / 'server.pid'}",
                 f"--log-error={self._log}",
-                f"--init-file={self._folder / 'init.sql'}",
+                f"--init-file={self.folder / 'init.sql'}",
                 "--innodb-buffer-pool-size=64M",
                 "--character-set-server=utf8mb4",
                 *(f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()),
@@ -117,62 +129,33 @@ class MariaDB(Server):
             self._process.wait()
         self._process = None
 
-    def __enter__(self) -> MariaDB:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _account(self) -> str | None:
-        """Return the account to run as: MariaDB refuses to run as root."""
-        if os.geteuid() != 0:
-            return None
-        for name in ("mysql", "nobody"):
-            try:
-                return pwd.getpwnam(name).pw_name
-            except KeyError:
-                continue
-        raise MariaDBError("no account mysql or nobody to run MariaDB as")
-
-    def _common_options(self, account: str | None) -> list[str]:
+    def common_options(self) -> list[str]:
+        """Return the options that the server needs for its installation and for each start."""
         options = [
-            f"--datadir={self._folder / 'data'}",
+            f"--datadir={self.folder / 'data'}",
             # Without one of its own it would take $TMPDIR, where its account may not write.
-            f"--tmpdir={self._folder}",
-            # Nobody needs the data after a crash of the machine, and most of a start was waiting for the disk.
-            "--loose-debug-no-sync",
+            f"--tmpdir={self.folder}",
+            # The data need not survive a crash of the machine, and most of a start was waiting for the disk.
             "--innodb-flush-log-at-trx-commit=2",
-            "--innodb-log-file-size=16M",  # of a hundred otherwise, which are written at the start
         ]
-        return [*options, f"--user={account}"] if account else options
+        return [*options, f"--user={self.account}"] if self.account else options
 
-    def _install(self, account: str | None) -> None:
-        init = self._folder / "init.sql"
+    def _write_init_file(self) -> None:
+        init = self.folder / "init.sql"
         init.write_text(
             f"CREATE USER IF NOT EXISTS '{ADMIN}'@'%' IDENTIFIED BY '{self.password}';\n"
             f"GRANT ALL ON *.* TO '{ADMIN}'@'%' WITH GRANT OPTION;\n"
         )
         init.chmod(0o600)
-        if account:
-            for path in (self._folder, init):
-                shutil.chown(path, account)
-        outcome = subprocess.run(  # noqa: S603
-            [
-                _program("mariadb-install-db") or "mariadb-install-db",
-                "--no-defaults",
-                *self._common_options(account),
-                "--auth-root-authentication-method=socket",
-                "--skip-test-db",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            check=False,
-        )
-        if outcome.returncode != 0:
-            raise MariaDBError(f"mariadb-install-db failed:\n{outcome.stdout}")
+        if self.account:
+            for path in (self.folder, init):
+                shutil.chown(path, self.account)
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -184,10 +167,62 @@ class MariaDB(Server):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.stop()
                     log = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else "it left no log"
-                    raise MariaDBError(f"MariaDB did not start:\n{log}") from None
+                    raise ServerError(f"{self.kind} did not start:\n{log}") from None
                 time.sleep(0.05)
             else:
                 return
+
+
+class MariaDB(LocalServer):
+    """A MariaDB, of the system's programs."""
+
+    kind = "MariaDB"
+
+    def command(self) -> list[str]:
+        return [_program("mariadbd") or "mariadbd", "--no-defaults", *self._options()]
+
+    def install(self) -> None:
+        run_installer(
+            _program("mariadb-install-db") or "mariadb-install-db",
+            "--no-defaults",
+            *self._options(),
+            "--auth-root-authentication-method=socket",
+            "--skip-test-db",
+        )
+
+    def _options(self) -> list[str]:
+        return [
+            *self.common_options(),
+            "--loose-debug-no-sync",
+            "--innodb-log-file-size=16M",  # of a hundred otherwise, which are written at the start
+        ]
+
+
+def run_installer(*command: str) -> None:
+    """Run a program that makes a server's data."""
+    outcome = subprocess.run(  # noqa: S603
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    if outcome.returncode != 0:
+        raise ServerError(f"{Path(command[0]).name} failed:\n{outcome.stdout}")
+
+
+def _account() -> str | None:
+    """Return the account to run as: these servers refuse to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("mysql", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise ServerError("no account mysql or nobody to run the database server as")
 
 
 def _program(name: str) -> str | None:

@@ -1,0 +1,44 @@
+"""A MySQL server of a test's own, in a folder, on a loopback port: what scripts/fetch-mysql has made runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from wsgipool.demo.mariadb import LocalServer
+
+_FETCHED = Path(sys.prefix) / "mysql"
+"""Where scripts/setup puts the server: in the environment that runs the tests."""
+
+
+class MySQL(LocalServer):
+    """A MySQL. Its accounts log in by caching_sha2_password, the only way that it knows without a plugin."""
+
+    kind = "MySQL"
+
+    def command(self) -> list[str]:
+        return [
+            str(_FETCHED / "mysqld"),
+            *self.common_options(),
+            "--mysqlx=OFF",
+            "--secure-file-priv=NULL",
+            "--disable-log-bin",
+            "--tls-version=",  # none, unless the settings name one
+            "--innodb-redo-log-capacity=8M",
+            # The data need not survive a crash of the machine.
+            "--innodb-doublewrite=OFF",
+            "--innodb-flush-method=nosync",
+            # 300 MB of memory, not 480.
+            "--table-open-cache=256",
+            "--table-definition-cache=400",
+            "--innodb-log-buffer-size=1M",
+            "--performance-schema-digests-size=0",
+            "--performance-schema-max-table-instances=200",
+        ]
+
+    def install(self) -> None:
+        data = Path(shutil.copytree(_FETCHED / "data", self.folder / "data"))
+        if self.account:
+            for path in (data, *data.rglob("*")):
+                shutil.chown(path, self.account)
