@@ -12,7 +12,7 @@ import MySQLdb
 import MySQLdb.cursors
 import psycopg
 
-from servers.sql import numbers
+from servers.sql import ISOLATION, numbers
 from unit.fakes import PATIENCE, eventually
 from wsgipool import Pool, drivers
 from wsgipool.config import DatabaseSettings, parse_url
@@ -113,7 +113,7 @@ class MariaDBShop(Shop):
         "setting": ("SET time_zone = '+03:00'", "SELECT @@time_zone = '+03:00'"),
         "isolation level": (
             "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-            "SELECT @@tx_isolation = 'SERIALIZABLE'",
+            f"SELECT {ISOLATION} = 'SERIALIZABLE'",
         ),
         "lock": ("DO GET_LOCK('till', 0)", "SELECT IS_USED_LOCK('till') = CONNECTION_ID()"),
         "database": ("USE information_schema", "SELECT database() = 'information_schema'"),
@@ -144,13 +144,7 @@ class MariaDBShop(Shop):
 
 
 class MySQLShop(MariaDBShop):
-    leftovers: ClassVar = {
-        **MariaDBShop.leftovers,
-        "isolation level": (
-            "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-            "SELECT @@transaction_isolation = 'SERIALIZABLE'",
-        ),
-    }
+    lock_timeout = 3572  # its own number for NOWAIT
 
 
 class PostgreSQLShop(Shop):

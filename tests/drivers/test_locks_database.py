@@ -1,4 +1,4 @@
-"""Locks of scope "database": GET_LOCK on real MariaDB, as each driver does it."""
+"""Locks of scope "database": GET_LOCK on real MariaDB and MySQL, as each driver does it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from pymysql.constants import FIELD_TYPE
 
 import wsgipool
+from servers.mysql import MySQL
 from unit.fakes import PATIENCE, Task, eventually
 from unit.test_locks import in_a_child, run_at_random
 from wsgipool import (
@@ -31,7 +32,7 @@ from wsgipool import (
     process,
 )
 from wsgipool.config import DatabaseSettings, parse_url
-from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.mariadb import MariaDB, Server
 from wsgipool.demo.postgresql import PostgreSQL
 from wsgipool.locks import host as hostlock
 from wsgipool.locks import named
@@ -117,6 +118,24 @@ def kill_all(mariadb: MariaDB) -> None:
             cursor.execute(f"KILL {session}")
 
 
+def locks_held(server: Server) -> list[str]:
+    """Return the names of our locks that any session of the server has."""
+    with server.admin() as connection, connection.cursor() as cursor:
+        if isinstance(server, MySQL):
+            cursor.execute(
+                "SELECT object_name FROM performance_schema.metadata_locks WHERE object_type = 'USER LEVEL LOCK'"
+            )
+        else:
+            cursor.execute("INSTALL SONAME 'metadata_lock_info'")
+            cursor.execute(
+                "SELECT table_schema FROM information_schema.metadata_lock_info WHERE lock_type = 'User lock'"
+            )
+        names = [str(name) for (name,) in cursor.fetchall() if name.startswith("wsgipool.")]
+        if not isinstance(server, MySQL):
+            cursor.execute("UNINSTALL SONAME 'metadata_lock_info'")
+        return names
+
+
 def test_another_host_is_kept_out_until_it_is_given_back(pools: Callable[[], Pool[Any]]) -> None:
     here, there = locks_of(pools()), locks_of(pools())
 
@@ -133,18 +152,10 @@ def test_no_connection_comes_back_with_a_lock(pools: Callable[[], Pool[Any]], ma
     here = locks_of(pool)
     with here.hold("stock", "orders"):
         assert pool.in_use == 2
+        assert len(locks_held(mariadb)) == 2
 
     assert (pool.in_use, pool.idle) == (0, 2)
-    with mariadb.admin() as connection, connection.cursor() as cursor:
-        cursor.execute("INSTALL SONAME 'metadata_lock_info'")
-        try:
-            cursor.execute(
-                "SELECT COUNT(*) FROM information_schema.metadata_lock_info WHERE lock_type = 'User lock'"
-                " AND table_schema LIKE 'wsgipool.%'"
-            )
-            assert cursor.fetchone()[0] == 0
-        finally:
-            cursor.execute("UNINSTALL SONAME 'metadata_lock_info'")
+    assert not locks_held(mariadb)
 
 
 def test_a_timeout_says_who_has_it_and_keeps_no_connection(pools: Callable[[], Pool[Any]]) -> None:

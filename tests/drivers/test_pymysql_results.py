@@ -1,4 +1,4 @@
-"""What PyMySQL makes of the answers of a real MariaDB, the driver makes of them too, in its quicker way."""
+"""What PyMySQL makes of the answers of a real MariaDB or MySQL, the driver makes of them too, in its quicker way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pymysql.constants import FIELD_TYPE
 from pymysql.cursors import Cursor, DictCursor, SSCursor
 
 from drivers.shops import driver_of, run
+from servers.sql import numbers
 from unit.fakes import PATIENCE
 
 LENGTHS = (0, 1, 250, 251, 252, 65_535, 65_536, 70_000)
@@ -49,7 +50,7 @@ def outcome(connection: Any, query: str, kind: type[Cursor] = Cursor) -> list[ob
                 return seen
 
 
-def numbers(columns: int) -> str:
+def many(columns: int) -> str:
     return "SELECT " + ", ".join(str(number) for number in range(columns))
 
 
@@ -66,13 +67,13 @@ QUERIES = {
     "lengths": "SELECT " + ", ".join(f"REPEAT('x', {length})" for length in LENGTHS),
     "a length a row": " UNION ALL ".join(f"SELECT {length} n, REPEAT('x', {length})" for length in LENGTHS),
     "longer than a packet": "SELECT 1, REPEAT('x', 9000000), REPEAT('y', 9000000), 2",
-    "250 columns": numbers(250),
-    "251 columns": numbers(251),
-    "1,000 columns": numbers(1000),
+    "250 columns": many(250),
+    "251 columns": many(251),
+    "1,000 columns": many(1000),
     "names twice": "SELECT 1 AS n, 2 AS n",
-    "1,000 rows": "SELECT seq, REPEAT('x', seq % 300), IF(seq % 7, seq, NULL) FROM seq_1_to_1000",
-    "100,000 rows": "SELECT seq FROM seq_1_to_100000",
-    "warnings": "SELECT 1 / 0, CAST('a' AS INT)",
+    "1,000 rows": "SELECT seq, REPEAT('x', seq % 300), IF(seq % 7, seq, NULL) FROM " + numbers(1000),
+    "100,000 rows": "SELECT seq FROM " + numbers(100_000),
+    "warnings": "SELECT 1 / 0, CAST('a' AS SIGNED)",
     "no result": "DO 1",
     "changed rows": "UPDATE books SET stock = stock + 1",
 }
@@ -100,7 +101,7 @@ def test_results_come_one_after_another(connect: Any) -> None:
 
 
 def test_an_error_may_come_after_rows(connect: Any) -> None:
-    query = "SELECT seq, (SELECT id FROM books WHERE seq > 3 OR id = 1) FROM seq_1_to_5"
+    query = "SELECT seq, (SELECT id FROM books WHERE seq > 3 OR id = 1) FROM " + numbers(5)
     for connection in (connect(plain=True), connect()):
         for _ in range(2):
             with pytest.raises(pymysql.OperationalError, match="returns more than 1 row"):

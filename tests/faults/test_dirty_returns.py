@@ -21,6 +21,7 @@ from faults.conftest import MakePool
 from faults.harness import SOON, Clock, connect_plainly, error_number, run, session_of, user_of, value
 from faults.proxy import Proxy
 from httpd.harness import eventually, sessions
+from servers.sql import ISOLATION, numbers
 from unit.fakes import Borrower, Task
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.errors import WrongThread
@@ -103,7 +104,7 @@ def test_an_open_snapshot_is_not_what_the_next_borrower_reads_from(
     if borrow == "readonly":
         with pool.connection(readonly=True) as connection:
             first = session_of(connection)
-            assert value(connection, "SELECT @@tx_isolation") == "REPEATABLE-READ"
+            assert value(connection, f"SELECT {ISOLATION}") == "REPEATABLE-READ"
             assert value(connection, "SELECT stock FROM books WHERE id = 1") == 10
     else:
         connection = pool.getconn()
@@ -330,7 +331,7 @@ def test_a_session_reset_goes_back_to_the_urls_database(
 SETTINGS = {
     "@@autocommit": 1,
     "@@sql_mode": "ANSI_QUOTES",
-    "@@tx_isolation": "READ-COMMITTED",
+    ISOLATION: "READ-COMMITTED",
     "@@time_zone": "+05:00",
     "@basket": 7,
 }
@@ -428,7 +429,7 @@ def test_a_result_that_was_not_read_to_its_end_is_not_the_next_borrowers(
     connection = pool.getconn()
     first = session_of(connection)
     cursor = connection.cursor(SSCursor)
-    cursor.execute("SELECT seq FROM seq_1_to_100000000")  # 1 GB, of which one row is read
+    cursor.execute(f"SELECT seq FROM {numbers(100_000_000)}")  # 1 GB, of which one row is read
     assert cursor.fetchone() == (1,)
     clock = Clock()
     pool.putconn(connection)
@@ -449,7 +450,7 @@ def test_an_unread_cursor_that_outlives_its_connection_is_collected_in_silence(
     pool = make_pool()
     connection = pool.getconn()
     cursor = connection.cursor(SSCursor)
-    cursor.execute("SELECT seq FROM seq_1_to_100000")
+    cursor.execute(f"SELECT seq FROM {numbers(100_000)}")
     pool.putconn(connection)
 
     del cursor, connection

@@ -21,6 +21,7 @@ from pymysql.cursors import SSCursor
 from faults.conftest import MakePool
 from faults.harness import run, user_of, value
 from httpd.harness import sessions
+from servers.sql import numbers
 from unit.fakes import Task, eventually
 from unit.interrupts import debris_ignored, interrupt_at_work
 from wsgipool import Pool
@@ -44,14 +45,14 @@ _numbers = itertools.count(1)
 def read_much(pool: Pool[Any]) -> None:
     number = next(_numbers)
     with pool.connection(readonly=True) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        cursor.execute(f"SELECT seq, {number} FROM {numbers(ROWS)}")
         assert cursor.fetchall() == tuple((row, number) for row in range(1, ROWS + 1))
 
 
 def read_much_row_by_row(pool: Pool[Any]) -> None:
     number = next(_numbers)
     with pool.connection(readonly=True) as connection, connection.cursor(SSCursor) as cursor:
-        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        cursor.execute(f"SELECT seq, {number} FROM {numbers(ROWS)}")
         assert list(cursor) == [(row, number) for row in range(1, ROWS + 1)]
 
 
@@ -67,7 +68,7 @@ def read_by_hand(pool: Pool[Any]) -> None:
     connection = pool.getconn()
     try:
         cursor = connection.cursor()
-        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        cursor.execute(f"SELECT seq, {number} FROM {numbers(ROWS)}")
         assert cursor.fetchall() == tuple((row, number) for row in range(1, ROWS + 1))
     finally:
         pool.putconn(connection)
@@ -98,7 +99,7 @@ def read_and_swallow(pool: Pool[Any]) -> None:
     number = next(_numbers)
     with Swallowing() as swallowed, pool.connection(readonly=True) as connection, swallowed.here():
         cursor = connection.cursor()
-        cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+        cursor.execute(f"SELECT seq, {number} FROM {numbers(ROWS)}")
         assert cursor.fetchall() == tuple((row, number) for row in range(1, ROWS + 1))
 
 
@@ -108,7 +109,7 @@ def read_by_hand_and_swallow(pool: Pool[Any]) -> None:
         connection = pool.getconn()
         with swallowed.here():
             cursor = connection.cursor(SSCursor)
-            cursor.execute(f"SELECT seq, {number} FROM seq_1_to_{ROWS}")
+            cursor.execute(f"SELECT seq, {number} FROM {numbers(ROWS)}")
             assert list(cursor) == [(row, number) for row in range(1, ROWS + 1)]
         pool.putconn(connection)
 

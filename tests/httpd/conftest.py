@@ -9,9 +9,20 @@ import pytest
 from httpd.containers import Compose, Containers
 from httpd.harness import eventually, sessions
 from httpd.place import IN_CONTAINERS, Place, ThisMachine
-from wsgipool.demo.mariadb import Server
+from wsgipool.demo.mariadb import LocalServer, MariaDB, Server
+
+ON_BOTH_KINDS = ("test_outages", "test_pools", "test_restarts", "test_sizes")
+"""Modules whose tests run on MariaDB and on MySQL. What others test is Apache, files and commands."""
 
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here and item.path.stem not in ON_BOTH_KINDS:
+            item.add_marker(pytest.mark.mariadb_only("the kind of server does not matter to it"))
 
 
 @pytest.fixture
@@ -29,6 +40,11 @@ def place(folder: Path) -> Place:
 
 
 if IN_CONTAINERS:
+
+    @pytest.fixture(scope="session")
+    def server_kind() -> type[LocalServer]:
+        """The kind of server that docker/compose.yaml has."""
+        return MariaDB
 
     @pytest.fixture(scope="session")
     def mariadb(servers_folder: Path) -> Iterator[Server]:

@@ -18,7 +18,7 @@ from typing import Any, Unpack
 import pymysql
 
 from httpd.harness import APP, RunningSite, Settings, SiteOptions, add_budget, eventually, write_config
-from wsgipool.demo.mariadb import Server
+from wsgipool.demo.mariadb import LocalServer, MariaDB, Server
 from wsgipool.httpd.express import PACKAGE
 
 COMPOSE_FILE = Path("docker/compose.yaml")
@@ -265,7 +265,8 @@ class Containers:
             site.end()
 
     @contextmanager
-    def running_mariadb(self, settings: Settings) -> Iterator[MariaDBContainer]:
+    def running_mariadb(self, settings: Settings, kind: type[LocalServer] = MariaDB) -> Iterator[MariaDBContainer]:
+        assert kind is MariaDB
         password = secrets.token_hex(16)
         options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         environment = {"MARIADB_ADMIN_PASSWORD": password, "MARIADB_DATABASE": "unused", "MARIADB_USER": "unused"}

@@ -15,7 +15,7 @@ from typing import Protocol, Unpack
 from pymysql.connections import Connection
 
 from httpd.harness import RunningSite, Settings, SiteOptions, running_site
-from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.mariadb import LocalServer, MariaDB
 from wsgipool.httpd import express
 
 IN_CONTAINERS = os.environ.get("WSGIPOOL_TESTS_IN") == "containers"
@@ -25,7 +25,7 @@ THREADED = tuple(mode for mode in MODES if mode != "prefork")
 
 
 class OwnServer(Protocol):
-    """A MariaDB of a test's own, which it may stop and start again."""
+    """A MariaDB or MySQL of a test's own, which it may stop and start again."""
 
     host: str
     password: str
@@ -42,8 +42,10 @@ class Place(Protocol):
     ) -> AbstractContextManager[RunningSite]:
         """Start httpd with the databases (URLs by name), and stop it afterwards."""
 
-    def running_mariadb(self, settings: Settings) -> AbstractContextManager[OwnServer]:
-        """Start a MariaDB with these options of mariadbd, and stop it afterwards."""
+    def running_mariadb(
+        self, settings: Settings, kind: type[LocalServer] = MariaDB
+    ) -> AbstractContextManager[OwnServer]:
+        """Start a MariaDB, or on a plain machine another kind, with these options, and stop it afterwards."""
 
 
 class ThisMachine:
@@ -58,9 +60,9 @@ class ThisMachine:
         return running_site(self.folder, mode, databases, **options)
 
     @contextmanager
-    def running_mariadb(self, settings: Settings) -> Iterator[MariaDB]:
+    def running_mariadb(self, settings: Settings, kind: type[LocalServer] = MariaDB) -> Iterator[LocalServer]:
         data = self.folder / "mariadb"
         data.mkdir()
-        with MariaDB(data, settings) as server:
+        with kind(data, settings) as server:
             server.start()
             yield server

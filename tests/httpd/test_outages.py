@@ -11,7 +11,7 @@ import pytest
 from httpd.harness import RunningSite, Settings, eventually
 from httpd.place import MODES, OwnServer, Place
 from wsgipool.demo import schema
-from wsgipool.demo.mariadb import Server
+from wsgipool.demo.mariadb import LocalServer, Server
 from wsgipool.httpd.express import PACKAGE
 
 BOOKSHOP = PACKAGE / "demo" / "demo.wsgi"
@@ -19,9 +19,9 @@ SHAPE = {"prefork": (2, 1)}
 
 
 @pytest.fixture
-def own_mariadb(place: Place) -> Iterator[OwnServer]:
-    """A server of the test's own, to be stopped and started."""
-    with place.running_mariadb({}) as server:
+def own_mariadb(place: Place, server_kind: type[LocalServer]) -> Iterator[OwnServer]:
+    """A MariaDB or MySQL of the test's own, to be stopped and started."""
+    with place.running_mariadb({}, server_kind) as server:
         yield server
 
 
@@ -126,7 +126,7 @@ def test_a_wrong_password_is_named_in_the_log_and_not_shown(mode: str, shop: str
 def test_a_password_may_have_any_character(mariadb: Server, shop: str, place: Place) -> None:
     password = "pä€ss:/?#[]@%& \\'\""
     with mariadb.admin() as admin, admin.cursor() as cursor:
-        cursor.execute(f"SET PASSWORD FOR {urlsplit(shop).username} = PASSWORD(%s)", (password,))
+        cursor.execute(f"ALTER USER {urlsplit(shop).username} IDENTIFIED BY %s", (password,))
     url = shop.replace(str(urlsplit(shop).password), quote(password, safe=""))
     with place.running_site("worker", {"shop": url}, processes=1, threads=1) as site:
         assert site.get("/hold")["own_rows"]

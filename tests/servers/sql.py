@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+ISOLATION = "/*M! @@tx_isolation */ /*!80000 @@transaction_isolation */"
+"""The session's isolation level. Each of the servers takes the other one's name for a comment."""
+
 _DIGITS = "(SELECT 0 AS d" + "".join(f" UNION ALL SELECT {digit}" for digit in range(1, 10)) + ")"
 
 
 def numbers(count: int) -> str:
-    """Return a table with a column seq of the numbers from 1 to `count`, a power of ten, in any order.
+    """Return a table with a column seq of the numbers from 1 to `count`, in this order.
 
-    The server sends the first rows before it has made the last ones.
+    The server sends the first rows before it has made the last ones. MariaDB has such tables; MySQL counts by joins of
+    ten digits, and comments hide the one from the other.
     """
-    places = len(str(count)) - 1
-    assert count == 10**places
-    seq = " + ".join(["1", *(f"{10**place} * t{place}.d" for place in range(places))])
-    tables = " JOIN ".join(f"{_DIGITS} AS t{place}" for place in range(places))
-    return f"(SELECT {seq} AS seq FROM {tables}) AS numbers"
+    places = range(len(str(count - 1)))
+    seq = " + ".join(["1", *(f"{10**place} * t{place}.d" for place in places)])
+    joined = " STRAIGHT_JOIN ".join(f"{_DIGITS} AS t{place}" for place in reversed(places))
+    counted = f"(SELECT /*+ NO_BNL() */ {seq} AS seq FROM {joined} WHERE {seq} <= {count}) AS numbers"
+    return f"/*M! seq_1_to_{count} */ /*!80000 {counted} */"

@@ -47,11 +47,15 @@ class Server:
 
     def admin(self, database: str | None = None) -> Connection:
         """Return a new connection as an administrator, in autocommit mode."""
+        return self.connect(ADMIN, self.password, database)
+
+    def connect(self, user: str, password: str, database: str | None = None) -> Connection:
+        """Return a new connection in autocommit mode, without TLS."""
         return Connection(
             host=self.host,
             port=self.port,
-            user=ADMIN,
-            password=self.password,
+            user=user,
+            password=password,
             database=database,
             autocommit=True,
             ssl_disabled=True,
@@ -125,9 +129,15 @@ class LocalServer(Server, ABC):
         try:
             self._process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server at once, whatever it is doing."""
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._process = None
+            self._process = None
 
     def __enter__(self) -> Self:
         return self
