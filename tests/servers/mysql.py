@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from wsgipool.demo.mariadb import LocalServer
+from wsgipool.demo.mariadb import LocalServer, ServerError
 
 _FETCHED = Path(sys.prefix) / "mysql"
 """Where scripts/setup puts the server: in the environment that runs the tests."""
@@ -49,6 +49,8 @@ class MySQL(LocalServer):
         self.kill()
 
     def install(self) -> None:
+        if not _FETCHED.exists():
+            raise ServerError(f"there is no MySQL in {_FETCHED}: `scripts/setup test` fetches it")
         data = Path(shutil.copytree(_FETCHED / "data", self.folder / "data"))
         if self.account:
             for path in (data, *data.rglob("*")):
