@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from httpd.place import IN_CONTAINERS
+from servers.kinds import KINDS, runs_on_its_kind
 from servers.mysql import MySQL
 from wsgipool.demo.mariadb import LocalServer, MariaDB
 
@@ -49,19 +50,12 @@ def _runs(item: pytest.Item, config: pytest.Config) -> bool:
     """Tell whether a test is wanted, and has what it needs here: this machine, containers, or either."""
     if item.get_closest_marker("stress") and not config.getoption("--stress"):
         return False
-    kind = _parameters(item).get("server_kind")
-    if (kind is MySQL and item.get_closest_marker("mariadb_only")) or (
-        kind is MariaDB and item.get_closest_marker("mysql_only")
-    ):
+    if not runs_on_its_kind(item):
         return False
     fixtures = getattr(item, "fixturenames", ())
     if IN_CONTAINERS:
         return "place" in fixtures or "compose" in fixtures
     return "compose" not in fixtures
-
-
-def _parameters(item: pytest.Item) -> dict[str, object]:
-    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +81,7 @@ def servers_folder() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session", params=[MariaDB, MySQL], ids=["mariadb", "mysql"])
+@pytest.fixture(scope="session", params=KINDS.values(), ids=list(KINDS))
 def server_kind(request: pytest.FixtureRequest) -> type[LocalServer]:
     """The kind of server that the test runs on, for a server of its own: one kind after the other."""
     kind: type[LocalServer] = request.param

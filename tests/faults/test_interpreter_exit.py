@@ -20,6 +20,8 @@ from faults.proxy import Proxy
 from httpd.harness import eventually, sessions, status
 from wsgipool.demo.mariadb import MariaDB
 
+pytestmark = pytest.mark.mariadb_only("what a program does at its end does not depend on the kind of server")
+
 PATIENCE = 60.0
 """Seconds that a program may take, of which it needs one or two; far less than those that it must not wait for."""
 

@@ -9,20 +9,26 @@ import pytest
 from httpd.containers import Compose, Containers
 from httpd.harness import eventually, sessions
 from httpd.place import IN_CONTAINERS, Place, ThisMachine
+from servers.kinds import parameters
 from wsgipool.demo.mariadb import LocalServer, MariaDB, Server
 
-ON_BOTH_KINDS = ("test_outages", "test_pools", "test_restarts", "test_sizes")
+ON_BOTH_KINDS = ("test_outages", "test_pools", "test_restarts")
 """Modules whose tests run on MariaDB and on MySQL. What others test is Apache, files and commands."""
+MODE_ON_MYSQL = "daemon"
+"""The mode that a test of all modes runs in on MySQL: modes do not matter to a server."""
 
 _numbers = itertools.count(1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if item.path.parent == here and item.path.stem not in ON_BOTH_KINDS:
+        if item.path.parent != Path(__file__).parent:
+            continue
+        if item.path.stem not in ON_BOTH_KINDS:
             item.add_marker(pytest.mark.mariadb_only("the kind of server does not matter to it"))
+        elif parameters(item).get("mode", MODE_ON_MYSQL) != MODE_ON_MYSQL:
+            item.add_marker(pytest.mark.mariadb_only("one mode is enough on MySQL"))
 
 
 @pytest.fixture
