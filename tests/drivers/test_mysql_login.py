@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import MySQLdb
+import pymysql
 import pytest
 
-from drivers.shops import new_name
+from drivers.shops import driver_of, new_name
+from faults.proxy import Proxy
 from servers.mysql import MySQL
-from unit.fakes import run_python
+from unit.fakes import PATIENCE, run_python
+from wsgipool import ConfigError
 from wsgipool.demo.mariadb import Server
 
 WITHOUT_CRYPTOGRAPHY = """
@@ -74,3 +80,27 @@ def test_a_first_login_by_mysqlclient_needs_no_cryptography(mysql_server: Server
     url = url_of_new_account(mysql_server, "mysql+mysqlclient")
 
     assert login_without_cryptography(url) == "logged in"
+
+
+REQUIRED = pytest.mark.xfail(
+    strict=True, reason="MariaDB's client library takes REQUIRED for a promise, and sends the password as if it had TLS"
+)
+
+
+@pytest.mark.parametrize(
+    ("driver", "options"),
+    [
+        *itertools.product(["mysql", "mysql+mysqlclient"], ["", "?ssl_mode=DISABLED", "?ssl_mode=PREFERRED"]),
+        ("mysql", "?ssl_mode=REQUIRED"),
+        pytest.param("mysql+mysqlclient", "?ssl_mode=REQUIRED", marks=REQUIRED),
+    ],
+)
+def test_no_password_is_sent_in_clear_text_where_the_server_has_no_tls(
+    driver: str, options: str, mysql_server: Server
+) -> None:
+    with Proxy(mysql_server.port) as proxy:
+        with contextlib.suppress(ConfigError, pymysql.Error, MySQLdb.Error):
+            shop = driver_of(proxy.through(url_of_new_account(mysql_server, driver)) + options)
+            shop.close(shop.connect(PATIENCE))
+
+        assert mysql_server.password.encode() not in proxy.to_server
