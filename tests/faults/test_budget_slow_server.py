@@ -20,14 +20,14 @@ from httpd.loads import ServerWatch, full_mariadb
 from httpd.place import ThisMachine
 from unit.fakes import Task, eventually
 from wsgipool import Pool
-from wsgipool.demo.mariadb import MariaDB
+from wsgipool.demo.mariadb import LocalServer
 from wsgipool.host.budget import Budget, Limit
 
 
 class SlowServer:
-    """A MariaDB, and two pools that share a budget of one as two processes would."""
+    """A server, and two pools that share a budget of one as two processes would."""
 
-    def __init__(self, mariadb: MariaDB, folder: Path, runtime_dir: Path) -> None:
+    def __init__(self, mariadb: LocalServer, folder: Path, runtime_dir: Path) -> None:
         self._process = int((folder / "mariadb" / "server.pid").read_text())
         url = mariadb.create_database("shop")
         self.pools: list[Pool[Any]] = [
@@ -49,11 +49,13 @@ class SlowServer:
 
 
 @pytest.fixture(scope="module")
-def server(servers_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowServer]:
-    folder = servers_folder / "slow"
+def server(
+    server_kind: type[LocalServer], servers_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SlowServer]:
+    folder = servers_folder / f"slow-{server_kind.kind}"
     folder.mkdir(mode=0o755)
-    with full_mariadb(ThisMachine(folder), 1) as mariadb:
-        assert isinstance(mariadb, MariaDB)
+    with full_mariadb(ThisMachine(folder), 1, server_kind) as mariadb:
+        assert isinstance(mariadb, LocalServer)
         server = SlowServer(mariadb, folder, tmp_path_factory.mktemp("run"))
         with server.watch:
             yield server

@@ -6,18 +6,20 @@ import base64
 import http.client
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 from urllib.parse import urlsplit
 
 from httpd.background import Background
 from httpd.harness import LONG, RunningSite, Settings, eventually, running_site
 from httpd.place import IN_CONTAINERS, OwnServer, Place, ThisMachine
-from wsgipool.demo.mariadb import ADMIN
+from wsgipool.demo.mariadb import ADMIN, LocalServer, MariaDB
 
 CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
 """What tests/httpd/app/auth.wsgi lets pass."""
@@ -26,12 +28,12 @@ CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
 ADMINISTRATORS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
 
 
-def full_mariadb(place: Place, budget: int) -> AbstractContextManager[OwnServer]:
+def full_mariadb(place: Place, budget: int, kind: type[LocalServer] = MariaDB) -> AbstractContextManager[OwnServer]:
     """A server that has room for the budget and for the one session of the administrator who watches.
 
     MariaDB has room for 10 at least.
     """
-    return place.running_mariadb({"max_connections": budget + 1})
+    return place.running_mariadb({"max_connections": budget + 1}, kind)
 
 
 class ServerWatch(Background):
@@ -42,8 +44,14 @@ class ServerWatch(Background):
         self.most = 0
         """Of Threads_connected, every few milliseconds."""
         self.most_ever = 0
-        """Max_used_connections at the end, which misses nothing."""
+        """Max_used_connections at the end, which misses nothing since it has begun to count."""
         self._mariadb = mariadb
+        self._counting = threading.Event()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        assert self._counting.wait(LONG)
+        return self
 
     def _sample(self) -> None:
         with self._mariadb.admin() as connection, connection.cursor() as cursor:
@@ -56,6 +64,8 @@ class ServerWatch(Background):
             cursor.execute(ADMINISTRATORS, (ADMIN,))
             while cursor.fetchone()[0] > 1:
                 cursor.execute(ADMINISTRATORS, (ADMIN,))
+            cursor.execute("FLUSH /*M!110500 GLOBAL */ STATUS")
+            self._counting.set()
             while not self._ending.wait(0.003):
                 self.most = max(self.most, status_but_me("Threads_connected"))
             self.most_ever = status_but_me("Max_used_connections")
