@@ -81,9 +81,9 @@ def servers_folder() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session", params=KINDS.values(), ids=list(KINDS))
+@pytest.fixture(scope="module", params=KINDS.values(), ids=list(KINDS))
 def server_kind(request: pytest.FixtureRequest) -> type[LocalServer]:
-    """The kind of server that the test runs on, for a server of its own: one kind after the other."""
+    """The kind of server that the test runs on, for a server of its own: one kind after the other in each module."""
     kind: type[LocalServer] = request.param
     return kind
 
@@ -100,14 +100,14 @@ def mysql_server(servers_folder: Path) -> Iterator[LocalServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database_server(server_kind: type[LocalServer], request: pytest.FixtureRequest) -> LocalServer:
     """The server of all tests that do it no harm, MariaDB and MySQL; each test has a database and a user of its own."""
     server: LocalServer = request.getfixturevalue("mariadb_server" if server_kind is MariaDB else "mysql_server")
     return server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mariadb(database_server: LocalServer) -> LocalServer:
     """`database_server`, so MariaDB and MySQL: its name from when there was one kind."""
     return database_server
