@@ -7,17 +7,10 @@ import os
 import stat
 
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes; a system's bundle of certificates has a quarter of a megabyte."""
-
-_MAX_SHOWN = 120
-"""Characters of a value that a message repeats."""
-
-
-def shown(text: str) -> str:
-    """Return a value as a message may show it: quoted, on one line, not too long."""
-    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 
 def read(path: str, where: str) -> bytes:

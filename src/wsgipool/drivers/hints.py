@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from wsgipool import showing
 from wsgipool.config import DatabaseURL, unknown_key
-from wsgipool.drivers.files import shown
 from wsgipool.errors import ConfigError
 
 _MYSQL = "write mysql://, which is PyMySQL, or mysql+mysqlclient://"
@@ -67,7 +67,7 @@ _SCHEMES = {
 def no_driver(scheme: str, known: Iterable[str]) -> str:
     """Return what to say of a scheme that has no driver."""
     remedy = _SCHEMES.get(scheme.lower()) or unknown_key(scheme, known)
-    return f"no driver for {shown(scheme)[1:-1]}://; {remedy}"
+    return f"no driver for {showing.name(scheme)}://; {remedy}"
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def known_options(
             own = own.replace("-", "_")
         if own not in known:
             if remedy := hints.get(name) or hints.get(own):
-                raise ConfigError(f"{where}: {shown(name)[1:-1]} is not an option of {url.scheme}://; {remedy}")
+                raise ConfigError(f"{where}: {showing.name(name)} is not an option of {url.scheme}://; {remedy}")
             own = name  # `convert` refuses it
         if own in options:
             raise ConfigError(f"{where}: the option {own} is given twice, as {spelled[own]} and {name}; keep one")

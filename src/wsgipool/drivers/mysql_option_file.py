@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from wsgipool.drivers.files import shown
+from wsgipool import showing
 from wsgipool.drivers.option_file import Entry
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown
 
 _NAMES: Mapping[str, str] = MappingProxyType({
     "user": "user",
@@ -80,12 +81,12 @@ def _known(entry: Entry) -> tuple[str, str] | None:
 def _refuse_what_matters(name: str, where: str) -> None:
     if name.startswith(_NOT_TO_BE_IGNORED):
         raise ConfigError(
-            f"{where}: {shown(name)[1:-1]} is not known here, and not ignored since it is about security; leave it out"
+            f"{where}: {showing.name(name)} is not known here, and not ignored since it is about security; leave it out"
         )
     close = [known for known in _NAMES if len(name) > 2 and known.startswith(name)]
     close = close or difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.8)
     if close:
-        raise ConfigError(f"{where}: {shown(name)[1:-1]} is not an option; did you mean {close[0].replace('_', '-')}?")
+        raise ConfigError(f"{where}: {showing.name(name)} is not an option; did you mean {close[0].replace('_', '-')}?")
 
 
 def _port(text: str, where: str) -> int:

@@ -19,12 +19,13 @@ from typing import Any
 
 from pymysql.charset import charset_by_name
 
+from wsgipool import showing
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Place, hints, option_file, tls
-from wsgipool.drivers.files import shown
 from wsgipool.drivers.mysql_option_file import from_file
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
 """Seconds; PyMySQL's own default, and MySQL's server-side connect_timeout."""
@@ -250,7 +251,7 @@ def _place(given: Mapping[str, Any], wheres: Mapping[str, str], url: DatabaseURL
 def check_host(host: str, where: str) -> None:
     """Raise ConfigError for what cannot be the name or the address of a host."""
     if host.startswith("/"):
-        raise ConfigError(f"{where}: {shown(host)} is no host; for a socket write ?unix_socket={shown(host)[1:-1]}")
+        raise ConfigError(f"{where}: {shown(host)} is no host; for a socket write ?unix_socket={showing.path(host)}")
     try:
         ipaddress.ip_address(host)
     except ValueError:

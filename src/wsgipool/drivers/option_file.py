@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from wsgipool import showing
 from wsgipool.drivers import files
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown
 
 CLIENT_GROUPS = ("client", "client-server", "client-mariadb")
 """The groups for every program: [client] of MySQL and MariaDB, the others of MariaDB."""
@@ -49,12 +51,12 @@ def read(path: str, group: str | None, where: str) -> Mapping[str, Entry]:
     _read_file(path, f"{where}: read_default_file", _Found(entries, groups, [], []))
     if group is not None and group not in groups:
         raise ConfigError(
-            f"{where}: read_default_group: {files.shown(path)} has no group [{files.shown(group)[1:-1]}]; "
+            f"{where}: read_default_group: {shown(path)} has no group [{showing.name(group)}]; "
             f"its groups are: {_listed(groups)}"
         )
     if group is None and not set(groups) & set(CLIENT_GROUPS):
         raise ConfigError(
-            f"{where}: read_default_file: {files.shown(path)} has no group [client]; its groups are: "
+            f"{where}: read_default_file: {shown(path)} has no group [client]; its groups are: "
             f"{_listed(groups)}; read_default_group=NAME reads another"
         )
     common = {entry.name: entry for entry in entries if entry.group in CLIENT_GROUPS}
@@ -75,15 +77,13 @@ class _Found:
 
 def _read_file(path: str, where: str, found: _Found) -> None:
     if path in found.open_files or len(found.open_files) >= _MAX_DEPTH:
-        raise ConfigError(f"{where}: {files.shown(path)} is included by itself, or more than {_MAX_DEPTH} deep")
+        raise ConfigError(f"{where}: {shown(path)} is included by itself, or more than {_MAX_DEPTH} deep")
     if len(found.files) >= _MAX_FILES:
         raise ConfigError(f"{where}: more than {_MAX_FILES} files are included; leave some out")
     found.files.append(path)
     content, status = files.read_with_status(path, where)
     if status.st_mode & stat.S_IWOTH:
-        raise ConfigError(
-            f"{where}: {files.shown(path)} may be written by everybody; chmod o-w (mysql would ignore it)"
-        )
+        raise ConfigError(f"{where}: {shown(path)} may be written by everybody; chmod o-w (mysql would ignore it)")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

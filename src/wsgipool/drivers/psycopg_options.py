@@ -20,10 +20,10 @@ from psycopg.conninfo import make_conninfo
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Place, files, hints, tls
-from wsgipool.drivers.files import shown
 from wsgipool.drivers.mysql_options import check_host
 from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown
 
 DEFAULT_PORT = 5432
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from wsgipool.drivers import files
 from wsgipool.errors import ConfigError
+from wsgipool.showing import shown
 
 
 class Mode(Enum):
@@ -162,9 +163,9 @@ def check_authorities(path: str, where: str) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(path)
     except (ssl.SSLError, OSError):
-        raise ConfigError(f"{where}: {files.shown(path)} has a certificate that is damaged, or not in PEM") from None
+        raise ConfigError(f"{where}: {shown(path)} has a certificate that is damaged, or not in PEM") from None
     if not context.cert_store_stats()["x509"]:
-        raise ConfigError(f"{where}: {files.shown(path)} has no certificate in PEM")
+        raise ConfigError(f"{where}: {shown(path)} has no certificate in PEM")
 
 
 def check_certificate(cert: str, key: str, password: str | None, where: str, names: tuple[str, str, str]) -> None:
@@ -179,7 +180,7 @@ def check_certificate(cert: str, key: str, password: str | None, where: str, nam
         content = files.read(key, f"{where}: {key_name}")
     elif not re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", content):
         raise ConfigError(
-            f"{where}: {cert_name} without {key_name}, and {files.shown(cert)} has no private key of its own; "
+            f"{where}: {cert_name} without {key_name}, and {shown(cert)} has no private key of its own; "
             f"name the key: {key_name}=/path/key.pem"
         )
     _check_pem(content, key, f"{where}: {key_name}", "PRIVATE KEY", "private key")
@@ -187,7 +188,7 @@ def check_certificate(cert: str, key: str, password: str | None, where: str, nam
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password if password else _refuse_to_ask)
     except _Encrypted:
         raise ConfigError(
-            f"{where}: {key_name}: {files.shown(key)} is encrypted; give its password in {password_name}, or remove "
+            f"{where}: {key_name}: {shown(key)} is encrypted; give its password in {password_name}, or remove "
             "it with `openssl pkey`"
         ) from None
     except ValueError:
@@ -208,11 +209,11 @@ def _why_not(error: OSError, cert: str, key: str, password: str | None, where: s
     cert_name, key_name, password_name = names
     reason = getattr(error, "reason", None) or ""
     if "MISMATCH" in reason:
-        return f"{where}: {key_name}: {files.shown(key)} is not the key of {cert_name}, {files.shown(cert)}"
+        return f"{where}: {key_name}: {shown(key)} is not the key of {cert_name}, {shown(cert)}"
     if password:
-        return f"{where}: {key_name}: {files.shown(key)} cannot be read with {password_name}; is that its password?"
+        return f"{where}: {key_name}: {shown(key)} cannot be read with {password_name}; is that its password?"
     return (
-        f"{where}: {cert_name}, {key_name}: {files.shown(cert)} and {files.shown(key)} cannot be used"
+        f"{where}: {cert_name}, {key_name}: {shown(cert)} and {shown(key)} cannot be used"
         f" ({reason or 'not PEM'}); is one of them damaged?"
     )
 
@@ -230,11 +231,11 @@ def _check_client_certificate(options: Mapping[str, Any], wheres: Mapping[str, s
 
 def _check_pem(content: bytes, path: str, where: str, label: str, what: str) -> None:
     if not re.search(rf"-----BEGIN [A-Z0-9 ]*{label}-----".encode(), content):
-        raise ConfigError(f"{where}: {files.shown(path)} has no {what} in PEM (-----BEGIN {label}-----)")
+        raise ConfigError(f"{where}: {shown(path)} has no {what} in PEM (-----BEGIN {label}-----)")
 
 
 def _check_folder(path: str, where: str) -> None:
     if not any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in files.names_in(path, where)):
         raise ConfigError(
-            f"{where}: {files.shown(path)} has no certificate under the name of its hash; run `openssl rehash` on it"
+            f"{where}: {shown(path)} has no certificate under the name of its hash; run `openssl rehash` on it"
         )
