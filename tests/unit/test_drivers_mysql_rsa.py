@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
+
 import pymysql
 import pytest
 
+from unit.fakes import PATIENCE
 from wsgipool import config
+from wsgipool.drivers import for_database
 from wsgipool.drivers.mysql_rsa import explain_connect_error, needs_cryptography
 
 
@@ -48,3 +54,39 @@ def test_cryptography_that_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
 
     assert not needs_cryptography(config.parse_url("mysql://shop:pw@db/x"), "caching_sha2_password", encrypted=False)
+
+
+def _packet(number: int, content: bytes) -> bytes:
+    return struct.pack("<I", len(content))[:3] + bytes([number]) + content
+
+
+def _ask_for_an_encrypted_password(listener: socket.socket) -> None:
+    """Be a MySQL without TLS that does not have the password in its cache."""
+    plugin = b"caching_sha2_password\0"
+    flags = 0x0008_8200  # protocol 4.1, secure connection, plugins
+    greeting = b"\x0a9.7.0\0" + struct.pack("<I", 1) + b"x" * 8 + b"\0" + struct.pack("<H", flags & 0xFFFF)
+    greeting += b"\xff" + struct.pack("<H", 2) + struct.pack("<H", flags >> 16) + bytes([21]) + bytes(10)
+    client, _ = listener.accept()
+    with client:
+        client.sendall(_packet(0, greeting + b"x" * 12 + b"\0" + plugin))
+        client.recv(4096)  # the login
+        client.sendall(_packet(2, b"\x01\x04"))  # do it in full
+        client.recv(4096)  # the request for the key
+        client.sendall(_packet(4, b"\x01-----BEGIN PUBLIC KEY-----\n"))
+        client.recv(4096)  # the end
+
+
+def test_a_connect_that_needs_cryptography_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pymysql._auth._have_cryptography", False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=_ask_for_an_encrypted_password, args=(listener,))
+        server.start()
+        url = f"mysql://shop:pw@127.0.0.1:{listener.getsockname()[1]}/orders"
+        driver = for_database(config.load({"databases": {"shop": {"url": url}}}).databases["shop"])
+
+        with pytest.raises(pymysql.OperationalError, match=r"wsgipool\[mysql-rsa\]") as caught:
+            driver.connect(PATIENCE)
+
+        server.join(PATIENCE)
+    assert caught.value.args[0] == 2059
+    assert not server.is_alive()

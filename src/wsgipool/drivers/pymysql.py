@@ -26,6 +26,7 @@ from wsgipool.drivers import (
     mysql_options,
 )
 from wsgipool.drivers.mysql_options import MySQLOptions
+from wsgipool.drivers.mysql_rsa import explain_connect_error
 from wsgipool.drivers.pymysql_connection import ENDED, IN_THE_POOL, PooledConnection, out_of_step, unasked_answer
 from wsgipool.drivers.tls import Mode
 from wsgipool.farewell import Farewell
@@ -88,7 +89,12 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
         # PyMySQL waits for the server's greeting with the read timeout: a server that accepts and says nothing (a
         # paused machine, a full backlog behind a proxy) would hold the request for as long.
         with connection.patience(limit):
-            connection.connect()
+            try:
+                connection.connect()
+            except RuntimeError as error:
+                if explained := explain_connect_error(error):
+                    raise explained from None
+                raise
         connection.remember()
         return connection
 
