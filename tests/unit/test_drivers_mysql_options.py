@@ -154,10 +154,15 @@ def test_a_collation_of_another_character_set_is_refused(options: str, remedy: s
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_server_that_says_nothing_is_not_waited_for_for_ever(scheme: str) -> None:
-    usual, own = arguments_of(f"{scheme}://shop@db/orders"), arguments_of(f"{scheme}://shop@db/orders?read_timeout=5")
+    for options, read, write in (
+        ("", DEFAULT_READ_TIMEOUT, DEFAULT_READ_TIMEOUT),
+        ("read_timeout=5", 5.0, 5.0),
+        ("read_timeout=5&write_timeout=7", 5.0, 7.0),
+        ("write_timeout=7", DEFAULT_READ_TIMEOUT, 7.0),
+    ):
+        arguments = arguments_of(f"{scheme}://shop@db/orders?{options}")
 
-    assert (usual["read_timeout"], usual["write_timeout"]) == (DEFAULT_READ_TIMEOUT, DEFAULT_READ_TIMEOUT)
-    assert (own["read_timeout"], own["write_timeout"]) == (5.0, DEFAULT_READ_TIMEOUT)
+        assert (arguments["read_timeout"], arguments["write_timeout"]) == (read, write)
 
 
 @pytest.mark.parametrize(
