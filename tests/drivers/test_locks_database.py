@@ -274,6 +274,18 @@ def test_a_lock_on_a_server_that_is_no_longer_the_primary_is_lost(
         set_read_only(mariadb, 0)
 
 
+@pytest.mark.mysql_only("MariaDB has no Group Replication")
+def test_a_member_of_group_replication_is_refused(pools: Callable[[], Pool[Any]], mariadb: Server) -> None:
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute("INSTALL PLUGIN group_replication SONAME 'group_replication.so'")
+        try:
+            cursor.execute("SET GLOBAL group_replication_group_name = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa'")
+            with pytest.raises(ConfigError, match="the server of pool 'shop' is a member of Group Replication"):
+                locks_of(pools()).hold("stock").__enter__()
+        finally:
+            cursor.execute("UNINSTALL PLUGIN group_replication")
+
+
 def test_a_pool_without_a_connection_left_says_so_at_once(url: str) -> None:
     pool = pool_of(url, max_size=1)
     with locks_of(pool).hold("stock"), pytest.raises(PoolDeadlock):
