@@ -40,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("stress" if config.getoption("--stress") else "usual")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_kind" in metafunc.fixturenames and not IN_CONTAINERS:
+        metafunc.parametrize("server_kind", KINDS.values(), ids=KINDS, indirect=True, scope="module")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [item for item in items if not _runs(item, config)]
     config.hook.pytest_deselected(items=left_out)
@@ -81,10 +86,13 @@ def servers_folder() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", params=KINDS.values(), ids=list(KINDS))
+@pytest.fixture(scope="module")
 def server_kind(request: pytest.FixtureRequest) -> type[LocalServer]:
-    """The kind of server that the test runs on, for a server of its own: one kind after the other in each module."""
-    kind: type[LocalServer] = request.param
+    """The kind of server that the test runs on, for a server of its own.
+
+    It is MariaDB for a fixture that a test asks for only while it runs, by getfixturevalue.
+    """
+    kind: type[LocalServer] = getattr(request, "param", MariaDB)
     return kind
 
 

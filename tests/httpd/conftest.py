@@ -10,7 +10,7 @@ from httpd.containers import Compose, Containers
 from httpd.harness import eventually, sessions
 from httpd.place import IN_CONTAINERS, Place, ThisMachine
 from servers.kinds import parameters
-from wsgipool.demo.mariadb import LocalServer, MariaDB, Server
+from wsgipool.demo.mariadb import Server
 
 ON_BOTH_KINDS = ("test_outages", "test_pools", "test_restarts")
 """Modules whose tests run on MariaDB and on MySQL. What others test is Apache, files and commands."""
@@ -46,11 +46,6 @@ def place(folder: Path) -> Place:
 
 
 if IN_CONTAINERS:
-
-    @pytest.fixture(scope="session")
-    def server_kind() -> type[LocalServer]:
-        """The kind of server that docker/compose.yaml has."""
-        return MariaDB
 
     @pytest.fixture(scope="session")
     def mariadb(servers_folder: Path) -> Iterator[Server]:
