@@ -382,7 +382,7 @@ def test_sessions_killed_while_idle_cost_no_request(
 def test_a_session_that_outlived_wait_timeout_costs_no_request(
     make_pool: MakePool, mariadb: MariaDB, shop: str
 ) -> None:
-    pool = make_pool(f"{shop}?init_command=SET+wait_timeout=1")
+    pool = make_pool(f"{shop}?init_command=SET%20wait_timeout=1")
     with pool.connection() as connection:
         first = session_of(connection)
     eventually(lambda: not sessions(mariadb, user_of(shop)), "the server to end the idle session")

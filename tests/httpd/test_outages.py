@@ -92,7 +92,7 @@ def test_a_session_killed_while_idle_costs_no_request(mode: str, mariadb: Server
 def test_a_session_that_outlives_wait_timeout_costs_no_request(
     mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
-    url = f"{shop}?init_command=SET+wait_timeout=1"
+    url = f"{shop}?init_command=SET%20wait_timeout=1"
     with (
         place.running_site(mode, {"shop": url}, processes=1, threads=1 if mode == "prefork" else 4) as site,
         mariadb.admin() as admin,
