@@ -6,7 +6,7 @@ the middle of a statement, as long as that takes.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import select
 import socket
@@ -32,25 +32,44 @@ _TCP_INFO = getattr(socket, "TCP_INFO", None)
 class Farewell:
     """The end of one session. Made while the connection's socket is open, it keeps that for itself."""
 
-    _socket: socket.socket | None = None
+    is_of_a_session = True
+    """Whether the server may have counted a session at all."""
 
     def __init__(self, descriptor: int = -1, unseen: float = UNSEEN) -> None:
         """Without a descriptor the session is taken for ended after `unseen` seconds."""
         self._began = monotonic()
         self._ends_at = self._began + unseen
         self._bytes = 0
+        self._sockets: list[socket.SocketType] = []
+        """Ours, as long as there is something to see."""
         self.seconds = 0.0
         """How long it took, once it was seen."""
         if descriptor >= 0:
-            with contextlib.suppress(OSError):  # it is closed already
-                self._socket = socket.socket(fileno=os.dup(descriptor))
+            try:
+                # In one step, as far as an asynchronous exception can tell: a copy of the descriptor that nobody knows
+                # would keep the session open.
+                self._sockets.extend(map(socket.SocketType, (-1,), (-1,), (-1,), map(os.dup, (descriptor,))))
+            except OSError as error:
+                if error.errno is None:
+                    raise  # a signal handler's
+                # It is closed already, or there is no free descriptor: then nobody can tell.
+
+    @classmethod
+    def of_nothing(cls) -> Farewell:
+        """Return the end of a session that was never begun."""
+        end = cls(unseen=0.0)
+        end.is_of_a_session = False
+        return end
 
     def hang_up(self) -> None:
         """Tell the server that nothing more will come: after the goodbye, or in its place."""
         self._began = monotonic()
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # it has closed the connection before us
-                self._socket.shutdown(socket.SHUT_WR)
+        for ours in self._sockets:
+            try:
+                ours.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                if error.errno is None:
+                    raise  # a signal handler's; else the server has closed the connection before us
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so long for the end, and tell whether it has come."""
@@ -60,7 +79,7 @@ class Farewell:
             if remaining <= 0:
                 return False
             poll = select.poll()
-            if (ours := self._socket) is not None:
+            if ours := self._open_socket():
                 poll.register(ours, select.POLLIN)
                 poll.poll(remaining * 1000)
             else:
@@ -69,7 +88,7 @@ class Farewell:
 
     def is_over(self) -> bool:
         """Tell without waiting whether the server has ended the session, as far as can be known."""
-        ours = self._socket
+        ours = self._open_socket()
         if ours is None:
             return monotonic() >= self._ends_at
         try:
@@ -79,11 +98,16 @@ class Farewell:
                     self._ends_at = monotonic() + UNSEEN
                     self.close()
                     return False
-        except BlockingIOError:
-            if monotonic() - self._began < (_LONGEST if self._is_acknowledged(ours) else _UNACKNOWLEDGED):
-                return False
-        except OSError:
-            pass  # reset by the server
+        except OSError as error:
+            if error.errno is None:
+                raise  # a signal handler's, which says nothing of the server
+            if error.errno == errno.EBADF:  # another thread has seen the end
+                return monotonic() >= self._ends_at
+            if error.errno == errno.EAGAIN:
+                waited = monotonic() - self._began
+                if waited < (_LONGEST if self._is_acknowledged(ours) else _UNACKNOWLEDGED):
+                    return False
+            # Else it was reset by the server.
         else:
             self.seconds = monotonic() - self._began
         self._ends_at = 0.0
@@ -92,15 +116,22 @@ class Farewell:
 
     def close(self) -> None:
         """Let go of the socket."""
-        ours, self._socket = self._socket, None
-        if ours is not None:
+        sockets = getattr(self, "_sockets", ())  # there is none if its making was interrupted
+        while sockets:
+            try:
+                ours = sockets.pop()
+            except IndexError:  # another thread came first
+                return
             ours.close()
 
     def __del__(self) -> None:
         self.close()
 
+    def _open_socket(self) -> socket.SocketType | None:
+        return next(iter(self._sockets), None)
+
     @staticmethod
-    def _is_acknowledged(ours: socket.socket) -> bool:
+    def _is_acknowledged(ours: socket.SocketType) -> bool:
         if _TCP_INFO is None:
             return True
         try:

@@ -21,7 +21,7 @@ from wsgipool.block import Block
 from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
 from wsgipool.host.budget import Budget, Limit
-from wsgipool.host.folder import default_folder
+from wsgipool.host.folder import default_folder, name_origin
 from wsgipool.housekeeping import housekeeping
 from wsgipool.httpd import errorlog
 from wsgipool.httpd import process as httpd
@@ -128,7 +128,7 @@ class _Pools:
                 self._budgets[name] = None
             else:
                 limit = Limit(settings.connections, settings.hosts, settings.reserve)
-                folder = self.settings.runtime_dir or default_folder()
+                folder = _folder(self.settings)
                 account = limits.account(self.settings.databases[name].url)
                 self._budgets[name] = Budget(folder, server, limit, account)
         return self._budgets[name]
@@ -259,7 +259,14 @@ def runtime_dir() -> Path:
     else:
         file = _found_config()
         settings = None if file is None else config.load(file)
-    return (settings.runtime_dir if settings else None) or default_folder()
+    return default_folder() if settings is None else _folder(settings)
+
+
+def _folder(settings: config.Settings) -> Path:
+    if settings.runtime_dir is None:
+        return default_folder()
+    name_origin(settings.runtime_dir, settings.origin)
+    return settings.runtime_dir
 
 
 def find_config() -> Path:

@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from unit.interrupts import Strikes, debris_ignored
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host import budget as host_budget
-from wsgipool.host.board import HALF_LIFE, LEASE, SIZE, Board
+from wsgipool.host.board import HALF_LIFE, LEASE, Board
 from wsgipool.host.budget import Budget, Limit
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.permits import Permit
@@ -71,6 +72,9 @@ class Process:
             assert line, "the process has ended"
             lines.append(line)
         return lines
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         self._process.kill()
@@ -231,16 +235,15 @@ def test_a_server_that_was_slow_to_end_a_session_lets_the_next_permit_rest_longe
 
 
 def test_the_slowest_end_of_a_session_counts_until_it_was_long_ago(tmp_path: Path) -> None:
-    with (tmp_path / "board").open("w+b") as file:
-        file.truncate(SIZE)
-        board = Board(file.fileno())
-    board.note_delay(1000, 8_000_000)
-    board.note_delay(2000, 1_000_000)
+    with (tmp_path / "board").open("w+b", buffering=0) as file:
+        board = Board(file)
+        board.note_delay(1000, 8_000_000)
+        board.note_delay(2000, 1_000_000)
 
-    assert [board.delay(2000 + times * HALF_LIFE) for times in range(3)] == [8_000_000, 4_000_000, 2_000_000]
+        assert [board.delay(2000 + times * HALF_LIFE) for times in range(3)] == [8_000_000, 4_000_000, 2_000_000]
 
-    board.note_delay(2000 + 3 * HALF_LIFE, 1_500_000)
-    assert board.delay(2000 + 3 * HALF_LIFE) == 1_500_000
+        board.note_delay(2000 + 3 * HALF_LIFE, 1_500_000)
+        assert board.delay(2000 + 3 * HALF_LIFE) == 1_500_000
 
 
 def test_a_forks_child_leaves_the_farewells_to_its_parent(
@@ -734,12 +737,9 @@ def test_those_far_behind_look_less_often(make_budget: MakeBudget, monkeypatch: 
 
 
 def test_of_all_who_wait_one_at_a_time_searches_for_permits_of_the_dead(tmp_path: Path) -> None:
-    boards = []
-    with (tmp_path / "board").open("w+b") as file:
-        file.truncate(SIZE)
-        boards += [Board(file.fileno()) for _ in range(2)]
-
-    searches = [[board.is_time_to_search(10**9 + ms * 10**6) for board in boards] for ms in (0, 49, 50)]
+    with (tmp_path / "board").open("w+b", buffering=0) as file:
+        boards = [Board(file) for _ in range(2)]
+        searches = [[board.is_time_to_search(10**9 + ms * 10**6) for board in boards] for ms in (0, 49, 50)]
 
     assert searches == [[True, False], [False, False], [True, False]]
 
@@ -814,6 +814,7 @@ def test_who_is_interrupted_while_it_looks_for_permits_of_the_dead_says_no_word_
         monkeypatch.setattr(ByteLocks, "unlock", unlock)
 
         assert other._opened().board.taken(1) == [0] or not other.held, f"at place {place}"
+        budget.tend(has_connections=False)
         assert budget.held == 0, f"at place {place}"
         return was_struck, other.held == 1
 
@@ -845,7 +846,8 @@ def test_a_file_system_without_such_locks_is_refused(
 def test_a_file_system_whose_locks_do_nothing_is_refused(
     make_budget: MakeBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fcntl, "fcntl", lambda *_: None)
+    free = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
+    monkeypatch.setattr(fcntl, "fcntl", lambda *_: free)
 
     with pytest.raises(ConfigError, match="is on a file system whose locks keep nobody out"):
         make_budget(1)
@@ -860,5 +862,5 @@ def test_the_message_tells_the_numbers(make_budget: MakeBudget, folder: Path) ->
         "the budget of this host is used up: 2 of 2 connections to mysql://db.example.com:3306 are open, 1 of them in "
         "this pool; 1 pools want one. Raise connections in [budget], if the server allows more"
     )
-    assert str(budget).startswith(f"2 connections of this host to {SERVER}, counted in {folder}/budget-2-mysql---db.")
+    assert str(budget).startswith(f"2 connections of this host to {SERVER}, counted in {folder}/budget-3-mysql---db.")
     assert len(permits) == 2

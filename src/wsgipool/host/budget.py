@@ -12,23 +12,34 @@ have come; the others see it when a connection comes back to them, or when their
   less than one for each they take turns, of `TURN` seconds at least: a turn costs a connect.
 
 Nobody is asked in vain: those who could be served by what is free already, or about to be, are not counted.
+
+The file may be removed, renamed or replaced in use. A process with permits notices that at its next look, a quarter of
+a second later at most: it locks the same bytes in the file that is at the path now, and goes by that one. As long as
+one process has permits of another file, nobody takes a permit: so there are never two budgets, and a process that was
+stopped, which notices nothing, keeps the others waiting.
+
+What the pool has is in `_held` from before its byte is locked until after it is unlocked. A permit that nobody has any
+more, and one whose connection has ended, is found there at every look; so an asynchronous exception loses none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import weakref
 import zlib
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
 from typing import Literal
 
+from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
-from wsgipool.host.board import UNLIMITED, Board
+from wsgipool.host.board import DELAYS, MAX_DELAY, REST, UNLIMITED, Board
 from wsgipool.host.budget_file import BudgetFile, path_of
+from wsgipool.host.notices import warn_once
 from wsgipool.permits import IDLE_LOOK, MOST_PERMITS
 
 TURN = 0.06
@@ -38,15 +49,12 @@ With 64 prefork children on 8 connections, turns of 0.1 s gave 79 to 116 request
 """
 _LOOK = 0.01
 """Seconds between two looks where something may have changed already."""
-_REST = 20_000_000
-"""Nanoseconds that a permit rests after the server has closed the connection, besides what it took for that at worst of
-late: it closes its side first and then ends its count of it, and on a busy machine other processes run in between."""
 _LONGEST_LOOK = 0.2
 """Seconds between two looks of a hungry pool at most; well within the lease of its notice."""
-_DELAYS = 4
-"""As many times the server may take longer to see that a process has died than it takes to end a session on demand."""
-_LONGEST_DELAY = 100_000_000
-"""Nanoseconds that one slow end of a session counts for at most: the server may have been at a statement until then."""
+_LOOK_FOR_OTHERS = 0.05
+"""Seconds between two looks of a pool that waits for others to leave another file."""
+_MAX_SESSIONS = 262_143
+"""What a server can allow at most: PostgreSQL's largest max_connections; MySQL's is 100,000."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,15 @@ class Budget:
         _every_budget.add(self)
 
     def _begin(self) -> None:
-        self._held: dict[int, int] = {}  # the id() of the object, which may be dropped: it is not kept alive here
-        self._farewells: deque[tuple[_Permit, Farewell]] = deque()  # connections that the server still counts
+        self._guard = threading.RLock()  # for microseconds; a destructor or a signal handler may come on top of it
+        self._held: dict[int, _Taken] = {}
+        self._left: list[BudgetFile] = []  # files that were at the path before; what is held is locked there, too
+        self._is_kept_out = False
         self._hungry_since = 0
         self._wanted = 0
         self._freed_before = 0  # those that the board had counted when it became hungry
         self._told_at = 0
+        self._learnt: tuple[int, int] | None = None
         self._has_asked_server = False
         self._is_asking = False  # or its connection is about to
 
@@ -111,6 +122,12 @@ class Budget:
 
     def describe(self) -> str:
         """Return the numbers for a message."""
+        if self._is_kept_out:
+            return (
+                f"{self.path}, which counts the connections to {self.server}, was removed or replaced, and a process "
+                "of this user still has connections that it counts in the earlier file. A process that runs moves "
+                "them within a second; look for one that is stopped (state T in ps)"
+            )
         board, now = self._opened().board, monotonic_ns()
         return (
             f"the budget of this host is used up: {len(board.taken(self._limit()))} of {self._limit()} connections to "
@@ -121,10 +138,16 @@ class Budget:
     # --- to take ----------------------------------------------------------------------------------------------------
 
     def take(self, wanted: int) -> _Permit | None:
-        shared, now = self._opened(), monotonic_ns()
-        self._see_off()
-        permit = self._take_free(shared, wanted, now) if self._knows_or_asks(shared) else None
-        self._leave_the_asking_to_others(shared)
+        shared, now = self._in_place(), monotonic_ns()
+        self._settle()
+        permit = None
+        try:
+            with self._guard:  # what is shown stays shown until the permit is noted
+                if self._may_enter(shared, now) and shared is self._shared and self._knows_or_asks(shared):
+                    permit = self._take_free(shared, wanted, now)
+        except OSError as error:
+            _excuse(error)
+        self._settle()
         if permit is None and wanted:
             self._wanted = wanted
             if not self._hungry_since:
@@ -135,6 +158,13 @@ class Budget:
             self._begin_to_wait(shared.board, now)
         return permit
 
+    def _may_enter(self, shared: BudgetFile, now: int) -> bool:
+        """Return whether nobody has permits of another file."""
+        self._is_kept_out = not shared.show()
+        if self._is_kept_out:
+            shared.board.rest_all(self._limit(), now)
+        return not self._is_kept_out
+
     def _begin_to_wait(self, board: Board, now: int) -> None:
         self._hungry_since = now
         self._freed_before = board.freed
@@ -142,8 +172,8 @@ class Budget:
     def until_turn(self) -> float:
         if not self._hungry_since:
             return 0.0
-        self._see_off()
-        shared, now = self._opened(), monotonic_ns()
+        shared, now = self._in_place(), monotonic_ns()
+        self._settle()
         shared.board.note_hunger(now, shared.place, self.held, self._hungry_since, self._wanted)
         return self._until_turn(shared, now)
 
@@ -154,6 +184,12 @@ class Budget:
         rest, since that will come; and for half the time that its turn will take if others get theirs as they did up to
         now. So two hundred hungry processes do not keep a machine busy with looking.
         """
+        if self._is_kept_out:
+            with self._guard:
+                self._may_enter(shared, now)
+            self._settle()
+            if self._is_kept_out:
+                return _LOOK_FOR_OTHERS
         board = shared.board
         free = len(self._takeable(shared, now))
         rests = board.rests(self._limit(), now)
@@ -163,8 +199,8 @@ class Budget:
         if ahead < free + len(rests):
             return (rests[ahead - free] - now) / 1e9
         turns = ahead - free - len(rests)
-        pace = (now - self._hungry_since) / 1e9 / (board.freed - self._freed_before + 1)
-        return min(max(_REST / 1e9, turns * pace / 2), _LONGEST_LOOK)
+        pace = (now - self._hungry_since) / 1e9 / max(1, board.freed - self._freed_before + 1)
+        return min(max(REST / 1e9, turns * pace / 2), _LONGEST_LOOK)
 
     def sated(self) -> None:
         if self._hungry_since:
@@ -192,47 +228,98 @@ class Budget:
         return free
 
     def _lock(self, shared: BudgetFile, index: int, now: int) -> _Permit | None:
-        permit = _Permit(self, index, now)
-        if self._held.setdefault(index, id(permit)) != id(permit):
-            return None
-        try:
+        taken = _Taken(index, now)
+        permit = _Permit(self, taken)
+        taken.permit = weakref.ref(permit)
+        if self._held.setdefault(index, taken) is taken:
             # Taken, used and given back since we looked: then it rests.
-            permit.is_taken = shared.locks.lock(index) and shared.board.is_takeable(index, now)
-            if not permit.is_taken:
-                return None
-            shared.board.note_taken(index)
-            return permit
-        finally:
-            if not permit.is_taken:
-                self._forget(shared, permit)
-
-    def _see_off(self) -> None:
-        """Give back the permits of connections that the server has ended meanwhile."""
-        for _ in range(len(self._farewells)):
-            try:
-                permit, farewell = self._farewells.popleft()
-            except IndexError:
-                return
-            permit.release(farewell)
-
-    def _forget(self, shared: BudgetFile, permit: _Permit) -> None:
-        permit.is_taken = False  # as soon as it is unlocked it may be another's
-        shared.locks.unlock(permit.index)
-        self._held.pop(permit.index, None)
+            if shared.locks.lock(index) and shared.board.is_takeable(index, now):
+                taken.is_noted = True
+                if shared.board.note_taken(index):
+                    return permit
+            self._forget(shared, taken)
+        return None
 
     def _find_the_ownerless(self, shared: BudgetFile, limit: int, now: int) -> None:
-        for index in shared.board.taken(limit):
-            # As if to take it: another thread of this process, whose lock it would be too, has to keep off meanwhile.
-            permit = _Permit(self, index, now)
-            if self._held.setdefault(index, id(permit)) != id(permit):
-                continue
-            try:
-                if shared.locks.lock(index):
-                    died_before = monotonic_ns()
-                    rest = int(UNSEEN * 1e9) + _REST + _DELAYS * shared.board.delay(now)
-                    shared.board.note_free(index, died_before + rest)
-            finally:
-                self._forget(shared, permit)
+        with self._guard:
+            for index in shared.board.taken(limit):
+                # As if to take it: another thread of this process, whose lock it would be too, keeps off meanwhile.
+                taken = _Taken(index, now)
+                if self._held.setdefault(index, taken) is not taken:
+                    continue
+                try:
+                    if shared.locks.lock(index):
+                        died_before = monotonic_ns()
+                        rest = int(UNSEEN * 1e9) + REST + DELAYS * shared.board.delay(now)
+                        shared.board.note_free(index, died_before + rest)
+                finally:
+                    self._forget(shared, taken)
+
+    # --- to give back -----------------------------------------------------------------------------------------------
+
+    def _release(self, taken: _Taken, end: Farewell | None) -> None:
+        shared = self._shared
+        # In a fork's child the locks are the parent's: to unlock would be for both.
+        if shared is None or not shared.is_ours() or self._held.get(taken.index) is not taken:
+            return
+        if taken.end is None:
+            taken.end = end or taken.end_of_the_unknown()
+        self._settle(taken)
+
+    def _settle(self, one: _Taken | None = None) -> None:
+        """Give back the permits of connections that have ended, and those that nobody has any more."""
+        if self._guard._is_owned():  # type: ignore[attr-defined]
+            return  # we are on top of somebody who is at it; the next look finds the rest
+        try:
+            with self._guard:
+                shared = self._shared
+                if shared is None or not shared.is_ours():
+                    return
+                for taken in list(self._held.values()) if one is None else [one]:
+                    self._give_back_what_has_ended(shared, taken)
+                for left in self._left:
+                    if left is not shared:
+                        left.hide()
+                if not self._held:
+                    self._leave(shared)
+        except OSError as error:
+            _excuse(error)
+
+    def _leave(self, shared: BudgetFile) -> None:
+        """With nothing held, keep nobody else from anything."""
+        if self._is_asking:
+            shared.unlock_asking(self._account)
+            self._is_asking = False
+        shared.hide()
+        self._left = []
+
+    def _give_back_what_has_ended(self, shared: BudgetFile, taken: _Taken) -> None:
+        if self._held.get(taken.index) is not taken:
+            return
+        if taken.end is None:
+            if taken.permit() is not None:
+                return
+            taken.end = taken.end_of_the_unknown()
+        if not taken.is_noted:
+            self._forget(shared, taken)
+            return
+        if not taken.end.is_over():
+            return
+        # It rests from here on: where many want a processor, to look may have taken longer than the whole rest.
+        now, rest = monotonic_ns(), 0
+        if taken.end.is_of_a_session:
+            if taken.end.seconds:
+                shared.board.note_delay(now, min(int(taken.end.seconds * 1e9), MAX_DELAY))
+            rest = REST + shared.board.delay(now)
+        # Where that cannot be noted it would not rest: then it stays.
+        if shared.board.note_free(taken.index, now + rest):
+            self._forget(shared, taken)
+
+    def _forget(self, shared: BudgetFile, taken: _Taken) -> None:
+        # As soon as it is unlocked it may be another's.
+        shared.locks.unlock(taken.index)
+        if self._held.get(taken.index) is taken:
+            del self._held[taken.index]
 
     def _limit(self) -> int:
         return self.limit.share(0 if self.limit.connections != "auto" else self._opened().board.allowed())
@@ -247,9 +334,19 @@ class Budget:
     def learn(self, sessions: int, own: int | None = None) -> None:
         """Learn how many sessions the server allows, to all and to this account; who shares the budget hears it."""
         self._has_asked_server = True
-        shared = self._opened()
-        shared.board.note_allowed(shared.place, self._account, sessions, UNLIMITED if own is None else own)
-        shared.clear_left_places()  # and what was allowed to accounts that are no longer used
+        if not _is_believable(sessions):
+            warn_once(
+                f"{self.server} says that it allows {sessions!r} connections, which cannot be; the budget of this host "
+                f"stays at {self._limit()}. Write the number of connections in [budget]"
+            )
+            return
+        self._learnt = sessions, own if own is not None and _is_believable(own) else UNLIMITED
+        self._tell_what_was_learnt(self._opened())
+        self._opened().clear_left_places()  # and what was allowed to accounts that are no longer used
+
+    def _tell_what_was_learnt(self, shared: BudgetFile) -> None:
+        if self._learnt is not None:
+            shared.board.note_allowed(shared.place, self._account, *self._learnt)
 
     def _knows_or_asks(self, shared: BudgetFile) -> bool:
         """Tell whether a connection may be opened: one, by one pool, as long as nobody knows what the account may."""
@@ -259,11 +356,6 @@ class Budget:
             return False
         self._is_asking = True
         return shared.lock_asking(self._account)
-
-    def _leave_the_asking_to_others(self, shared: BudgetFile) -> None:
-        if self._is_asking and not self._held:
-            shared.unlock_asking(self._account)
-            self._is_asking = False
 
     # --- to give up -------------------------------------------------------------------------------------------------
 
@@ -296,10 +388,11 @@ class Budget:
         return given
 
     def tend(self, has_connections: bool) -> float | None:
-        self._see_off()
+        shared = self._in_place()
+        self._settle()
         if self.hungers:
-            return max(_LOOK, self._until_turn(self._opened(), monotonic_ns()))
-        if self._farewells:
+            return max(_LOOK, self._until_turn(shared, monotonic_ns()))
+        if any(taken.end is not None for taken in list(self._held.values())):
             return _LOOK
         if not has_connections:
             return None
@@ -309,10 +402,11 @@ class Budget:
 
     def start_anew(self) -> None:
         """Leave everything to the parent: this is the child of a fork."""
-        if self._shared is not None:
-            # The locks are the parent's, and would outlive it as long as this process has the description too.
-            self._shared.locks.close()
-            self._shared = None
+        # The locks are the parent's, and would outlive it as long as this process has the descriptions too.
+        for shared in (self._shared, *self._left):
+            if shared is not None:
+                shared.close()
+        self._shared = None
         self._begin()
 
     def _opened(self) -> BudgetFile:
@@ -322,6 +416,64 @@ class Budget:
         if self._shared is None:
             self._shared = BudgetFile(self.path, self._account)
         return self._shared
+
+    def _in_place(self) -> BudgetFile:
+        """Return the file that is at the path: what was removed or replaced is left, and what is damaged is mended."""
+        shared = self._opened()
+        try:
+            if not shared.is_in_place() and not self._guard._is_owned():  # type: ignore[attr-defined]
+                shared = self._move(shared)
+            self._mend(shared)
+        except OSError as error:
+            _excuse(error)
+        return shared
+
+    def _move(self, old: BudgetFile) -> BudgetFile:
+        try:
+            new = next((left for left in self._left if left.is_in_place()), None) or BudgetFile(
+                self.path, self._account
+            )
+        except ConfigError as error:
+            warn_once(f"{error}. The file of the budget was removed or replaced; this process goes on with the old one")
+            return old
+        with self._guard:
+            if self._held:
+                new.show()
+            # Nobody takes a permit there as long as the old file is shown.
+            if not all(new.locks.lock(index) for index in list(self._held)):
+                return old
+            new.board.carry_over(old.board, self._limit(), monotonic_ns())
+            if self._is_asking:
+                new.lock_asking(self._account)
+            self._left = [*(left for left in self._left if left is not new), old]
+            self._shared = new
+        warn_once(
+            f"{self.path} was removed or replaced in use; its connections are counted in the new file from now on"
+        )
+        self._settle()
+        return new
+
+    def _mend(self, shared: BudgetFile) -> None:
+        board = shared.board
+        if shared.mend(self._limit()):
+            self._tell_what_was_learnt(shared)
+        with self._guard:
+            for taken in list(self._held.values()):
+                if taken.is_noted and not board.is_taken(taken.index):
+                    board.note_taken(taken.index)
+            if self._left and self._held and shared.show():
+                self._left = []
+
+
+def _excuse(error: OSError) -> None:
+    """Log an error of the shared file, with which the pool goes on as if nothing were free; raise any other one."""
+    if error.errno is None:
+        raise error  # a signal handler's
+    warn_once(f"the file of a budget cannot be used: {error.strerror}; until it can be, permits are scarce")
+
+
+def _is_believable(sessions: object) -> bool:
+    return isinstance(sessions, int) and 0 < sessions <= _MAX_SESSIONS
 
 
 _every_budget: weakref.WeakSet[Budget] = weakref.WeakSet()
@@ -335,42 +487,53 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class _Permit:
-    """A locked byte. Dropped without a word, by an exception at the wrong moment, it gives itself back."""
+class _Taken:
+    """A byte that the pool has locked, or is about to lock."""
 
-    __slots__ = ("_budget", "index", "is_taken", "is_used", "taken_at")
+    __slots__ = ("end", "index", "is_noted", "is_used", "permit", "taken_at")
 
-    def __init__(self, budget: Budget, index: int, taken_at: int) -> None:
-        self._budget = budget
+    def __init__(self, index: int, taken_at: int) -> None:
         self.index = index
         self.taken_at = taken_at
-        self.is_taken = False
-        """Whether the board says so because of this, and is to be told of the end."""
+        self.permit: Callable[[], _Permit | None] = _nobody
+        """Weak: whoever has the permit has leave for the connection."""
+        self.is_noted = False
+        """Whether the byte is locked for the permit, and the board is to be told of its end."""
         self.is_used = False
+        self.end: Farewell | None = None
+        """The end of the connection, once that is known to end."""
+
+    def end_of_the_unknown(self) -> Farewell:
+        """Return the end of a connection of which nothing is known but whether it may have been opened."""
+        return Farewell() if self.is_used else Farewell.of_nothing()
+
+
+def _nobody() -> None:
+    return None
+
+
+class _Permit:
+    """Leave to have a connection. Dropped without a word, by an exception at the wrong moment, it gives itself back."""
+
+    __slots__ = ("__weakref__", "_budget", "_taken")
+
+    def __init__(self, budget: Budget, taken: _Taken) -> None:
+        self._budget = budget
+        self._taken = taken
+
+    @property
+    def is_used(self) -> bool:
+        return self._taken.is_used
+
+    @is_used.setter
+    def is_used(self, is_used: bool) -> None:
+        self._taken.is_used = is_used
 
     def release(self, farewell: Farewell | None = None) -> None:
-        budget, shared = self._budget, self._budget._shared
-        # In a fork's child the locks are the parent's: to unlock would be for both.
-        if shared is None or budget._held.get(self.index) != id(self) or not shared.is_ours():
-            return
-        if self.is_taken:
-            if self.is_used and farewell is None:
-                farewell = Farewell()
-            if farewell is not None and not farewell.is_over():
-                budget._farewells.append((self, farewell))
-                return
-            # It rests from here on: where many want a processor, to look may have taken longer than the whole rest.
-            now, rest = monotonic_ns(), 0
-            if farewell is not None:
-                if farewell.seconds:
-                    shared.board.note_delay(now, min(int(farewell.seconds * 1e9), _LONGEST_DELAY))
-                rest = _REST + shared.board.delay(now)
-            shared.board.note_free(self.index, now + rest)
-        budget._forget(shared, self)
-        budget._leave_the_asking_to_others(shared)
+        self._budget._release(self._taken, farewell)
 
     def is_due(self) -> bool:
-        return monotonic_ns() - self.taken_at >= TURN * 1e9
+        return monotonic_ns() - self._taken.taken_at >= TURN * 1e9
 
     def is_wanted(self) -> bool:
         return self.is_due() and self._budget.to_give_up(1) > 0

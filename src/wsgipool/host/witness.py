@@ -1,0 +1,67 @@
+"""Which file a process goes by, made known to the others of the host where removing that file does not hide it.
+
+A path is no identity: the file at it may be removed, renamed or replaced while processes have it open, and a process
+that opens the path later has another file. Both would keep to their own. So each process that goes by a file holds a
+shared lock on one byte of a folder that stays where it is, the root folder: the byte stands for the file. The kernel
+drops the lock when the process dies. Whether another process goes by another file is one question to the kernel.
+
+What it cannot see: processes with another root folder (containers). Any local user may lock bytes of the root folder:
+that keeps processes waiting, never lets one too many through. Only Linux's open-file-description locks will do.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+from wsgipool.host.bytelocks import ByteLocks
+
+ROOT = Path("/")
+
+Identity = tuple[int, int]
+"""What makes a file the same one: its device and inode."""
+
+_BITS = 32
+"""Of a byte's number, the lower bits stand for the file, the 30 above for the name."""
+
+
+def identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def identity_at(path: Path) -> Identity | None:
+    """Return what is at a path, without following a link; None where nothing is, or nothing can be seen."""
+    try:
+        return identity(path.lstat())
+    except OSError:
+        return None
+
+
+class Witness:
+    """One process's part: what it shows in one folder, for one name. `folder` stays the caller's."""
+
+    def __init__(self, folder: int | Path, name: str, file: Identity) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        path, parent = (folder, None) if isinstance(folder, Path) else (".", folder)
+        self._locks = ByteLocks(os.open(path, flags, dir_fd=parent))
+        self._first = (zlib.crc32(name.encode(errors="surrogateescape")) & 0x3FFFFFFF) << _BITS
+        self._own = zlib.crc32(b"%d:%d" % file)
+
+    def show(self) -> None:
+        """Show that this process goes by its file. Raises OSError where the file system has no such locks."""
+        self._locks.lock_shared(self._first + self._own)
+
+    def hide(self) -> None:
+        """Show nothing any more."""
+        self._locks.unlock(self._first + self._own)
+
+    def sees_another(self) -> bool:
+        """Return whether some process shows another file for the same name."""
+        below, above = self._own, (1 << _BITS) - self._own - 1
+        return bool(below and self._locks.is_locked_by_others(self._first, below)) or bool(
+            above and self._locks.is_locked_by_others(self._first + self._own + 1, above)
+        )
+
+    def close(self) -> None:
+        self._locks.close()
