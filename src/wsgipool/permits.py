@@ -10,7 +10,7 @@ from typing import Protocol
 from wsgipool.farewell import Farewell
 
 MOST_PERMITS = 16384
-"""As many connections as one budget has room for: 8 bytes of shared memory each."""
+"""As many connections as one budget has room for: 8 bytes of a shared file each."""
 
 IDLE_LOOK = 0.25
 """Seconds between two looks of a pool that has connections; one that nobody has used for so long is given up to others,

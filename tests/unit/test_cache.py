@@ -596,7 +596,7 @@ def test_the_folder_is_that_of_the_settings(tmp_path: Path) -> None:
 
     SharedCache(1, 1, name="books")
 
-    assert [path.name.startswith("cache-1-books-") for path in (tmp_path / "named").iterdir()] == [True]
+    assert [path.name.startswith("cache-2-books-") for path in (tmp_path / "named").iterdir()] == [True]
 
 
 @pytest.mark.usefixtures("_no_settings")

@@ -2,8 +2,8 @@
 
 Whoever asks for what is not there creates it, and all who ask in the meantime wait for that. No lock is held while a
 value is created or closed. What was true no longer is dropped by its key, in all processes of the host: see
-`wsgipool.host.invalidations`. Each look at the cache is first a look at whether there are such news, one read of shared
-memory.
+`wsgipool.host.invalidations`. Each look at the cache is first a look at whether there are such news, one read of a
+shared file.
 """
 
 from __future__ import annotations

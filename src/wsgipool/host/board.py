@@ -6,8 +6,8 @@ counts for half a second only and is put up anew by whoever still hungers, and a
 locked.
 
 Others can cut the file, fill it, or write anything into it. So it is read and written, not mapped: a mapped file that
-is cut kills the process. A word that can't be right is taken for damage: then the permit rests, as if its connection had
-just ended. A read costs 0.4 µs (measured), a mapped word 0.05.
+is cut kills the process. A word that can't be right is taken for damage: then the permit rests, as if its connection
+had just ended. A read costs 0.4 µs (measured).
 
 Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a host share.
 """

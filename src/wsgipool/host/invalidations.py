@@ -1,19 +1,24 @@
 """What the caches of one name tell each other across the processes of a host: these keys are no longer true.
 
-A file in shared memory: its first word is the number of the last invalidation, so whether there is news costs a reader
-one read and no lock. Behind it lie the last `LENGTH` invalidations, each as a number made of the key. Who has missed
+A file: its first two words are the number of the last invalidation, so whether there is news costs a reader one read
+and no lock. Behind them lie the last `LENGTH` invalidations, each as a number made of the key. Who has missed
 more than these, or finds one that is not what it should be, drops everything: that is never wrong, and rarely needed.
 
 One writer at a time, by a lock of the operating system. Each invalidation is written with its number woven in and
-counts when the first word says so. So a writer that dies on the way has said nothing and left nothing behind; the next
+counts when the first words say so. So a writer that dies on the way has said nothing and left nothing behind; the next
 one writes over it.
+
+Others can cut the file, fill it, or write anything into it. So it is read and written, not mapped: a mapped file that
+is cut kills the process. A number without its complement beside it is damage: readers drop everything, and the next
+writer begins anew with a number that was never used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
+import struct
+import sys
 import threading
 import time
 import weakref
@@ -24,6 +29,8 @@ from pathlib import Path
 from wsgipool.errors import CacheTimeout, ConfigError
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder
+from wsgipool.host.notices import warn_once
+from wsgipool.host.witness import identity, identity_at
 
 LENGTH = 1024
 """Invalidations that a process may miss, between two looks, without dropping all that it has."""
@@ -34,10 +41,12 @@ EVERYTHING = 0
 _PATIENCE = 10.0
 """Seconds to wait for another writer. Writing takes microseconds: one that takes so long was stopped, by a debugger."""
 
-_NUMBER = 0  # in words
-_FIRST = 8
+_FIRST = 8  # in words
 _SIZE = 8 * (_FIRST + 2 * LENGTH)
 _LOCK = 0
+_WORD = (1 << 64) - 1
+_DAMAGED = -1
+"""Stands for the number of the last invalidation where the file does not say it."""
 
 
 def token(key: Hashable) -> int | None:
@@ -80,39 +89,41 @@ class Invalidations:
 
     def __init__(self, folder: Path, name: str) -> None:
         readable = "".join(character if character.isalnum() else "-" for character in name)
-        self.path = folder / f"cache-1-{readable[:80]}-{zlib.crc32(name.encode()):08x}"
+        self.path = folder / f"cache-2-{readable[:80]}-{zlib.crc32(name.encode()):08x}"
         self._thread_lock = threading.Lock()
         # Weak: whatever interrupts a writer, the lock goes with its last reference.
         self._writing: weakref.WeakSet[ByteLocks] = weakref.WeakSet()
-        descriptor = self._open()
-        try:
-            self._file = _identity(os.fstat(descriptor))
-            # mmap keeps a descriptor of its own.
-            self._words = memoryview(mmap.mmap(descriptor, _SIZE)).cast("Q")
-        finally:
-            os.close(descriptor)
-        self._try_lock(ByteLocks(self._open()))
+        self._file = ByteLocks(self._open())
+        self._identity = identity(os.fstat(self._file.fileno()))
+        self._descriptor = self._file.fileno()
+        self._last = b"", _DAMAGED
+        self._begin(ByteLocks(self._open()))
 
     @property
     def number(self) -> int:
-        """The number of the last invalidation: whoever has seen it has missed nothing."""
-        return self._words[_NUMBER]
+        """The number of the last invalidation: whoever has seen it has missed nothing. Negative where it is unknown."""
+        words, last = os.pread(self._descriptor, 16, 0), self._last
+        if words != last[0]:
+            self._last = last = words, _number(words)
+        return last[1]
 
     def since(self, seen: int) -> tuple[int, set[int]]:
         """Return the number of the last invalidation and the tokens of those after `seen`; EVERYTHING if in doubt."""
-        words = self._words
-        last = words[_NUMBER]
-        if not 0 <= last - seen <= LENGTH:
+        content = os.pread(self._descriptor, _SIZE, 0)
+        last = _number(content[:16])
+        if last == _DAMAGED or seen == _DAMAGED or not 0 <= last - seen <= LENGTH:
             return last, {EVERYTHING}
         tokens = set()
         for number in range(seen + 1, last + 1):
-            place = _place(number)
-            told = words[place]
-            # Another number is woven in where the ring has gone round, and where a processor shows us the first word
+            place = 8 * _place(number)
+            entry = content[place : place + 16]
+            # Another number is woven in where the ring has gone round, and where a processor shows us the first words
             # before what was written earlier.
-            if told ^ words[place + 1] != number:
+            if len(entry) < 16 or int.from_bytes(entry[:8], sys.byteorder) ^ number != int.from_bytes(
+                entry[8:], sys.byteorder
+            ):
                 return last, {EVERYTHING}
-            tokens.add(told)
+            tokens.add(int.from_bytes(entry[:8], sys.byteorder))
         return last, tokens
 
     def post(self, told: int) -> bool:
@@ -125,31 +136,43 @@ class Invalidations:
             # A description of its own each time: however this ends, it is closed, and with it goes the lock.
             descriptor = self._open()
             locks = ByteLocks(descriptor)
-            if _identity(os.fstat(descriptor)) != self._file:
+            if identity(os.fstat(descriptor)) != self._identity:
                 return False
             self._writing.add(locks)
             self._wait_for_lock(locks)
-            number = self._words[_NUMBER] + 1
-            place = _place(number)
-            self._words[place] = told
-            self._words[place + 1] = told ^ number
-            self._words[_NUMBER] = number
+            last = self.number
+            if last == _DAMAGED:
+                warn_once(f"{self.path} was damaged by something else than wsgipool; its caches begin anew")
+                last = _unused_number()
+            number = last + 1
+            self._write(struct.pack("QQ", told, told ^ number), 8 * _place(number))
+            self._write_number(number)
             # Not by closing alone: a child that was forked at this moment has the description too.
             locks.unlock(_LOCK)
             return True
 
     def is_in_place(self) -> bool:
         """Tell whether the file is still the one at its path; if not, others will not hear of it and not be heard."""
-        try:
-            return _identity(self.path.lstat()) == self._file
-        except OSError:
-            return False
+        return identity_at(self.path) == self._identity
 
     def start_anew(self) -> None:
         """Leave the parent's lock to the parent: this is the child of a fork."""
         self._thread_lock = threading.Lock()
         for locks in list(self._writing):
             locks.close()
+
+    def _write_number(self, number: int) -> None:
+        self._write(struct.pack("QQ", number, number ^ _WORD), 0)
+
+    def _write(self, words: bytes, place: int) -> None:
+        try:
+            os.pwrite(self._descriptor, words, place)
+        except OSError as error:
+            if error.errno is None:
+                raise  # a signal handler's
+            raise ConfigError(
+                f"{self.path} cannot be written: {error.strerror}; other processes do not hear what is no longer true"
+            ) from None
 
     def _open(self) -> int:
         folder = open_folder(self.path.parent)
@@ -158,15 +181,22 @@ class Invalidations:
         finally:
             os.close(folder)
 
-    def _try_lock(self, locks: ByteLocks) -> None:
+    def _begin(self, locks: ByteLocks) -> None:
+        """Give a new file its first number."""
         try:
             locks.lock(_LOCK)
         except OSError as error:
+            if error.errno is None:
+                raise  # a signal handler's
             raise ConfigError(
                 f"{self.path.parent} is on a file system without open-file-description locks ({error.strerror}), so "
                 "caches could not tell each other what is no longer true; name a folder on a local disk or a tmpfs in "
                 "runtime_dir"
             ) from None
+        if self.number == _DAMAGED:
+            self._wait_for_lock(locks)
+            if self.number == _DAMAGED:
+                self._write_number(_unused_number())
         locks.close()
 
     def _wait_for_lock(self, locks: ByteLocks) -> None:
@@ -186,5 +216,14 @@ def _place(number: int) -> int:
     return _FIRST + 2 * (number % LENGTH)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+def _unused_number() -> int:
+    """Return a number that no process has seen: far above all that were counted from an earlier one."""
+    return time.time_ns()
+
+
+def _number(words: bytes) -> int:
+    if len(words) == 16:
+        number, complement = struct.unpack("QQ", words)
+        if number ^ complement == _WORD and number < 1 << 63:
+            return int(number)
+    return _DAMAGED
