@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +245,91 @@ def test_a_lock_file_that_was_tidied_up_is_made_again(host: Locks, folder: Path,
     other.run("stack.enter_context(locks.hold('stock'))")
 
     assert not is_free(host, "stock")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "removed": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name("elsewhere")),
+    "replaced": lambda path: Path(shutil.copy(path, path.with_name("copy"))).rename(path),
+    "the folder renamed": lambda path: path.parent.rename(path.parent.with_name("elsewhere")),
+    "the folder removed": lambda path: shutil.rmtree(path.parent),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("held", ["'stock'", "read='stock'"])
+def test_a_lock_whose_file_is_removed_while_it_is_held_stays_held(
+    host: Locks, folder: Path, start: Callable[[], Process], change: str, held: str
+) -> None:
+    holder = start()
+    holder.run(f"stack.enter_context(locks.hold({held}))")
+    (path,) = folder.glob("lock-*[!e]")
+    CHANGES[change](path)
+
+    assert not is_free(host, "stock")
+    assert not is_free(host, "stock")
+    holder.run("stack.close()")
+    with host.hold("stock", timeout=PATIENCE):
+        assert holder.run(IS_FREE) == ["False"]
+    assert holder.run(IS_FREE) == ["True"]
+
+
+IS_FREE = (
+    "exec('try:\\n with locks.hold(\"stock\", timeout=0): print(True)\\nexcept wsgipool.LockTimeout: print(False)')"
+)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_process_that_is_stopped_while_it_waits_keeps_nobody_from_a_free_lock(
+    host: Locks, folder: Path, start: Callable[[], Process], shared: bool
+) -> None:
+    holder, waiter = start(), start()
+    holder.run("stack.enter_context(locks.hold('stock'))")
+    waiter.begin("stack.enter_context(locks.hold('stock'))")
+    (gate,) = folder.glob("lock-*.gate")
+    eventually(lambda: is_locked(gate))
+    waiter.python.send_signal(signal.SIGSTOP)
+    holder.run("stack.close()")
+
+    for timeout in (0, PATIENCE):
+        with host.hold(read="stock", timeout=timeout) if shared else host.hold("stock", timeout=timeout):
+            assert holder.run(IS_FREE) == ["False"]
+
+    waiter.python.send_signal(signal.SIGCONT)
+    waiter.end()
+    assert not is_free(host, "stock")
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether somebody has the file locked for itself."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+NOTES = [
+    b"", b"5", b"[]", b"[1, 2, 3]", b'["a", "b", "c"]', b'["a", 1, -1]', b'["a\\nb", 1, 1]', b'["a", 1e999, 1]',
+    b'["a", 1, 99999999999999999999]', b"[" * 512, b"\xff" * 512, b'{"a": 1, "b": 2, "c": 3}', b'["a", NaN, 1]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_whatever_others_write_into_a_locks_file_a_timeout_is_a_timeout(
+    host: Locks, folder: Path, start: Callable[[], Process], note: bytes
+) -> None:
+    other = start()
+    other.run("stack.enter_context(locks.hold('stock'))")
+    (path,) = folder.glob("lock-*[!e]")
+    path.write_bytes(note)
+
+    with pytest.raises(LockTimeout, match="held by those who read, in other processes"):
+        host.hold("stock", timeout=0).__enter__()
+    os.truncate(path, 0)
+    other.run("stack.close()")
+    assert is_free(host, "stock")
 
 
 def test_two_names_with_the_same_letters_are_two_locks(host: Locks) -> None:

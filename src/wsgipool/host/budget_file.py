@@ -21,7 +21,7 @@ from wsgipool.host.board import MOST_POOLS, SIZE, Board
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder, refuse_shortage
 from wsgipool.host.notices import warn_once
-from wsgipool.host.witness import ROOT, Witness, identity, identity_at
+from wsgipool.host.witness import identity, identity_at, open_witness
 
 _FIRST_PLACE = 1 << 20
 """The byte of a pool's place on the board; those of the permits come before."""
@@ -49,7 +49,6 @@ class BudgetFile:
         self._process = os.getpid()
         self._path = path
         self._account = account
-        self._witnesses: list[Witness] = []
         self._may_be_shown = self._is_shown = self._is_alone = False
         folder = open_folder(path.parent)
         try:
@@ -57,7 +56,8 @@ class BudgetFile:
             self.identity = identity(os.fstat(self.locks.fileno()))
             self.board = Board(self.locks)
             self.place = self._take_place(ByteLocks(open_file(folder, path, SIZE)))
-            self._open_witnesses(folder)
+            witnesses = [open_witness(path, self.identity), open_witness(path, self.identity, folder)]
+            self._witnesses = [witness for witness in witnesses if witness is not None]
         except OSError as error:
             refuse_shortage(path, error)
             raise
@@ -100,28 +100,6 @@ class BudgetFile:
             for witness in self._witnesses:
                 witness.hide()
             self._may_be_shown = False
-
-    def _open_witnesses(self, folder: int) -> None:
-        parent = os.stat("..", dir_fd=folder)
-        user = os.geteuid()
-        # The root folder sees all processes of this machine that see the same parent of the folder; the folder itself
-        # sees those of other containers that share it.
-        for place, name in (
-            (ROOT, f"budget {user} {parent.st_dev}:{parent.st_ino} {self._path.parent.name}/{self._path.name}"),
-            (folder, f"budget {user} {self._path.name}"),
-        ):
-            witness = Witness(place, name, self.identity)
-            try:
-                witness.show()
-                witness.hide()
-            except OSError as error:
-                warn_once(
-                    f"{place if isinstance(place, Path) else self._path.parent} is on a file system without locks on "
-                    f"folders ({error.strerror}): should {self._path} be removed in use, the next process may count "
-                    "its connections apart from the others'"
-                )
-                continue
-            self._witnesses.append(witness)
 
     # --- places and accounts ----------------------------------------------------------------------------------------
 

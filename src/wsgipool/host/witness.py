@@ -11,11 +11,13 @@ that keeps processes waiting, never lets one too many through. Only Linux's open
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from pathlib import Path
 
 from wsgipool.host.bytelocks import ByteLocks
+from wsgipool.host.notices import warn_once
 
 ROOT = Path("/")
 
@@ -36,6 +38,32 @@ def identity_at(path: Path) -> Identity | None:
         return identity(path.lstat())
     except OSError:
         return None
+
+
+def open_witness(path: Path, file: Identity, folder: int | None = None) -> Witness | None:
+    """Return a witness for the file at a path, in the root folder; in `folder`, the opened one of the path, if given.
+
+    The one in the root folder sees all processes that see the same parent of the path's folder; the other one sees
+    those of other containers that share the folder. None where folders cannot be locked. Raises OSError where no
+    descriptor is free.
+    """
+    try:
+        name = f"{os.geteuid()} {path.name}"
+        if folder is None:
+            parent = path.parent.parent.stat()
+            name = f"{name} {path.parent.name} {parent.st_dev}:{parent.st_ino}"
+        witness = Witness(ROOT if folder is None else folder, name, file)
+        witness.show()
+        witness.hide()
+    except OSError as error:
+        if error.errno in (None, errno.EMFILE, errno.ENFILE):
+            raise
+        warn_once(
+            f"{ROOT if folder is None else path.parent} cannot be locked ({error.strerror}): should {path} be removed in "
+            "use, processes that start later may go by another file than those that have it open"
+        )
+        return None
+    return witness
 
 
 class Witness:

@@ -7,6 +7,12 @@ which neither is true.) Its shared locks are transactions of SQLite; these here 
 Before the lock comes the gate, a second file: who has passed it waits at the lock alone, so those who read cannot keep
 one who writes waiting for ever, nor one busy process the others. There is no wake-up between processes: who waits looks
 again, after a pause that grows to `_LONGEST_PAUSE`; one thread of a process looks, its others wait for that one.
+
+A process may be stopped in the gate. Whoever has waited for the gate for `_GATE_TIMEOUT`, or can wait no longer, takes
+the lock without it if nobody holds the lock, not even to read: a process in the gate that runs would have taken it.
+
+The file may be removed while somebody holds it; a new process would then lock another one. So a holder shows which file
+it has locked (`wsgipool.host.witness`), and nobody takes the lock beside one that shows another.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -23,11 +30,14 @@ from collections.abc import Iterator
 from time import monotonic
 
 from wsgipool.errors import ConfigError
-from wsgipool.host.folder import open_file, open_folder
+from wsgipool.host.folder import open_file, open_folder, refuse_shortage
+from wsgipool.host.witness import Witness, identity, identity_at, open_witness
 from wsgipool.process import runtime_dir
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.01
 """Seconds between two looks. 100 looks a second cost a waiting process less than 1 % of a processor."""
+_GATE_TIMEOUT = 0.05
+"""Seconds: five looks of a process in the gate."""
 _NOTE = 512
 """Bytes of the file that say who writes."""
 
@@ -73,7 +83,11 @@ class HostLock:
             self._free.append(files)
 
     def describe_holder(self) -> str:
-        return _Files(self._name).signature() or "held by those who read, in other processes"
+        try:
+            signature = _Files(self._name).signature()
+        except ConfigError as error:
+            return f"its holder is not known: {error}"
+        return signature or "held by those who read, in other processes"
 
     def forget(self) -> None:
         for files in [*self._free, *self._taken.values()]:
@@ -86,27 +100,54 @@ class _Files:
 
     def __init__(self, name: str) -> None:
         self._gate = self._file = -1
+        self._witness: Witness | None = None
         self._signed = False
         path = runtime_dir()
         self._path = path / f"lock-1-{_file_name(name)}"
+        self._gate_path = self._path.with_name(f"{self._path.name}.gate")
         folder = open_folder(path)
         try:
             self._file = open_file(folder, self._path, _NOTE)
-            self._gate = open_file(folder, self._path.with_name(f"{self._path.name}.gate"), 1)
+            self._gate = open_file(folder, self._gate_path, 1)
+            self._witness = open_witness(self._path, identity(os.fstat(self._file)))
+        except OSError as error:
+            refuse_shortage(self._path, error)
+            raise
         finally:
             os.close(folder)
         self.unlock()
 
     def lock(self, shared: bool, deadline: float | None) -> bool:
         pauses = _pauses(deadline)
-        for descriptor, how in ((self._gate, False), (self._file, shared)):
-            while not self._try(descriptor, how):
-                pause = next(pauses, None)
-                if pause is None:
-                    return False
-                time.sleep(pause)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
-        return True
+        gate_until = monotonic() + _GATE_TIMEOUT
+        has_gate = False
+        while True:
+            pause = next(pauses, None)
+            has_gate = has_gate or self._try(self._gate, False)
+            is_locked = (has_gate and self._try(self._file, shared)) or (
+                (pause is None or monotonic() >= gate_until) and self._try_if_free(shared)
+            )
+            if is_locked and self._is_the_only_file():
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
+                return True
+            if pause is None:
+                return False
+            time.sleep(pause)
+
+    def _try_if_free(self, shared: bool) -> bool:
+        # From the one to the other is not one step: somebody else may come in between.
+        return self._try(self._file, False) and (not shared or self._try(self._file, True))
+
+    def _is_the_only_file(self) -> bool:
+        """Show that this file is locked; return whether no process has locked another one, which had been removed."""
+        if self._witness is None:
+            return True
+        self._witness.show()
+        if not self.is_there() or not self._witness.sees_another():
+            return True
+        self._witness.hide()
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        return False
 
     def _try(self, descriptor: int, shared: bool) -> bool:
         from filelock import lock_descriptor  # 60 ms, for those who have such locks
@@ -118,7 +159,7 @@ class _Files:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno in (errno.EBADF, errno.EINTR):
+            if error.errno in (None, errno.EBADF, errno.EINTR):
                 raise
             raise ConfigError(
                 f"{self._path.parent} is on a file system without locks ({error.strerror}), so nothing would keep "
@@ -129,33 +170,51 @@ class _Files:
     def unlock(self) -> None:
         """Give both back; that was not locked, or is given back already, does no harm."""
         if self._signed:
-            os.pwrite(self._file, bytes(_NOTE), 0)
+            self._write_note(b"")
             self._signed = False
+        if self._witness is not None:
+            self._witness.hide()
         for descriptor in (self._file, self._gate):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def is_there(self) -> bool:
-        return os.fstat(self._file).st_nlink == 1 and os.fstat(self._gate).st_nlink == 1
+        return all(
+            identity(os.fstat(descriptor)) == identity_at(path)
+            for descriptor, path in ((self._file, self._path), (self._gate, self._gate_path))
+        )
 
     def sign(self, holder: str) -> None:
         """Write down who has it, for those who wait in vain."""
         note = json.dumps([holder[: _NOTE // 2], monotonic(), os.getpid()], ensure_ascii=True).encode()[:_NOTE]
         self._signed = True
-        os.pwrite(self._file, note.ljust(_NOTE, b"\0"), 0)
+        self._write_note(note)
+
+    def _write_note(self, note: bytes) -> None:
+        try:
+            os.pwrite(self._file, note.ljust(_NOTE, b"\0"), 0)
+        except OSError as error:
+            if error.errno is None:
+                raise  # a signal handler's
+            # The disk is full. It is only for messages.
 
     def signature(self) -> str:
         """Return who has it for writing, as far as that is known."""
         try:
             holder, since, process = json.loads(os.pread(self._file, _NOTE, 0).rstrip(b"\0"))
-            os.kill(process, 0)
-        except (ValueError, OSError):
+            held = monotonic() - float(since)
+            if not (isinstance(holder, str) and holder.isprintable() and 0 < int(process) and 0 <= held < math.inf):
+                return ""  # others have written something else
+            os.kill(int(process), 0)
+        except (ValueError, TypeError, OverflowError, RecursionError, OSError):
             return ""  # nobody writes, or who did was killed
-        return f"held by {holder}, for {monotonic() - since:.1f} s"
+        return f"held by {holder}, for {held:.1f} s"
 
     def close(self) -> None:
         """Let go of our share in them: in a fork's child they stay locked for the parent."""
         descriptors = (self._file, self._gate)
         self._file = self._gate = -1
+        if self._witness is not None:
+            self._witness.close()
         for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
