@@ -51,6 +51,24 @@ def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: s
     assert not list((folder / "run").glob("process-*"))
 
 
+def test_a_strange_name_in_the_host_header_gets_no_numbers(folder: Path, shop: str) -> None:
+    named = folder / "named.conf"
+    named.write_text(f"ServerName shop.example\nUseCanonicalName Off\nInclude {PACKAGE}/apache/status.conf\n")
+    options = ("--include-file", str(named))
+    with running_site(folder, "daemon", {"shop": shop}, processes=1, threads=2, express_options=options) as site:
+        statuses = {
+            host: site.request("/wsgipool-status?format=json", headers={"Host": host}).status_code
+            for host in ("localhost", "shop.example", "127.0.0.1:80", "[::1]", "evil.example", "localhost.evil.example")
+        }
+        post = site.request("/wsgipool-status", "POST", data="x")
+
+    assert statuses == {
+        "localhost": 200, "shop.example": 200, "127.0.0.1:80": 200, "[::1]": 200, "evil.example": 421,
+        "localhost.evil.example": 421,
+    }  # fmt: skip
+    assert (post.status_code, post.headers["Allow"]) == (405, "GET, HEAD")
+
+
 def test_without_the_define_there_is_no_page(folder: Path, shop: str) -> None:
     with running_site(folder, "worker", {"shop": shop}, processes=1, threads=2) as site:
         assert "wsgipool</h1>" not in site.request("/wsgipool-status").text

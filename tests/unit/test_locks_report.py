@@ -155,7 +155,7 @@ def test_what_the_living_have_published_is_read_and_what_the_dead_have_left_is_r
     assert python.returncode == 0
     assert len(list(folder.iterdir())) == 2
 
-    assert list(published(folder)) == [{"pid": os.getpid(), "number": 1}]
+    assert [document for _, document in published(folder)] == [{"pid": os.getpid(), "number": 1}]
 
     assert len(list(folder.iterdir())) == 1
 
@@ -167,6 +167,62 @@ def test_what_cannot_be_read_is_passed_over(folder: Path) -> None:
     file.write_text("{")
 
     assert list(published(folder)) == []
+
+
+GOOD_LOCK = ["process", "", "stock", 0, 0, {"5": 1}]
+GOOD = {"locks": [{"locks": [GOOD_LOCK], "takes": [[[["process", "", "stock"]], 1, {"5": 1}]]}]}
+LOCKS_OF_STRANGERS = [
+    ["process", "", "stock", -1, 0, {}], ["process", "", "stock", 0, 1 << 70, {}], ["process", "", "stock", "1", 0, {}],
+    ["process", "", "stock", 0, 0.5, {}], ["process", "", 5, 0, 0, {}], ["process", ["a"], "stock", 0, 0, {}],
+    ["moon", "", "stock", 0, 0, {}], ["process", "", "stock", 0, 0, []], ["process", "", "stock", 0, 0, {"a": 1}],
+    ["process", "", "stock", 0, 0, {"1000000000": 1}], ["process", "", "stock", 0, 0, {"-1": 1}], [], 5, None, {},
+]  # fmt: skip
+DOCUMENTS = [
+    b"", b"{", b"5", b"null", b"[]", b'"locks"', b"\xff\xfe", b"\0" * 100, b"[" * 100_000, b"1" * 5000, bytes(5 << 20),
+    *(
+        json.dumps(document).encode()
+        for document in [
+            {"locks": 5}, {"locks": [5]}, {"locks": {"a": 1}}, {"locks": [{}]}, {"locks": [{"locks": [], "takes": 7}]},
+            {"locks": [{"locks": [], "takes": [[[["process", "", "a"]], "1", {}]]}]},
+            {"locks": [{"locks": [], "takes": [[5, 1, {}]]}]},
+            *({"locks": [{"locks": [lock], "takes": []}]} for lock in LOCKS_OF_STRANGERS),
+        ]
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("_configured")
+@pytest.mark.parametrize("content", DOCUMENTS, ids=range(len(DOCUMENTS)))
+def test_a_file_of_strangers_is_passed_over_and_told_of_once(
+    folder: Path, log: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    Publication(folder).write(GOOD)
+    stranger = Publication(folder)
+    stranger.write({})
+    (path,) = (path for path in folder.iterdir() if "stock" not in path.read_text())
+    path.write_bytes(content)
+
+    for _ in range(2):
+        line, _, text = get(QUERY_STRING="format=json")
+        assert line == "200 OK"
+        assert [lock["name"] for lock in json.loads(text)["locks"]] == ["stock"]
+    assert log.text.count(f"{path} is passed over") == 1
+
+
+@pytest.mark.usefixtures("_configured")
+def test_what_is_no_file_is_passed_over(folder: Path) -> None:
+    Publication(folder).write(GOOD)
+    (good,) = folder.iterdir()
+    name = good.name.rpartition("-")[0]
+    (folder / f"{name}-1.json").mkdir()
+    os.mkfifo(folder / f"{name}-2.json")
+    (folder / f"{name}-3.json").symlink_to("/etc/passwd")
+    (folder / "process-1-²-5-x.json").mkdir()
+    (folder / "process-1-99999999999999999999999-5-x.json").touch()
+    (folder / "process-1-").touch()
+
+    assert [document["locks"] for _, document in published(folder)] == [GOOD["locks"]]
+    assert get()[0] == "200 OK"
 
 
 PROGRAM = """
@@ -267,3 +323,51 @@ def test_a_page_that_cannot_be_made_says_why(folder: Path) -> None:
 
     assert line == "503 Service Unavailable"
     assert "is open to others" in page
+
+
+KNOWN_HOSTS = [
+    "localhost", "LocalHost:8080", "localhost.", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8080", "shop.example",
+    "Shop.Example.:443",
+]  # fmt: skip
+STRANGE_HOSTS = [
+    "evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "xlocalhost", "", "0x7f.1",
+    "[::1].evil.example", "a" * 10_000, "shop.example@evil.example", "<script>", "localhost:evil",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("_configured")
+@pytest.mark.parametrize("host", KNOWN_HOSTS)
+def test_the_page_answers_to_the_servers_names(host: str) -> None:
+    assert get(HTTP_HOST=host, SERVER_NAME="shop.example")[0] == "200 OK"
+
+
+@pytest.mark.usefixtures("_configured")
+@pytest.mark.parametrize("host", STRANGE_HOSTS)
+def test_the_page_answers_to_no_other_name(host: str) -> None:
+    line, headers, text = get(HTTP_HOST=host, SERVER_NAME="shop.example")
+
+    assert line == "421 Misdirected Request"
+    assert "Ask for it by localhost, by an IP address, or by the server's ServerName" in text
+    assert "pools" not in text
+    assert len(text) < 1000
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.usefixtures("_configured")
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "get", "PROPFIND"])
+def test_the_page_is_read_and_nothing_else(method: str) -> None:
+    line, headers, text = get(REQUEST_METHOD=method)
+
+    assert line == "405 Method Not Allowed"
+    assert headers["Allow"] == "GET, HEAD"
+    assert "pools" not in text
+
+
+@pytest.mark.usefixtures("_configured")
+def test_a_head_request_gets_the_headers_alone() -> None:
+    line, headers, text = get(REQUEST_METHOD="HEAD")
+
+    assert line == "200 OK"
+    assert int(headers["Content-Length"]) > 0
+    assert headers["Cache-Control"] == "no-store"
+    assert text == ""

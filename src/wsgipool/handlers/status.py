@@ -2,12 +2,18 @@
 
 HTML for people; JSON where the request accepts that rather, or asks for it by `?format=json`. It shows names and
 numbers only. Who may see it is said in apache/status.conf.
+
+A web page of somebody else can have its own name resolve to this server's address (DNS rebinding); the browser then
+lets that page read what we answer. The Host header still says the other name. So we answer to an IP address, to
+localhost and to the ServerName, which apache/status.conf puts into SERVER_NAME, and to no other name.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from html import escape
@@ -19,6 +25,7 @@ from wsgipool import process
 from wsgipool.locks.book import report_of_host
 from wsgipool.locks.statistics import COLUMNS, LockReport, as_cells
 
+_METHODS = ("GET", "HEAD")
 _POOL_COLUMNS = (
     "name", "max_size", "size", "idle", "in_use", "waiting", "loans", "waits", "wait_seconds", "timeouts", "refused",
     "opened", "connect_failures",
@@ -32,26 +39,63 @@ _STYLE = (
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    method = environ.get("REQUEST_METHOD", "GET")
+    headers = []
+    if not _is_known_host(environ):
+        status, content_type = "421 Misdirected Request", "text/plain; charset=utf-8"
+        text = (
+            f"This page does not answer to the name {environ['HTTP_HOST'][:255]!r}. Ask for it by localhost, by an IP "
+            "address, or by the server's ServerName.\n"
+        )
+    elif method not in _METHODS:
+        status, content_type = "405 Method Not Allowed", "text/plain; charset=utf-8"
+        text = f"This page has the methods {' and '.join(_METHODS)}.\n"
+        headers.append(("Allow", ", ".join(_METHODS)))
+    else:
+        status, content_type, text = _answer(environ)
+    body = text.encode("utf-8", "backslashreplace")
+    start_response(
+        status,
+        [
+            *headers,
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+            ("X-Content-Type-Options", "nosniff"),
+        ],
+    )
+    return [] if method == "HEAD" else [body]
+
+
+def _is_known_host(environ: dict[str, Any]) -> bool:
+    if "HTTP_HOST" not in environ:
+        return True  # no browser
+    host = _name_in(environ["HTTP_HOST"])
+    if host and host in ("localhost", _name_in(str(environ.get("SERVER_NAME", "")))):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _name_in(host: str) -> str:
+    """Return the name or the address of a Host header without its port; "" where it has neither."""
+    parts = re.fullmatch(r"\[([0-9a-f:.]+)\](?::\d*)?|([^:]*)(?::\d*)?", host.strip().lower())
+    return (parts[1] or parts[2]).removesuffix(".") if parts else ""
+
+
+def _answer(environ: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the status, the type and the text."""
     try:
         status, document = "200 OK", _document()
     except wsgipool.ConfigError as error:
         status, document = "503 Service Unavailable", {"error": str(error)}
     if _wants_json(environ):
-        content_type, text = "application/json", json.dumps(document, indent=1)
-    else:
-        content_type, text = "text/html; charset=utf-8", _page(document)
-    body = text.encode()
-    start_response(
-        status,
-        [
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
-            ("X-Content-Type-Options", "nosniff"),
-        ],
-    )
-    return [body]
+        return status, "application/json", json.dumps(document, indent=1)
+    return status, "text/html; charset=utf-8", _page(document)
 
 
 def _document() -> dict[str, Any]:

@@ -59,8 +59,8 @@ def open_witness(path: Path, file: Identity, folder: int | None = None) -> Witne
         if error.errno in (None, errno.EMFILE, errno.ENFILE):
             raise
         warn_once(
-            f"{ROOT if folder is None else path.parent} cannot be locked ({error.strerror}): should {path} be removed in "
-            "use, processes that start later may go by another file than those that have it open"
+            f"{ROOT if folder is None else path.parent} cannot be locked ({error.strerror}): should {path} be removed "
+            "in use, processes that start later may go by another file than those that have it open"
         )
         return None
     return witness

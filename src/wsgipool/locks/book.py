@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from wsgipool import process
 from wsgipool.errors import ConfigError
-from wsgipool.host.published import Publication, published
+from wsgipool.host.published import Publication, pass_over, published
 from wsgipool.housekeeping import housekeeping
 from wsgipool.httpd import process as httpd
 from wsgipool.locks import holding
@@ -87,9 +87,17 @@ def all_counts() -> list[Counts]:
 
 def report_of_host(folder: Path) -> tuple[Report, int]:
     """Return the report of all processes that share the folder, and how many of them have said something."""
-    documents = [document for document in published(folder) if "locks" in document]
-    counts = [Counts.from_json(one) for document in documents for one in document["locks"]]
-    return report(counts), len(documents)
+    counts: list[Counts] = []
+    processes = 0
+    for path, document in published(folder):
+        if "locks" not in document:
+            continue
+        try:
+            counts += [Counts.from_json(one) for one in document["locks"]]
+            processes += 1
+        except (ValueError, TypeError) as error:
+            pass_over(path, error)
+    return report(counts), processes
 
 
 _every_locks: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -202,7 +202,7 @@ class _Files:
         try:
             holder, since, process = json.loads(os.pread(self._file, _NOTE, 0).rstrip(b"\0"))
             held = monotonic() - float(since)
-            if not (isinstance(holder, str) and holder.isprintable() and 0 < int(process) and 0 <= held < math.inf):
+            if not (isinstance(holder, str) and holder.isprintable() and int(process) > 0 and 0 <= held < math.inf):
                 return ""  # others have written something else
             os.kill(int(process), 0)
         except (ValueError, TypeError, OverflowError, RecursionError, OSError):

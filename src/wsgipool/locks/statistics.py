@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsgipool.locks.plan import Plan, Resource
+from wsgipool.locks.plan import BUCKETS, SCOPES, Plan, Resource
 
 COLUMNS = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
 
@@ -66,17 +66,22 @@ class Counts:
         }
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Counts:
-        return cls(
-            [
-                LockCounts((scope, database, name), contended, timeouts, _histogram(waits))
-                for scope, database, name, contended, timeouts, waits in document["locks"]
-            ],
-            [
-                TakeCounts(tuple((scope, database, name) for scope, database, name in keys), turns, _histogram(holds))
-                for keys, turns, holds in document["takes"]
-            ],
-        )
+    def from_json(cls, document: object) -> Counts:
+        """Return what `as_json` has made of some counts. Raises ValueError where the document is anything else."""
+        try:
+            locks, takes = document["locks"], document["takes"]  # type: ignore[index]
+            return cls(
+                [
+                    LockCounts(_checked_key(*key), _number(contended), _number(timeouts), _histogram(waits))
+                    for *key, contended, timeouts, waits in locks
+                ],
+                [
+                    TakeCounts(tuple(_checked_key(*key) for key in keys), _number(turns), _histogram(holds))
+                    for keys, turns, holds in takes
+                ],
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"these are no counts of locks: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -245,8 +250,28 @@ def _of_buckets(buckets: Sequence[int]) -> Histogram:
     return Counter({bucket: number for bucket, number in enumerate(buckets) if number})
 
 
-def _histogram(document: dict[str, int]) -> Histogram:
-    return Counter({int(bucket): number for bucket, number in document.items()})
+def _checked_key(scope: object, database: object, name: object) -> LockKey:
+    if not (scope in SCOPES and isinstance(database, str) and isinstance(name, str)):
+        raise ValueError("there is no such lock")
+    # What is no text, half of a surrogate pair, could not be shown.
+    return scope, _shown(database), _shown(name)
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _number(value: object) -> int:
+    if isinstance(value, int) and 0 <= value < 1 << 63:
+        return value
+    raise ValueError("a count is a number from 0")
+
+
+def _histogram(document: dict[str, object]) -> Histogram:
+    histogram = Counter({int(bucket): _number(number) for bucket, number in document.items()})
+    if not all(0 <= bucket < BUCKETS for bucket in histogram):
+        raise ValueError(f"a histogram has {BUCKETS} buckets")
+    return histogram
 
 
 def _percentile(histogram: Histogram, share: float) -> float:
