@@ -298,10 +298,10 @@ def test_a_damaged_file_is_reported_once(folder: Path, caplog: pytest.LogCapture
         for _ in range(3):
             os.truncate(file_of(folder), 100)
             budget.take(1)
+            budget.tend(has_connections=False)
 
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{file_of(folder)} was damaged by something else than wsgipool, and has been mended"
-    ]
+    message = f"{file_of(folder)} was damaged by something else than wsgipool, and has been mended"
+    assert [record.getMessage() for record in caplog.records].count(message) == 1
 
 
 def test_a_process_survives_that_its_file_is_cut_at_any_moment(folder: Path, start: Callable[[], Process]) -> None:

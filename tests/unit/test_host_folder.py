@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from wsgipool import process
 from wsgipool.errors import ConfigError
 from wsgipool.host import folder as host_folder
 from wsgipool.host.folder import default_folder, open_file, open_folder
@@ -165,3 +169,60 @@ def test_the_folder_is_in_run_where_that_is_there_and_else_a_temporary_one(
 
     (tmp_path / "run" / name).mkdir(parents=True)
     assert default_folder() == tmp_path / "run" / name
+
+
+TROUBLES: dict[str, Callable[[Path], object]] = {
+    "open to others": lambda folder: folder.mkdir(mode=0o755),
+    "a symbolic link": lambda folder: folder.symlink_to("/tmp"),  # noqa: S108
+    "not what it should be|cannot be made or opened": lambda folder: folder.touch(),
+    "cannot be made or opened by": lambda folder: folder.parent.rmdir(),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_an_error_names_the_key_that_names_the_folder(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_current", None)
+    folder = tmp_path / "parent" / "run"
+    folder.parent.mkdir()
+    TROUBLES[trouble](folder)
+    settings = tmp_path / "wsgipool.toml"
+    settings.write_text(
+        f"runtime_dir = {json.dumps(str(folder))}\n[budget]\nconnections = 5\n"
+        '[databases.shop]\nurl = "mysql://app@127.0.0.1/shop"\n'
+    )
+
+    with pytest.raises(ConfigError, match=f"^{settings}: runtime_dir = {folder}.*({trouble})"):
+        process.configure(settings)
+
+
+def test_who_finds_anothers_folder_among_the_temporary_ones_is_told_to_use_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_folder, "RUN", tmp_path / "run")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 54321)
+    folder = default_folder()
+    folder.mkdir(mode=0o700)
+
+    with pytest.raises(ConfigError) as caught:
+        open_folder(folder)
+
+    message = str(caught.value)
+    in_run = tmp_path / "run" / f"wsgipool-{me + 54321}"
+    assert f"any user of this machine can make a folder of that name in {tmp_path} first" in message
+    assert f"the line 'd {in_run} 0700 {me + 54321} -' in /etc/tmpfiles.d/wsgipool.conf" in message
+    assert f"RuntimeDirectory={in_run.name} and RuntimeDirectoryMode=0700" in message
+    assert "\n" not in message
+
+
+def test_a_process_without_a_free_descriptor_is_told_so(folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"Too many open files. It may have 0; raise that \(LimitNOFILE="):
+            open_folder(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -78,7 +78,7 @@ def sessions_allowed(url: DatabaseURL, connection: Any) -> tuple[int, int | None
     with closing(connection.cursor()) as cursor:
         limits = read(url, cursor)
     connection.rollback()
-    (to_all,) = (limit.connections for limit in limits if limit.kind == "server")
+    to_all = next((limit.connections for limit in limits if limit.kind == "server"), 0)
     return to_all, min((limit.connections for limit in limits if limit.kind != "server"), default=None)
 
 

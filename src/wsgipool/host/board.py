@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from wsgipool.farewell import UNSEEN
-from wsgipool.host.notices import warn_once
+from wsgipool.host.notices import note_once
 from wsgipool.permits import MOST_PERMITS
 
 MOST_POOLS = 4096
@@ -69,7 +69,8 @@ _PERMITS = _PLACES + _PLACE_SIZE * MOST_POOLS
 SIZE = 8 * (_PERMITS + MOST_PERMITS)
 """Bytes of a board."""
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+_CANNOT_READ = (errno.EIO, errno.ESTALE)
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
 
 
 class HasDescriptor(Protocol):
@@ -137,12 +138,20 @@ class Board:
                 self._write(word, old._word(word))
 
     def _word(self, word: int) -> int:
-        return int.from_bytes(os.pread(self._file.fileno(), 8, 8 * word), sys.byteorder)
+        return int.from_bytes(self._read(8, 8 * word), sys.byteorder)
 
     def _words(self, word: int, number: int) -> list[int]:
         """Return so many words; what lies behind the end of the file is 0."""
-        found = os.pread(self._file.fileno(), 8 * number, 8 * word)
+        found = self._read(8 * number, 8 * word)
         return memoryview(found.ljust(8 * number, b"\0")).cast("Q").tolist()
+
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._file.fileno(), length, offset)
+        except OSError as error:
+            if error.errno not in _CANNOT_READ:
+                raise  # of a signal handler, or of a descriptor that is closed
+            return b""
 
     def _permits(self, limit: int) -> list[int]:
         return self._words(_PERMITS, min(limit, MOST_PERMITS))
@@ -156,7 +165,7 @@ class Board:
         except OSError as error:
             if error.errno not in _CANNOT_WRITE:
                 raise  # of a signal handler, or of a descriptor that is closed
-            warn_once(f"the file of a budget cannot be written: {error.strerror}; until it can be, permits are scarce")
+            note_once(f"the file of a budget cannot be written: {error.strerror}; until it can be, permits are scarce")
             return False
 
     # --- places -----------------------------------------------------------------------------------------------------
@@ -172,6 +181,10 @@ class Board:
         self._count(place)
         self.clear_hunger(place)
         self._write(_PLACES + _PLACE_SIZE * place + _ACCOUNT, account << _HALF | known)
+
+    def has_place(self, place: int, account: int) -> bool:
+        """Return whether a pool of this account has the place."""
+        return self._word(_PLACES + _PLACE_SIZE * place + _ACCOUNT) >> _HALF == account and place < self.used_places
 
     def leave_place(self, place: int) -> None:
         """Note that nobody has the place any more."""

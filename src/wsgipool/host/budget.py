@@ -25,6 +25,7 @@ more, and one whose connection has ended, is found there at every look; so an as
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import weakref
@@ -39,7 +40,7 @@ from wsgipool.errors import ConfigError
 from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host.board import DELAYS, MAX_DELAY, REST, UNLIMITED, Board
 from wsgipool.host.budget_file import BudgetFile, path_of
-from wsgipool.host.notices import warn_once
+from wsgipool.host.notices import log_notes, note_once, warn_once
 from wsgipool.permits import IDLE_LOOK, MOST_PERMITS
 
 TURN = 0.06
@@ -390,6 +391,7 @@ class Budget:
     def tend(self, has_connections: bool) -> float | None:
         shared = self._in_place()
         self._settle()
+        log_notes()
         if self.hungers:
             return max(_LOOK, self._until_turn(shared, monotonic_ns()))
         if any(taken.end is not None for taken in list(self._held.values())):
@@ -434,7 +436,7 @@ class Budget:
                 self.path, self._account
             )
         except ConfigError as error:
-            warn_once(f"{error}. The file of the budget was removed or replaced; this process goes on with the old one")
+            note_once(f"{error}. The file of the budget was removed or replaced; this process goes on with the old one")
             return old
         with self._guard:
             if self._held:
@@ -447,7 +449,7 @@ class Budget:
                 new.lock_asking(self._account)
             self._left = [*(left for left in self._left if left is not new), old]
             self._shared = new
-        warn_once(
+        note_once(
             f"{self.path} was removed or replaced in use; its connections are counted in the new file from now on"
         )
         self._settle()
@@ -455,7 +457,7 @@ class Budget:
 
     def _mend(self, shared: BudgetFile) -> None:
         board = shared.board
-        if shared.mend(self._limit()):
+        if shared.mend(self._limit()) or (self._learnt is not None and not board.allowed()):
             self._tell_what_was_learnt(shared)
         with self._guard:
             for taken in list(self._held.values()):
@@ -466,10 +468,13 @@ class Budget:
 
 
 def _excuse(error: OSError) -> None:
-    """Log an error of the shared file, with which the pool goes on as if nothing were free; raise any other one."""
-    if error.errno is None:
+    """Note an error of the shared file, with which the pool goes on as if nothing were free; raise any other one."""
+    if error.errno not in _OF_FILES:
         raise error  # a signal handler's
-    warn_once(f"the file of a budget cannot be used: {error.strerror}; until it can be, permits are scarce")
+    note_once(f"the file of a budget cannot be used: {error.strerror}; until it can be, permits are scarce")
+
+
+_OF_FILES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOLCK, errno.ENOMEM)
 
 
 def _is_believable(sessions: object) -> bool:

@@ -20,7 +20,7 @@ from wsgipool.errors import ConfigError
 from wsgipool.host.board import MOST_POOLS, SIZE, Board
 from wsgipool.host.bytelocks import ByteLocks
 from wsgipool.host.folder import open_file, open_folder, refuse_shortage
-from wsgipool.host.notices import warn_once
+from wsgipool.host.notices import note_once
 from wsgipool.host.witness import identity, identity_at, open_witness
 
 _FIRST_PLACE = 1 << 20
@@ -106,13 +106,12 @@ class BudgetFile:
     def mend(self, limit: int) -> bool:
         """Make the board anew where others have damaged it; return whether they had."""
         now = monotonic_ns()
-        if self.board.is_whole():
-            is_damaged = self.board.mend(limit, now)
-        else:
-            is_damaged = self.board.make(now, is_new=False)
+        is_damaged = self.board.mend(limit, now) if self.board.is_whole() else self.board.make(now, is_new=False)
+        if not self.board.has_place(self.place, self._account):
+            is_damaged = True
             self.board.take_place(self.place, self._account)
         if is_damaged:
-            warn_once(f"{self._path} was damaged by something else than wsgipool, and has been mended")
+            note_once(f"{self._path} was damaged by something else than wsgipool, and has been mended")
         return is_damaged
 
     def clear_left_places(self) -> None:
