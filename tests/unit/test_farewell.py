@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -125,3 +128,34 @@ def test_a_farewell_that_nobody_looks_at_keeps_no_socket(ends: tuple[socket.sock
 
     with pytest.raises(ConnectionError):
         send_for_ever(there)
+
+
+def test_what_a_signal_handler_raises_is_no_end_of_a_session(ends: tuple[socket.socket, socket.socket]) -> None:
+    farewell = say(ends[0])
+
+    def strike(place: int) -> bool:
+        """Raise at the n-th step of a look, as a handler of SIGALRM may; return whether there is such a step."""
+        steps = 0
+
+        def on_step(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal steps
+            frame.f_trace_opcodes = True
+            steps += event == "opcode"
+            if steps == place:
+                raise TimeoutError
+            return on_step
+
+        sys.settrace(lambda frame, *_: on_step if frame.f_code is Farewell.is_over.__code__ else None)
+        try:
+            assert not farewell.is_over()
+        except TimeoutError:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    places = 0
+    while strike(places + 1):
+        places += 1
+    assert places > 10
+    assert not farewell.is_over()
