@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unit.fakes import PATIENCE, Gate, Task, run_python
+from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
 from wsgipool import CacheTimeout, SharedCache, process
 from wsgipool.errors import ConfigError
 from wsgipool.host import invalidations
@@ -450,6 +450,24 @@ def test_a_file_that_was_removed_is_noticed_at_the_next_creation_and_invalidatio
     cache.set("a", "old")
     other.run("cache.invalidate('a')")
     assert cache.get("a") is None
+
+
+def test_a_file_that_was_removed_is_noticed_by_a_process_that_does_nothing_but_look(cache: Cache, folder: Path) -> None:
+    cache.set("a", "old")
+    (path,) = folder.iterdir()
+    path.unlink()
+    newcomer = Invalidations(folder, "books")
+    newcomer.post(EVERYTHING)
+
+    eventually(lambda: cache.get("a") is None)
+
+
+def test_a_cache_that_has_lost_its_folder_for_good_keeps_nothing(cache: Cache, folder: Path) -> None:
+    cache.set("a", "old")
+    folder.rename(folder.with_name("elsewhere"))
+    folder.touch()
+
+    eventually(lambda: cache.get("a") is None)
 
 
 def test_a_folder_that_has_become_unusable_is_an_error_and_no_silence(cache: Cache, folder: Path) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from unit.fakes import eventually
-from unit.interrupts import Strikes, debris_ignored
+from unit.fakes import Task, eventually
+from unit.interrupts import Strikes, debris_ignored, interrupt_at_work
 from unit.test_host_budget import SERVER, Process, take_all, take_one
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
@@ -414,6 +414,27 @@ def test_wherever_an_exception_strikes_no_permit_is_lost(
 
     for place in range(1, 1 + strike(0)):
         strike(place)
+
+
+def test_exceptions_at_any_moment_in_many_threads_lose_no_permit(folder: Path) -> None:
+    budget, other = newcomer(folder), newcomer(folder)
+
+    def work() -> None:
+        permits = [budget.take(1), budget.take(1)]
+        for permit in permits:
+            if permit is not None:
+                permit.is_used = True
+                permit.release(Farewell(unseen=0.0))
+        budget.tend(has_connections=True)
+
+    for _ in range(10):
+        with debris_ignored():
+            strikes = [Task(lambda: interrupt_at_work(work, 0.02)) for _ in range(8)]
+            for strike in strikes:
+                strike.result()
+        eventually(lambda: (budget.tend(has_connections=False), budget.held)[1] == 0)
+
+    assert len(take_all(other, N)) == N
 
 
 def test_an_exception_in_a_destructor_loses_no_permit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

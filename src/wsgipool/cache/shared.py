@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from wsgipool import process
 from wsgipool.cache.creation import Creation, Ending
+from wsgipool.errors import ConfigError
 from wsgipool.host.invalidations import EVERYTHING, Invalidations, token
+from wsgipool.host.notices import warn_once
 
 if TYPE_CHECKING:
     from wsgipool.cache.storage import Storage
@@ -39,6 +41,9 @@ class _Nothing(Enum):
 
 
 _NOTHING = _Nothing.NOTHING
+
+_CHECK_FILE_EVERY = 0.1
+"""Seconds between two checks whether the file is still the one at its path, which cost as much as two looks."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class SharedCache(Generic[K, V]):
         self._running: dict[K, Creation[V]] = {}
         self._storage: Storage[V] = Storage(self.maxsize, self.ttl, self._timer)
         self._seen = self._invalidations.number
+        self._check_file_at = 0.0
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -212,6 +218,8 @@ class SharedCache(Generic[K, V]):
     # --- creating ---------------------------------------------------------------------------------------------------
 
     def _look_up(self, key: K) -> V | _Nothing:
+        if time.monotonic() >= self._check_file_at:
+            self._check_file()
         with self._lock:
             self._catch_up()
             cached = self._storage.find(key)
@@ -303,6 +311,17 @@ class SharedCache(Generic[K, V]):
             self._invalidations = invalidations
             self._seen = invalidations.number
             self._drop_all()
+
+    def _check_file(self) -> None:
+        """Follow the file, though nothing is created or invalidated here: others may be at a new one already."""
+        self._check_file_at = time.monotonic() + _CHECK_FILE_EVERY
+        if self._invalidations.is_in_place():
+            return
+        try:
+            self._follow_file()
+        except ConfigError as error:
+            warn_once(f"cache {self.name!r} keeps nothing, since it does not hear what is no longer true: {error}")
+            self.clear()
 
     def _close_dropped(self) -> None:
         dropped = self._storage.dropped
