@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import random
@@ -10,16 +12,20 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from unit.fakes import Task, eventually
+from unit.fakes import FakeConnection, FakeDatabase, Task, eventually
 from unit.interrupts import Strikes, debris_ignored, interrupt_at_work
 from unit.test_host_budget import SERVER, Process, take_all, take_one
+from wsgipool import Pool
 from wsgipool.errors import ConfigError
 from wsgipool.farewell import Farewell
 from wsgipool.host.budget import Budget, Limit
@@ -30,7 +36,8 @@ N = 5
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run"
+    (tmp_path / "parent").mkdir()
+    return tmp_path / "parent" / "run"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +127,11 @@ def rename_the_folder(folder: Path) -> None:
     folder.rename(folder.with_name("elsewhere"))
 
 
+def rename_the_parent_folder(folder: Path) -> None:
+    folder.parent.rename(folder.parent.with_name("elsewhere"))
+    folder.parent.mkdir()
+
+
 def replace_the_folder_by_a_copy(folder: Path) -> None:
     shutil.copytree(folder, folder.with_name("copy"))
     folder.rename(folder.with_name("elsewhere"))
@@ -135,7 +147,7 @@ def remove_what_is_old(folder: Path) -> None:
 SHAPES = [
     remove_the_file, rename_the_file, replace_it_by_an_empty_one, replace_it_by_a_copy,
     replace_it_by_a_copy_from_another_file_system, remove_the_folder, make_the_folder_again, rename_the_folder,
-    replace_the_folder_by_a_copy, remove_what_is_old,
+    rename_the_parent_folder, replace_the_folder_by_a_copy, remove_what_is_old,
 ]  # fmt: skip
 
 
@@ -221,6 +233,58 @@ def test_a_folder_that_became_a_link_keeps_newcomers_out_and_others_at_work(
         holder.run("permits += [budget.take(1) for _ in range(9)]")
 
     assert held_by(holders) == N
+
+
+def test_pools_at_work_keep_to_their_budget_while_its_file_comes_and_goes(folder: Path) -> None:
+    database = FakeDatabase()
+    stopped = threading.Event()
+    served: Counter[str] = Counter()
+
+    def use(pool: Pool[FakeConnection]) -> None:
+        while not stopped.is_set():
+            with pool.connection() as connection:
+                connection.execute()
+            served[pool.name] += 1
+
+    def start(name: str) -> None:
+        pool: Pool[FakeConnection] = Pool(database, name=name, max_size=4, timeout=60, permits=newcomer(folder))
+        pools.append(pool)
+        tasks.extend(Task(lambda: use(pool)) for _ in range(4))
+        eventually(lambda: served[name] > 0)
+
+    pools: list[Pool[FakeConnection]] = []
+    tasks: list[Task[None]] = []
+    start("first")
+    for change in (remove_the_file, remove_the_folder, replace_it_by_a_copy):
+        change(folder)
+        start(change.__name__)
+    stopped.set()
+    for task in tasks:
+        task.result()
+    for pool in pools:
+        pool.close()
+
+    assert database.most_sessions <= N
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EACCES, errno.ENOLCK])
+def test_where_the_root_folder_cannot_be_locked_a_budget_works_and_says_what_it_cannot_see(
+    error: int, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fcntl_as_it_is = fcntl.fcntl
+
+    def refuse_folders(descriptor: int, command: int, argument: bytes) -> object:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error, os.strerror(error))
+        return fcntl_as_it_is(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse_folders)
+    budget = newcomer(folder)
+    permits = take_all(budget, N)
+
+    assert budget.take(1) is None
+    assert len(permits) == N
+    assert f"/ cannot be locked ({os.strerror(error)}): should {file_of(folder)} be removed" in caplog.text
 
 
 # --- what is in the file ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from wsgipool.host.bytelocks import ByteLocks
@@ -41,18 +42,22 @@ def identity_at(path: Path) -> Identity | None:
 
 
 def open_witness(path: Path, file: Identity, folder: int | None = None) -> Witness | None:
-    """Return a witness for the file at a path, in the root folder; in `folder`, the opened one of the path, if given.
+    """Return a witness for the file at a path: in the root folder, or in `folder`, the opened one of the path.
 
-    The one in the root folder sees all processes that see the same parent of the path's folder; the other one sees
-    those of other containers that share the folder. None where folders cannot be locked. Raises OSError where no
-    descriptor is free.
+    In the root folder, it sees the processes for which the path is the same, whatever lies there now, and those that
+    see the same parent of the path's folder; in the folder, those of other containers that share that. None where
+    folders cannot be locked. Raises OSError where no descriptor is free.
     """
     try:
-        name = f"{os.geteuid()} {path.name}"
+        user = os.geteuid()
+        names = [f"{user} {path.name}"]
         if folder is None:
-            parent = path.parent.parent.stat()
-            name = f"{name} {path.parent.name} {parent.st_dev}:{parent.st_ino}"
-        witness = Witness(ROOT if folder is None else folder, name, file)
+            parent, mounts = path.parent.parent.stat(), _mounts()
+            names = [
+                f"{user} {path.name} {path.parent.name} {parent.st_dev}:{parent.st_ino}",
+                f"{user} {path} {mounts}",
+            ]
+        witness = Witness(ROOT if folder is None else folder, names, file)
         witness.show()
         witness.hide()
     except OSError as error:
@@ -66,29 +71,43 @@ def open_witness(path: Path, file: Identity, folder: int | None = None) -> Witne
     return witness
 
 
-class Witness:
-    """One process's part: what it shows in one folder, for one name. `folder` stays the caller's."""
+def _mounts() -> int:
+    """Return what makes paths mean the same: processes with a /tmp of their own have another one (PrivateTmp=)."""
+    try:
+        return Path("/proc/self/ns/mnt").stat().st_ino
+    except OSError:
+        return 0
 
-    def __init__(self, folder: int | Path, name: str, file: Identity) -> None:
+
+class Witness:
+    """One process's part: what it shows in one folder, under some names. `folder` stays the caller's."""
+
+    def __init__(self, folder: int | Path, names: Iterable[str], file: Identity) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         path, parent = (folder, None) if isinstance(folder, Path) else (".", folder)
         self._locks = ByteLocks(os.open(path, flags, dir_fd=parent))
-        self._first = (zlib.crc32(name.encode(errors="surrogateescape")) & 0x3FFFFFFF) << _BITS
+        self._firsts = [(zlib.crc32(os.fsencode(name)) & 0x3FFFFFFF) << _BITS for name in names]
         self._own = zlib.crc32(b"%d:%d" % file)
 
     def show(self) -> None:
-        """Show that this process goes by its file. Raises OSError where the file system has no such locks."""
-        self._locks.lock_shared(self._first + self._own)
+        """Show that this process goes by its file. Raises OSError where folders cannot be locked."""
+        for first in self._firsts:
+            if not self._locks.lock_shared(first + self._own):
+                # Nobody can have a folder locked for itself alone: a security module forbids it.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def hide(self) -> None:
         """Show nothing any more."""
-        self._locks.unlock(self._first + self._own)
+        for first in self._firsts:
+            self._locks.unlock(first + self._own)
 
     def sees_another(self) -> bool:
-        """Return whether some process shows another file for the same name."""
+        """Return whether some process shows another file under one of the names."""
         below, above = self._own, (1 << _BITS) - self._own - 1
-        return bool(below and self._locks.is_locked_by_others(self._first, below)) or bool(
-            above and self._locks.is_locked_by_others(self._first + self._own + 1, above)
+        return any(
+            (below and self._locks.is_locked_by_others(first, below))
+            or (above and self._locks.is_locked_by_others(first + self._own + 1, above))
+            for first in self._firsts
         )
 
     def close(self) -> None:
