@@ -7,9 +7,7 @@ from collections import deque
 
 logger = logging.getLogger("wsgipool")
 
-_MAX_NOTICES = 1000
-
-_said: set[str] = set()
+_said: deque[str] = deque(maxlen=1000)  # the last ones: a process may live for months
 _noted: deque[str] = deque()
 
 
@@ -21,8 +19,8 @@ def warn_once(message: str) -> None:
 
 def note_once(message: str) -> None:
     """Leave a warning to the next `log_notes`: for callers that hold a lock, or are in a signal handler."""
-    if message not in _said and len(_said) < _MAX_NOTICES:
-        _said.add(message)
+    if message not in _said.copy():
+        _said.append(message)
         _noted.append(message)
 
 
