@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.fakes import FakeConnection, FakeDatabase, Task, eventually
+from unit.fakes import FakeConnection, FakeDatabase, Gate, Task, eventually
 from unit.interrupts import Strikes, debris_ignored, interrupt_at_work
 from unit.test_host_budget import SERVER, Process, take_all, take_one
 from wsgipool import Pool
@@ -499,6 +499,30 @@ def test_exceptions_at_any_moment_in_many_threads_lose_no_permit(folder: Path) -
         eventually(lambda: (budget.tend(has_connections=False), budget.held)[1] == 0)
 
     assert len(take_all(other, N)) == N
+
+
+def test_a_thread_that_is_held_up_in_the_budget_holds_up_no_other(folder: Path) -> None:
+    """The garbage collector may have it wait for what the other thread holds."""
+    gate = Gate()
+
+    class SlowEnd(Farewell):
+        def is_over(self) -> bool:
+            gate()
+            return True
+
+    budget = newcomer(folder)
+    first = take_one(budget)
+    slow = Task(lambda: first.release(SlowEnd()))
+    gate.wait_until_reached()
+
+    began = time.monotonic()
+    assert budget.take(1) is None
+    budget.tend(has_connections=True)
+    assert time.monotonic() - began < 1.0
+
+    gate.open()
+    slow.result()
+    assert len(take_all(budget, N)) == N
 
 
 def test_an_exception_in_a_destructor_loses_no_permit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 import weakref
 import zlib
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from wsgipool.farewell import UNSEEN, Farewell
 from wsgipool.host.board import DELAYS, MAX_DELAY, REST, UNLIMITED, Board
 from wsgipool.host.budget_file import BudgetFile, path_of
 from wsgipool.host.notices import log_notes, note_once, warn_once
+from wsgipool.host.turn import Turn
 from wsgipool.permits import IDLE_LOOK, MOST_PERMITS
 
 TURN = 0.06
@@ -54,6 +54,8 @@ _LONGEST_LOOK = 0.2
 """Seconds between two looks of a hungry pool at most; well within the lease of its notice."""
 _LOOK_FOR_OTHERS = 0.05
 """Seconds between two looks of a pool that waits for others to leave another file."""
+_TURN_TIMEOUT = 0.02
+"""Seconds to wait for another thread of the process that changes what is held, which takes it microseconds."""
 _MAX_SESSIONS = 262_143
 """What a server can allow at most: PostgreSQL's largest max_connections; MySQL's is 100,000."""
 
@@ -95,7 +97,8 @@ class Budget:
         _every_budget.add(self)
 
     def _begin(self) -> None:
-        self._guard = threading.RLock()  # for microseconds; a destructor or a signal handler may come on top of it
+        self._turn = Turn()  # to change what is held
+        self._is_unsettled = False
         self._held: dict[int, _Taken] = {}
         self._left: list[BudgetFile] = []  # files that were at the path before; what is held is locked there, too
         self._is_kept_out = False
@@ -141,13 +144,7 @@ class Budget:
     def take(self, wanted: int) -> _Permit | None:
         shared, now = self._in_place(), monotonic_ns()
         self._settle()
-        permit = None
-        try:
-            with self._guard:  # what is shown stays shown until the permit is noted
-                if self._may_enter(shared, now) and shared is self._shared and self._knows_or_asks(shared):
-                    permit = self._take_free(shared, wanted, now)
-        except OSError as error:
-            _excuse(error)
+        permit = self._take_in_turn(shared, wanted, now)
         self._settle()
         if permit is None and wanted:
             self._wanted = wanted
@@ -158,6 +155,23 @@ class Budget:
             # Should the pool want more: it has had its turn.
             self._begin_to_wait(shared.board, now)
         return permit
+
+    def _take_in_turn(self, shared: BudgetFile, wanted: int, now: int) -> _Permit | None:
+        token = self._turn.wait(_TURN_TIMEOUT)
+        try:
+            # What is shown stays shown until the permit is noted.
+            if (
+                token is not None
+                and self._may_enter(shared, now)
+                and shared is self._shared
+                and self._knows_or_asks(shared)
+            ):
+                return self._take_free(shared, wanted, now)
+        except OSError as error:
+            _excuse(error)
+        finally:
+            token = None  # a traceback may keep the frame
+        return None
 
     def _may_enter(self, shared: BudgetFile, now: int) -> bool:
         """Return whether nobody has permits of another file."""
@@ -186,8 +200,12 @@ class Budget:
         now. So two hundred hungry processes do not keep a machine busy with looking.
         """
         if self._is_kept_out:
-            with self._guard:
-                self._may_enter(shared, now)
+            token = self._turn.wait(_TURN_TIMEOUT)
+            try:
+                if token is not None:
+                    self._may_enter(shared, now)
+            finally:
+                token = None
             self._settle()
             if self._is_kept_out:
                 return _LOOK_FOR_OTHERS
@@ -242,8 +260,9 @@ class Budget:
         return None
 
     def _find_the_ownerless(self, shared: BudgetFile, limit: int, now: int) -> None:
-        with self._guard:
-            for index in shared.board.taken(limit):
+        token = self._turn.take()
+        try:
+            for index in shared.board.taken(limit) if token is not None else ():
                 # As if to take it: another thread of this process, whose lock it would be too, keeps off meanwhile.
                 taken = _Taken(index, now)
                 if self._held.setdefault(index, taken) is not taken:
@@ -255,6 +274,8 @@ class Budget:
                         shared.board.note_free(index, died_before + rest)
                 finally:
                     self._forget(shared, taken)
+        finally:
+            token = None
 
     # --- to give back -----------------------------------------------------------------------------------------------
 
@@ -265,26 +286,37 @@ class Budget:
             return
         if taken.end is None:
             taken.end = end or taken.end_of_the_unknown()
-        self._settle(taken)
+        self._settle()
 
-    def _settle(self, one: _Taken | None = None) -> None:
-        """Give back the permits of connections that have ended, and those that nobody has any more."""
-        if self._guard._is_owned():  # type: ignore[attr-defined]
-            return  # we are on top of somebody who is at it; the next look finds the rest
-        try:
-            with self._guard:
-                shared = self._shared
-                if shared is None or not shared.is_ours():
+    def _settle(self) -> None:
+        """Give back the permits of connections that have ended, and those that nobody has any more.
+
+        Where another thread has the turn, that one does so as well, after its turn.
+        """
+        self._is_unsettled = True
+        while self._is_unsettled and not self._turn.is_mine():
+            token = self._turn.take()
+            try:
+                if token is None:
                     return
-                for taken in list(self._held.values()) if one is None else [one]:
-                    self._give_back_what_has_ended(shared, taken)
-                for left in self._left:
-                    if left is not shared:
-                        left.hide()
-                if not self._held:
-                    self._leave(shared)
-        except OSError as error:
-            _excuse(error)
+                self._is_unsettled = False
+                self._settle_in_turn()
+            except OSError as error:
+                _excuse(error)
+            finally:
+                token = None
+
+    def _settle_in_turn(self) -> None:
+        shared = self._shared
+        if shared is None or not shared.is_ours():
+            return
+        for taken in list(self._held.values()):
+            self._give_back_what_has_ended(shared, taken)
+        for left in self._left:
+            if left is not shared:
+                left.hide()
+        if not self._held:
+            self._leave(shared)
 
     def _leave(self, shared: BudgetFile) -> None:
         """With nothing held, keep nobody else from anything."""
@@ -423,7 +455,7 @@ class Budget:
         """Return the file that is at the path: what was removed or replaced is left, and what is damaged is mended."""
         shared = self._opened()
         try:
-            if not shared.is_in_place() and not self._guard._is_owned():  # type: ignore[attr-defined]
+            if not shared.is_in_place() and not self._turn.is_mine():
                 shared = self._move(shared)
             self._mend(shared)
         except OSError as error:
@@ -438,33 +470,49 @@ class Budget:
         except ConfigError as error:
             note_once(f"{error}. The file of the budget was removed or replaced; this process goes on with the old one")
             return old
-        with self._guard:
-            if self._held:
-                new.show()
-            # Nobody takes a permit there as long as the old file is shown.
-            if not all(new.locks.lock(index) for index in list(self._held)):
+        token = self._turn.wait(_TURN_TIMEOUT)
+        try:
+            if token is None or not self._move_in_turn(old, new):
                 return old
-            new.board.carry_over(old.board, self._limit(), monotonic_ns())
-            if self._is_asking:
-                new.lock_asking(self._account)
-            self._left = [*(left for left in self._left if left is not new), old]
-            self._shared = new
+        finally:
+            token = None
         note_once(
             f"{self.path} was removed or replaced in use; its connections are counted in the new file from now on"
         )
         self._settle()
         return new
 
+    def _move_in_turn(self, old: BudgetFile, new: BudgetFile) -> bool:
+        if self._shared is not old:
+            return False  # another thread came first
+        if self._held:
+            new.show()
+        # Nobody takes a permit there as long as the old file is shown.
+        if not all(new.locks.lock(index) for index in list(self._held)):
+            return False
+        new.board.carry_over(old.board, self._limit(), monotonic_ns())
+        if self._is_asking:
+            new.lock_asking(self._account)
+        self._left = [*(left for left in self._left if left is not new), old]
+        self._shared = new
+        return True
+
     def _mend(self, shared: BudgetFile) -> None:
-        board = shared.board
-        if shared.mend(self._limit()) or (self._learnt is not None and not board.allowed()):
+        if shared.mend(self._limit()) or (self._learnt is not None and not shared.board.allowed()):
             self._tell_what_was_learnt(shared)
-        with self._guard:
-            for taken in list(self._held.values()):
-                if taken.is_noted and not board.is_taken(taken.index):
-                    board.note_taken(taken.index)
-            if self._left and self._held and shared.show():
-                self._left = []
+        token = self._turn.take()
+        try:
+            if token is not None:
+                self._mend_in_turn(shared)
+        finally:
+            token = None
+
+    def _mend_in_turn(self, shared: BudgetFile) -> None:
+        for taken in list(self._held.values()):
+            if taken.is_noted and not shared.board.is_taken(taken.index):
+                shared.board.note_taken(taken.index)
+        if self._left and self._held and shared.show():
+            self._left = []
 
 
 def _excuse(error: OSError) -> None:
