@@ -1,0 +1,87 @@
+"""Frozen dataclasses as JSON's plain values, and back: what a process of another user may say to root's.
+
+What comes back is only ever of the types that the dataclass declares. Nothing is looked up by name, and nothing is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence, Set
+from pathlib import PurePath
+from typing import Any
+
+
+def plain(value: object) -> Any:
+    """Return a value as JSON has it. Raises TypeError where JSON has no such."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | Set) and not isinstance(value, bytes):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    raise TypeError(f"{type(value).__name__} is no value of a record")
+
+
+def restored(kind: Any, value: Any) -> Any:
+    """Return a value of type `kind` from what `plain` made of it. Raises TypeError where it is no such."""
+    if kind is object or kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _record(kind, value)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _first(arguments, value)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+    elif origin is None:
+        return _simple(kind, value)
+    elif issubclass(origin, Mapping) and isinstance(value, dict):
+        return types.MappingProxyType({restored(arguments[0], k): restored(arguments[1], v) for k, v in value.items()})
+    elif isinstance(value, list) and issubclass(origin, Sequence | Set):
+        items = [restored(arguments[0], item) for item in value]
+        return frozenset(items) if issubclass(origin, Set) else tuple(items)
+    raise _mismatch(kind, value)
+
+
+def _record(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _mismatch(kind, value)
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    if names != list(value):
+        raise _mismatch(kind, value)
+    return kind(**{name: restored(hints[name], value[name]) for name in names})
+
+
+def _first(kinds: Sequence[Any], value: Any) -> Any:
+    for kind in kinds:
+        try:
+            return restored(kind, value)
+        except TypeError:
+            continue
+    raise _mismatch(kinds, value)
+
+
+def _simple(kind: Any, value: Any) -> Any:
+    if kind in (None, type(None)) and value is None:
+        return None
+    if isinstance(kind, type):
+        if issubclass(kind, PurePath) and isinstance(value, str):
+            return kind(value)
+        # JSON writes 10.0 as 10.0, but some programs write 10.
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind in (str, int, float, bool) and type(value) is kind:
+            return value
+    raise _mismatch(kind, value)
+
+
+def _mismatch(kind: Any, value: Any) -> TypeError:
+    return TypeError(f"{type(value).__name__} instead of {kind}")
