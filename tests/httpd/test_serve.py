@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
 
-from httpd.harness import APP, LONG, add_budget, made_runtime_dir, write_config
+from httpd.harness import APP, LONG, add_budget, eventually, made_runtime_dir, write_config
 from httpd.test_demo import WSGIPOOL, command
-from wsgipool.httpd.express import free_port
+from wsgipool.demo.mariadb import MariaDB
+from wsgipool.httpd.express import free_port, refuse_taken_port
 
 
 @pytest.fixture
@@ -164,3 +168,78 @@ def test_an_application_that_cannot_be_imported_is_named_in_the_log(folder: Path
         assert requests.get(site.url, timeout=LONG).status_code == 500
 
     assert "No module named 'no_such_module'" in site.output
+
+
+# --- passwords, and what is left behind ------------------------------------------------------------------------------
+
+
+def password_of(shop: str) -> str:
+    return str(urlsplit(shop).password)
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_a_password_on_the_command_line_is_warned_of(script: Path, shop: str, folder: Path) -> None:
+    with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
+        site.wait_until_open()
+
+    (warning,) = (line for line in site.lines if "warning" in line)
+    assert "everyone on this host can see the password in --database" in warning
+    assert "WSGIPOOL_DATABASE" in warning
+
+
+def test_a_password_in_the_environment_is_in_no_file_and_no_command_line(
+    script: Path, shop: str, folder: Path, mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, password = str(urlsplit(shop).username), "pässwörd € 'x' $HOME"
+    with mariadb.admin() as connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER USER {user} IDENTIFIED BY %s", (password,))
+    url = shop.replace(f":{password_of(shop)}@", f":{quote(password, safe='')}@")
+    monkeypatch.setenv("WSGIPOOL_DATABASE", f"shop={url}")
+
+    with command(folder, "serve", str(script), "--mpm", "daemon") as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
+        commands = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+        found = [files_with(each, site.temporary) for each in (password, quote(password, safe=""))]
+
+    assert found == [[], []]
+    assert "warning" not in site.output
+    assert quote(password, safe="").encode() not in commands
+
+
+def test_a_killed_serve_takes_httpd_along_and_leaves_no_password(script: Path, shop: str, folder: Path) -> None:
+    with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
+        site.stop(signal.SIGKILL)
+
+        eventually(lambda: not site.processes(), "httpd to end")
+
+    assert files_with(password_of(shop), folder / "tmp") == []
+    refuse_taken_port("127.0.0.1", site.port)
+
+
+def test_what_serve_writes_is_for_nobody_else_to_change(script: Path, shop: str, folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
+            site.wait_until_open()
+            modes = {path: path.lstat().st_mode for path in site.temporary.rglob("*") if not path.is_socket()}
+    finally:
+        os.umask(before)
+
+    assert [path.name for path in modes if path.name == "httpd.conf"] == ["httpd.conf"]
+    assert [str(path) for path, mode in modes.items() if mode & 0o022 and not stat.S_ISLNK(mode)] == []
+
+
+def test_the_settings_of_the_command_line_count_whatever_the_environment_names(
+    script: Path, shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSGIPOOL_CONFIG", str(folder / "another.toml"))
+
+    with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from wsgipool import config
+from wsgipool import ConfigError, config
 from wsgipool.doctor import host
-from wsgipool.doctor.accounts import as_user, may_become, obstacle
+from wsgipool.doctor.accounts import may_become, obstacle
 from wsgipool.doctor.databases import is_this_host
 from wsgipool.doctor.findings import CODES, Finding, Severity, worst_first
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.httpd.dump import Dump
 from wsgipool.httpd.users import account
+from wsgipool.impersonation import as_user
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,13 +157,14 @@ def test_what_keeps_a_user_out_is_the_first_folder_that_it_may_not_enter(tmp_pat
     assert as_user("nobody", lambda: obstacle(inner / "file")) == str(outermost)
 
 
-def test_a_question_that_fails_is_answered_by_what_went_wrong() -> None:
+def test_a_question_that_fails_raises_what_went_wrong() -> None:
     def question() -> str:
         raise ValueError("the reason")
 
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
-    assert as_user("nobody", question) == "the reason"
+    with pytest.raises(ConfigError, match=r"^ValueError: the reason$"):
+        as_user("nobody", question)
 
 
 def test_httpd_names_users_by_name_or_number() -> None:

@@ -13,8 +13,8 @@ import pytest
 from unit.fakes import Task, run_python
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, load, parse_url
-from wsgipool.doctor.accounts import as_user
 from wsgipool.drivers import Driver, Reset, for_database
+from wsgipool.impersonation import as_user
 
 
 def driver(url: str) -> Driver[sqlite3.Connection]:

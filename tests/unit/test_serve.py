@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -78,29 +79,34 @@ def test_a_wrong_database_says_what_would_do(arguments: tuple[str, ...], remedy:
 def test_a_password_survives_being_written(tmp_path: Path, password: str) -> None:
     url = f"mysql://shop:{quote(password, safe='')}@db/orders"
 
-    path = write_config(tmp_path / "wsgipool.toml", {"orders": url})
+    path = tmp_path / "wsgipool.toml"
+    variables = write_config(path, {"orders": url})
 
-    assert config.load(path).databases["orders"].url.password == password
+    assert config.load(path, variables).databases["orders"].url.password == (password or "")
+    assert not password or password not in path.read_text()
 
 
 @pytest.mark.parametrize("character", ["'", "\\", '"', "!", "ü", "\N{GRINNING FACE}"])
 def test_a_url_survives_being_written_unquoted_too(tmp_path: Path, character: str) -> None:
     url = f"mysql://shop:a{character}b@db/orders"
 
-    path = write_config(tmp_path / "wsgipool.toml", {"orders": url})
+    path = tmp_path / "wsgipool.toml"
+    variables = write_config(path, {"orders": url})
 
-    assert config.load(path).databases["orders"].url == config.parse_url(url)
+    assert config.load(path, variables).databases["orders"].url == config.parse_url(url)
 
 
 @pytest.mark.parametrize("name", ["orders", "my.orders", 'a "b"', "bücher", "\N{GRINNING FACE}", "a\\b"])
 def test_a_name_survives_being_written(tmp_path: Path, name: str) -> None:
-    path = write_config(tmp_path / "wsgipool.toml", {name: "mysql://db/orders", "other": "mysql://db/other"})
+    path = tmp_path / "wsgipool.toml"
+    write_config(path, {name: "mysql://db/orders", "other": "mysql://db/other"})
 
     assert list(config.load(path).databases) == [name, "other"]
 
 
 def test_the_written_settings_are_not_for_everybody(tmp_path: Path) -> None:
-    path = write_config(tmp_path / "wsgipool.toml", {"orders": "mysql://shop:s3cret@db/orders"})
+    path = tmp_path / "wsgipool.toml"
+    write_config(path, {"orders": "mysql://shop:s3cret@db/orders"})
 
     assert path.stat().st_mode & 0o777 == (0o640 if os.geteuid() == 0 else 0o600)
 
@@ -170,8 +176,11 @@ def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "app.wsgi"
+def script(servers_folder: Path) -> Path:
+    """A script where the Apache user can read it."""
+    folder = Path(tempfile.mkdtemp(dir=servers_folder))
+    folder.chmod(0o755)
+    path = folder / "app.wsgi"
     path.write_text("def application(environ, start_response): ...\n")
     return path
 
@@ -204,8 +213,8 @@ def test_serve_refuses_settings_given_twice(script: Path, tmp_path: Path) -> Non
     assert "two ways to say the same" in error
 
 
-def test_serve_checks_the_settings_before_it_starts_httpd(script: Path, tmp_path: Path) -> None:
-    settings = tmp_path / "wsgipool.toml"
+def test_serve_checks_the_settings_before_it_starts_httpd(script: Path) -> None:
+    settings = script.parent / "wsgipool.toml"
     settings.write_text('[databases.orders]\nurl = "mysq://db/orders"\n')
 
     assert f"{settings}: databases.orders.url: no driver for mysq://" in one_line_error(serve(script))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import click
 
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import DROP_IN, PACKAGE, apache_user
+from wsgipool.httpd.users import group
+from wsgipool.privileged import create_text, read_text, replace_text
 from wsgipool.process import SYSTEM_CONFIG
 
 _FOLDERS = ("/etc/apache2/conf-available", "/etc/httpd/conf.d", "/etc/apache2/conf.d")
@@ -24,9 +25,11 @@ def apache() -> None:
 
 
 @apache.command()
-@click.argument("file", type=click.Choice(sorted(path.name for path in _FILES.iterdir())), default=DROP_IN.name)
+@click.argument(
+    "file", type=click.Choice(sorted(path.name for path in _FILES.iterdir())), default=DROP_IN.name, metavar="[FILE]"
+)
 def show(file: str) -> None:
-    """Print FILE (default: the drop-in, as `install` would write it)."""
+    """Print FILE: an Apache file or wsgipool.toml (default: the drop-in, as `install` would write it)."""
     click.echo(
         _drop_in(SYSTEM_CONFIG) if file == DROP_IN.name else (_FILES / file).read_text(encoding="utf-8"), nl=False
     )
@@ -51,17 +54,20 @@ def install(directory: Path | None, config_path: Path, force: bool) -> None:
     """Write the drop-in into Apache's configuration, and sample settings to /etc/wsgipool.toml."""
     target = (directory or _folder()) / DROP_IN.name
     content = _drop_in(config_path)
-    if target.exists() and target.read_bytes() != content.encode() and not force:
+    before = read_text(target) if os.path.lexists(target) else None
+    if before not in (None, content) and not force:
         raise ConfigError(f"{target} exists and differs; compare it with `wsgipool apache show`, or give --force")
     if not config_path.parent.is_dir():
         raise ConfigError(f"{config_path.parent} is not a folder; name another place with --config")
-    _write(target, content, 0o644)
-    if config_path.exists():
+    if before is None:
+        create_text(target, content, 0o644)
+    elif before != content:
+        replace_text(target, content, backup=False)
+    click.echo(f"wrote {target}")
+    if os.path.lexists(config_path):
         click.echo(f"kept {config_path}")
     else:
-        _write(config_path, (_FILES / _SAMPLE).read_text(encoding="utf-8"), 0o640)
-        if os.geteuid() == 0:
-            shutil.chown(config_path, group=apache_user().pw_gid)
+        _write_sample(config_path)
     if target.parent.name == "conf-available":
         click.echo(f"now edit {config_path}, then: a2enconf wsgipool && apache2ctl configtest")
     else:
@@ -94,10 +100,10 @@ def _drop_in(config_path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(path: Path, content: str, mode: int) -> None:
-    try:
-        path.touch(mode=mode)
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+def _write_sample(path: Path) -> None:
+    user = apache_user() if os.geteuid() == 0 else None
+    content = (_FILES / _SAMPLE).read_text(encoding="utf-8")
+    has_group = create_text(path, content, 0o640, user.pw_gid if user else None)
     click.echo(f"wrote {path}")
+    if user is not None and not has_group:
+        click.echo(f"it was written as the owner of its folder; let httpd read it: chgrp {group(user)} {path}")

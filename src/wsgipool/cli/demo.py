@@ -46,9 +46,12 @@ def demo(mode: str, processes: int | None, threads: int | None, host: str, port:
         url = _mariadb(folder, undo) if database == "mariadb" else _sqlite(folder)
         if stop():
             return
+        settings_file = folder / CONFIG_NAME
+        passwords = write_config(settings_file, {_DATABASE: url}, runtime_dir=str(_runtime_dir(folder)))
         site = Site(
             script=PACKAGE / "demo" / "demo.wsgi",
-            config=write_config(folder / CONFIG_NAME, {_DATABASE: url}, runtime_dir=str(_runtime_dir(folder))),
+            config=settings_file,
+            environment=passwords,
             folder=folder,
             mode=chosen.mode,
             processes=chosen.processes,

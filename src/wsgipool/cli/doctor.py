@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from wsgipool.cli.site import ASK_TIMEOUT, limits_of, load_settings, site_options
+from wsgipool import records
+from wsgipool.cli.site import (
+    ASK_TIMEOUT,
+    READ_TIMEOUT,
+    SettingsFile,
+    limits_of,
+    plain_settings,
+    restored,
+    settings_file,
+    site_options,
+)
 from wsgipool.config import Settings
 from wsgipool.doctor import apache, databases, host
 from wsgipool.doctor.databases import Session
@@ -18,7 +31,9 @@ from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration, dump
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import ConfigurationError, Dump
+from wsgipool.httpd.users import account
 from wsgipool.planning import Database, Situation
+from wsgipool.wording import counted, printable
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 
@@ -40,7 +55,9 @@ def doctor(
     """Examine a site: httpd's configuration, wsgipool.toml, this host and the databases.
 
     Changes nothing. Run it as root, so that it can find out what the Apache user may read. Options after `--` are
-    passed on to httpd: -f FILE, -d FOLDER, -D NAME. Exit status 1: an error was found.
+    passed on to httpd: -f FILE, -d FOLDER, -D NAME. As root it reads the settings, and asks the databases, as the user
+    of httpd's processes. Exit status: 0 no error was found, warnings and notes are none; 1 an error was found; 2 the
+    command line is wrong.
     """
     examination = _Examination(config_path, hosts, reserve)
     findings = worst_first(examination.of(program, httpd_options))
@@ -69,34 +86,101 @@ class _Examination:
             site = configuration.interpret(configured)
         except ConfigurationError as error:
             yield Finding("configuration-refused", f"{error}.", "Mend it first; what depends on it was not looked at.")
-        settings: Settings | None = None
+        loaded = _Loaded()
         try:
-            settings = load_settings(self._config_path, site)
+            loaded = _loaded(settings_file(self._config_path, site))
         except ConfigError as error:
             yield host.refused(error, site)
+        yield from loaded.findings
         if configured is not None and site is not None:
             self.looked_at.append(_title(site))
-            yield from apache.examine(configured, site, settings)
-            yield from host.examine(configured, site, settings)
-        if settings is not None:
-            self.looked_at.append(f"settings: {settings.origin}")
-            yield from self._databases(settings, site)
+            yield from apache.examine(configured, site, loaded.settings)
+            yield from host.examine(configured, site, loaded.settings)
+        if loaded.settings is not None:
+            self.looked_at.append(f"settings: {loaded.settings.origin}")
+            if loaded.file is not None:
+                yield from self._databases(loaded.settings, loaded.file)
 
-    def _databases(self, settings: Settings, site: Configuration | None) -> Iterator[Finding]:
-        answers = databases.answers(settings, ASK_TIMEOUT, site)
+    def _databases(self, settings: Settings, file: SettingsFile) -> Iterator[Finding]:
         sessions: dict[str, Session] = {}
-        for name, answer in answers.items():
+        for name, answer in _answers(settings, file).items():
             if isinstance(answer, Finding):
                 yield answer
             else:
                 sessions[name] = answer
                 self.looked_at.append(f"database {name}: {settings.databases[name].url}")
         yield from databases.examine(settings, sessions)
-        if site is not None:
+        if file.server is not None:
             known = list(settings.databases.values())
             limits = limits_of(known, {name: each.limits for name, each in sessions.items()}, self._reserve, settings)
             sizes = [Database(each.name, each.max_size) for each in known]
-            yield from databases.examine_limits(Situation(site.groups, sizes, limits, self._hosts))
+            yield from databases.examine_limits(Situation(file.server.groups, sizes, limits, self._hosts))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The settings as the processes of a site read them."""
+
+    settings: Settings | None = None
+    findings: Sequence[Finding] = ()
+    """What one of the users who read them cannot."""
+    file: SettingsFile | None = None
+    """Where all of them can, so that the databases may be asked."""
+
+
+def _loaded(file: SettingsFile) -> _Loaded:
+    settings: Settings | None = None
+    findings: list[Finding] = []
+    for reader in file.readers:
+        if account(reader) is None:
+            continue  # said of the host
+        answer = file.ask(reader, partial(_settings_or_finding, file.server))
+        if "finding" in answer:
+            findings.append(restored(Finding, answer["finding"]))
+        else:
+            settings = restored(Settings, answer.get("settings"))
+    return _Loaded(settings, findings, None if findings else file)
+
+
+def _settings_or_finding(site: Configuration | None, load: Callable[[], Settings]) -> dict[str, Any]:
+    try:
+        return {"settings": plain_settings(load())}
+    except ConfigError as error:
+        return {"finding": records.plain(host.refused(error, site))}
+
+
+def _answers(settings: Settings, file: SettingsFile) -> dict[str, Session | Finding]:
+    """Ask each database as a user whose processes do. It is told nothing that another of those users may not read."""
+    found: dict[str, Session | Finding] = {}
+    for name in settings.databases:
+        for reader in reversed(file.readers):
+            # The first one asks, when all others could.
+            answer = _answer_of(name, file, reader, only_check=reader != file.readers[0])
+            if answer is not None:
+                found[name] = answer
+            if isinstance(answer, Finding):
+                break
+    return found
+
+
+def _answer_of(name: str, file: SettingsFile, reader: str, *, only_check: bool) -> Session | Finding | None:
+    def question(load: Callable[[], Settings]) -> dict[str, Any]:
+        settings = load()
+        answer: Session | Finding | None
+        if only_check:
+            answer = databases.refusal(settings.databases[name], file.server)
+        else:
+            only = replace(settings, databases={name: settings.databases[name]})
+            answer = databases.answers(only, ASK_TIMEOUT, file.server).get(name)
+        return {"finding" if isinstance(answer, Finding) else "session": records.plain(answer)}
+
+    try:
+        answer = file.ask(reader, question, READ_TIMEOUT + 2 * ASK_TIMEOUT)
+    except ConfigError as error:
+        return Finding("database-unreachable", f"{name}: {error}.", "See what the server does. It was not examined.")
+    if "finding" in answer:
+        return restored(Finding, answer["finding"])
+    return None if answer.get("session") is None else restored(Session, answer["session"])
 
 
 def _title(site: Configuration) -> str:
@@ -106,14 +190,15 @@ def _title(site: Configuration) -> str:
 
 def _print(looked_at: Sequence[str], findings: Sequence[Finding]) -> None:
     for line in looked_at:
-        click.echo(line)
+        click.echo(printable(line))
     for finding in findings:
         severity = click.style(finding.severity.name.lower(), fg=_COLOURS[finding.severity], bold=True)
         click.echo(f"\n{severity}: {finding.code}")
-        click.echo(f"    {finding.what}")
-        click.echo(f"    Do: {finding.remedy}")
+        # What httpd says of its configuration has lines of its own.
+        click.echo(f"    {printable(finding.what, keep=chr(10))}")
+        click.echo(f"    Do: {printable(finding.remedy)}")
     counts = Counter(finding.severity for finding in findings)
-    parts = [f"{counts[each]} {each.name.lower()}{'s' if counts[each] != 1 else ''}" for each in Severity]
+    parts = [counted(counts[each], each.name.lower()) for each in Severity]
     click.echo(f"\n{', '.join(parts)}")
 
 

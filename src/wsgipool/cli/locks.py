@@ -11,10 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from wsgipool import config, process
+from wsgipool import process
+from wsgipool.cli.site import plain_settings, restored, settings_file
+from wsgipool.config import Settings
 from wsgipool.host.folder import default_folder
 from wsgipool.locks.book import report_of_host
 from wsgipool.locks.statistics import COLUMNS, Report, as_cells
+from wsgipool.wording import counted, printable
 
 
 @click.command()
@@ -33,8 +36,8 @@ from wsgipool.locks.statistics import COLUMNS, Report, as_cells
 def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
     """Show the locks of all processes of this host: how often they were taken, waited for, held, and what would help.
 
-    It is run as the user that the processes run as. The numbers are at most about a second old, and those of processes
-    that have ended are gone.
+    It is run as the user that the processes run as; exit status 1 means that it cannot look. The numbers are at most
+    about a second old, and those of processes that have ended are gone.
     """
     folder = runtime_dir or _folder(config_path)
     report, processes = report_of_host(folder)
@@ -50,7 +53,7 @@ def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> 
             )
         )
     elif not report.locks:
-        click.echo(f"no process has taken a lock so far, as far as {folder} tells")
+        click.echo(printable(f"no process has taken a lock so far, as far as {folder} tells"))
     else:
         _print(report, processes)
 
@@ -58,7 +61,9 @@ def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> 
 def _folder(config_path: Path | None) -> Path:
     if config_path is None and not process.SYSTEM_CONFIG.exists():
         return default_folder()
-    return config.load(config_path or process.SYSTEM_CONFIG).runtime_dir or default_folder()
+    file = settings_file(config_path or process.SYSTEM_CONFIG, None)
+    settings = restored(Settings, file.ask(file.readers[0], lambda load: plain_settings(load())))
+    return settings.runtime_dir or default_folder()
 
 
 def _print(report: Report, processes: int) -> None:
@@ -71,4 +76,4 @@ def _print(report: Report, processes: int) -> None:
     if not console.is_terminal:
         console.width = 160
     console.print(table, markup=False, highlight=False)
-    console.print(f"{processes} processes", highlight=False)
+    console.print(counted(processes, "process"), highlight=False)

@@ -5,19 +5,31 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from wsgipool import drivers, planning
+from wsgipool import planning, records
 from wsgipool.cli import plan_lines
 from wsgipool.cli.plan_report import Report, Wait, as_json, as_text, title
-from wsgipool.cli.site import ASK_TIMEOUT, limits_of, load_settings, site_options
-from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.cli.running import MAX_PROCESSES, MAX_THREADS
+from wsgipool.cli.site import (
+    ASK_TIMEOUT,
+    MOST,
+    READ_TIMEOUT,
+    SettingsFile,
+    limits_of,
+    restored,
+    settings_file,
+    site_options,
+)
+from wsgipool.config import DatabaseSettings, DatabaseURL, Settings
+from wsgipool.doctor.advice import advice
 from wsgipool.drivers import limits
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
@@ -26,6 +38,7 @@ from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.httpd.dump import ConfigurationError
 from wsgipool.httpd.express import DROP_IN, MODES
 from wsgipool.planning import Database, Fit, Situation
+from wsgipool.privileged import read_text
 from wsgipool.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 
 _WIDTH = 200
@@ -38,6 +51,8 @@ class _Known:
     answers: Mapping[str, Sequence[ServerLimit]]
     unlimited: frozenset[str]
     unknown: Sequence[str]
+    silent: Sequence[str] = ()
+    """Those that were asked and did not answer."""
 
 
 class _Positive(click.FloatRange):
@@ -56,16 +71,16 @@ class _Positive(click.FloatRange):
 @click.command()
 @site_options
 @click.option("--mpm", "mode", type=click.Choice(MODES), help="By hand, without asking httpd: the mode.")
-@click.option("--processes", type=click.IntRange(min=1), help="With --mpm: processes at work.")
-@click.option("--threads", type=click.IntRange(min=1), help="With --mpm: threads in each.")
+@click.option("--processes", type=click.IntRange(1, MAX_PROCESSES), help="With --mpm: processes at work.")
+@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="With --mpm: threads in each.")
 @click.option(
     "--max-connections",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     help="What the database allows, without asking it.",
 )
 @click.option(
     "--graceful-restarts",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1000),
     default=GRACEFUL_RESTARTS,
     show_default=True,
     help="Under worker: restarts whose last requests may still run when the next comes.",
@@ -96,8 +111,9 @@ def plan(
     """Compare the connections that a site can ask for with those that its databases allow.
 
     Reads httpd's configuration as httpd resolves it, asks each database for its limits, and prints sizes that fit.
-    Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME. Exit status 1: the worst case is over a
-    limit.
+    Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME. As root it reads the settings, and asks the
+    databases, as the user of httpd's processes, and writes as the owner of the files. Exit status: 0 it fits; 1 the
+    worst case is over a limit, a database could not be asked, or there is an error; 2 the command line is wrong.
     """
     if (rate is None) != (hold is None):
         raise ConfigError("--rate and --hold belong together: requests a second, and seconds that each keeps one")
@@ -117,13 +133,10 @@ def plan(
             )
         groups = [_by_hand(mode, processes, threads, graceful_restarts)]
     # By hand, without --config, it is about a site that is not here yet.
-    settings = load_settings(config_path, server) if server or config_path else None
-    if settings is not None:
-        # What no process can use needs no connections.
-        for database in settings.databases.values():
-            drivers.for_database(database)
+    file = settings_file(config_path, server) if server or config_path else None
+    settings = file.load() if file else None
     databases = list(settings.databases.values()) if settings else [_imagined()]
-    known = _ask(databases, max_connections, ask=settings is not None)
+    known = _ask(databases, max_connections, file)
     allowed = limits_of(databases, known.answers, reserve, settings)
     situation = Situation(
         groups, [Database(each.name, each.max_size) for each in databases], allowed, hosts, graceful_restarts
@@ -136,6 +149,7 @@ def plan(
         fit=fit,
         unlimited=known.unlimited,
         unknown=known.unknown,
+        silent=known.silent,
         notes=[*_notes(server, situation), *_note_of_users(situation)],
         waits=_waits(situation, fit, rate, hold) if rate is not None and hold is not None else [],
         apache=plan_lines.apache(_changed(situation, fit) if server else fit.groups, server) if fit else [],
@@ -151,9 +165,17 @@ def plan(
         left = _left_to_the_reader(situation, fit, server)
         for line in [*left, *_write(situation, fit, server, Path(settings.origin), program, httpd_options)]:
             click.echo(line, err=machine)
-        if left:
-            context.exit(1)
-    elif not planning.fits(situation):
+        has_failed = bool(left)
+    else:
+        has_failed = not planning.fits(situation)
+    if known.silent:
+        count = len(known.silent)
+        click.echo(
+            f"not all is known: {count} database{'s' if count != 1 else ''} could not be asked "
+            f"({', '.join(known.silent)}), see the notes",
+            err=machine,
+        )
+    if has_failed or known.silent:
         context.exit(1)
 
 
@@ -171,9 +193,10 @@ def _imagined() -> DatabaseSettings:
     return DatabaseSettings("NAME", DatabaseURL("mysql"), "", max_size=THREADS)
 
 
-def _ask(databases: Sequence[DatabaseSettings], given: int | None, *, ask: bool) -> _Known:
+def _ask(databases: Sequence[DatabaseSettings], given: int | None, file: SettingsFile | None) -> _Known:
     """Ask each database, unless the answer is given."""
-    unknown = [] if ask or given else ["no --max-connections, so there is nothing to compare with"]
+    unknown = [] if file or given else ["no --max-connections, so there is nothing to compare with"]
+    silent: list[str] = []
     unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.url))
     answers: dict[str, Sequence[ServerLimit]] = {}
     for database in databases:
@@ -181,14 +204,26 @@ def _ask(databases: Sequence[DatabaseSettings], given: int | None, *, ask: bool)
             continue
         if given:
             answers[database.name] = [ServerLimit("server", "max_connections", given)]
-        elif ask:
+        elif file is not None:
             try:
-                answers[database.name] = limits.ask(database, ASK_TIMEOUT)
-            except ConfigError:
-                raise
-            except Exception as error:  # whatever the driver raises says what is wrong
-                unknown.append(f"the limit of {database.name} is not known: {database.url} does not answer: {error}")
-    return _Known(answers, unlimited, unknown)
+                question = partial(_limits_or_why, database.name)
+                answer = file.ask(file.readers[0], question, READ_TIMEOUT + 2 * ASK_TIMEOUT)
+            except ConfigError as error:
+                answer = {"why": f"{database.name} cannot be asked: {error}"}
+            if "why" in answer:
+                silent.append(database.name)
+                unknown.append(f"the limit of {database.name} is not known: {answer['why']}")
+            else:
+                answers[database.name] = [restored(ServerLimit, each) for each in answer["limits"]]
+    return _Known(answers, unlimited, unknown, silent)
+
+
+def _limits_or_why(name: str, load: Callable[[], Settings]) -> dict[str, Any]:
+    database = load().databases[name]
+    try:
+        return {"limits": records.plain(limits.ask(database, ASK_TIMEOUT))}
+    except Exception as error:  # whatever the driver raises says what is wrong
+        return {"why": f"{database.url} does not answer: {error}. {advice(error, database.url)}"}
 
 
 def _notes(server: Configuration | None, situation: Situation) -> list[str]:
@@ -255,11 +290,11 @@ def _write(
         if is_writable(group, server):
             wanted |= plan_lines.defines(group)
     if wanted and server is not None and server.drop_in is not None:
-        contents[server.drop_in] = plan_lines.with_defines(server.drop_in.read_text(encoding="utf-8"), wanted)
+        contents[server.drop_in] = plan_lines.with_defines(read_text(server.drop_in), wanted)
         lines[server.drop_in] = [f"    Define {name} {value}".rstrip() for name, value in wanted.items()]
     changed = {each.name: size for each in situation.databases if (size := fit.max_sizes[each.name]) != each.max_size}
     if changed:
-        contents[settings] = plan_lines.with_max_sizes(settings.read_text(encoding="utf-8"), changed)
+        contents[settings] = plan_lines.with_max_sizes(read_text(settings), changed)
         lines[settings] = [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
     if not contents:
         return ["nothing to write: it fits as it is"] if planning.fits(situation) else []

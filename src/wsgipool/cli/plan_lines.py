@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from wsgipool import privileged
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.sizing import ProcessGroup
@@ -95,12 +94,13 @@ def with_max_sizes(settings: str, wanted: Mapping[str, int | str]) -> str:
     """Return the text of a wsgipool.toml with these sizes, its comments and order as they were."""
     try:
         document = tomlkit.parse(settings)
-    except TOMLKitError as error:
-        raise ConfigError(f"wsgipool.toml is not valid TOML: {error}") from None
-    databases: dict[str, dict[str, object]] = document["databases"]
-    for name, max_size in wanted.items():
-        databases[name]["max_size"] = max_size
-    return tomlkit.dumps(document)
+        databases: dict[str, dict[str, object]] = document["databases"]
+        for name, max_size in wanted.items():
+            databases[name]["max_size"] = max_size
+        return tomlkit.dumps(document)
+    except (TOMLKitError, KeyError, TypeError, RecursionError) as error:
+        # It was valid when it was loaded, by another parser.
+        raise ConfigError(f"the lines of wsgipool.toml cannot be changed: {type(error).__name__}: {error}") from None
 
 
 def replace_files(contents: Mapping[Path, str], check: Callable[[], object]) -> dict[Path, Path]:
@@ -108,9 +108,9 @@ def replace_files(contents: Mapping[Path, str], check: Callable[[], object]) -> 
 
     All are written and `check` lets them be, or all are as they were. Raises ConfigError, or what `check` does.
     """
-    before = {path: path.read_bytes() for path in contents}
+    before = {path: privileged.read_text(path) for path in contents}
     try:
-        backups = {path: _replace(path, content) for path, content in contents.items()}
+        backups = {path: privileged.replace_text(path, content) for path, content in contents.items()}
         check()
     except BaseException:
         _put_back(before)
@@ -118,35 +118,13 @@ def replace_files(contents: Mapping[Path, str], check: Callable[[], object]) -> 
     return backups
 
 
-def _replace(path: Path, content: str) -> Path:
-    target, backup = path.resolve(), _backup(path)
-    try:
-        status = target.stat()
-        # Closed to others from the first moment: it may have a password in it.
-        backup.unlink(missing_ok=True)
-        backup.touch(mode=0o600)
-        shutil.copyfile(target, backup)
-        if os.geteuid() == 0:
-            os.chown(backup, status.st_uid, status.st_gid)
-        backup.chmod(status.st_mode & 0o7777)
-        target.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror}; nothing was changed") from None
-    return backup
-
-
-def _put_back(before: Mapping[Path, bytes]) -> None:
+def _put_back(before: Mapping[Path, str]) -> None:
     lost = []
     for path, content in before.items():
         try:
-            if path.read_bytes() != content:
-                path.write_bytes(content)
-        except OSError as error:
-            lost.append(f"{path} cannot be put back: {error.strerror}; its former self is {_backup(path)}")
+            if privileged.read_text(path) != content:
+                privileged.replace_text(path, content, backup=False)
+        except ConfigError as error:
+            lost.append(f"{path} cannot be put back: {error}; its former self is {path.resolve()}.bak")
     if lost:
         raise ConfigError("; ".join(lost))
-
-
-def _backup(path: Path) -> Path:
-    target = path.resolve()
-    return target.with_name(f"{target.name}.bak")

@@ -16,6 +16,7 @@ from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
 from wsgipool.process import CONFIG_NAME
 from wsgipool.sizing import ProcessGroup, Waiting
+from wsgipool.wording import counted, printable, rounded
 
 _ELSEWHERE = "Apache's configuration"
 
@@ -43,6 +44,8 @@ class Report:
     """Databases without a limit: files."""
     unknown: Sequence[str]
     """Why the limits of some are not known."""
+    silent: Sequence[str]
+    """Databases that were asked and did not answer."""
     notes: Sequence[str]
     waits: Sequence[Wait]
     apache: Sequence[str]
@@ -104,6 +107,7 @@ def as_json(report: Report) -> dict[str, Any]:
             for total in sums(situation)
         ],
         "unlimited": sorted(report.unlimited),
+        "not_asked": sorted(report.silent),
         "waiting": [
             {
                 "group": wait.row.group.name,
@@ -181,20 +185,20 @@ def _headroom(total: Sum) -> Text:
 
 def _lifetime(group: ProcessGroup, situation: Situation) -> str:
     if group.alive == group.processes:
-        return f"{title(group)}: never more than {group.alive} processes, graceful restarts included."
+        return f"{title(group)}: never more than {counted(group.alive, 'process')}, graceful restarts included."
     reason = (
         f"ServerLimit is {group.alive}, and processes that end after a graceful restart take slots of their own"
         if group.mode == "event"
         else "each graceful restart leaves its processes behind until their last request is done "
         f"(--graceful-restarts {situation.graceful_restarts})"
     )
-    return f"{title(group)}: {group.processes} processes at work, {group.alive} at once: {reason}."
+    return f"{title(group)}: {counted(group.processes, 'process')} at work, {group.alive} at once: {reason}."
 
 
 def _verdict(total: Sum, situation: Situation) -> str:
     limit = total.limit
     kept = f", {limit.reserve} of them kept for others" if limit.reserve else ""
-    worst = f"{total.worst_case} connections"
+    worst = counted(total.worst_case, "connection")
     if limit.budget is not None:
         several = budgets(limit, situation)
         each = f" for each of {several} users" if several > 1 else ""
@@ -211,11 +215,12 @@ def _wait(wait: Wait) -> str:
     pool = f"A pool of {wait.size} in each process ({title(wait.row.group)}, {wait.row.database})"
     if math.isinf(wait.waiting.seconds):
         return (
-            f"{pool} is too small: {wait.waiting.busy:.3g} connections would be busy on average, and requests pile up."
+            f"{pool} is too small: {rounded(wait.waiting.busy, 3)} connections would be busy on average, and requests "
+            "pile up."
         )
     return (
-        f"{pool} has {wait.waiting.busy:.3g} busy on average; {wait.waiting.probability * 100:.2g} % of the requests "
-        f"wait for one, which makes {wait.waiting.seconds * 1000:.2g} ms a request."
+        f"{pool} has {rounded(wait.waiting.busy, 3)} busy on average; {rounded(wait.waiting.probability * 100)} % of "
+        f"the requests wait for one, which makes {rounded(wait.waiting.seconds * 1000)} ms a request."
     )
 
 
@@ -259,4 +264,4 @@ def _paste(console: Console, lines: Sequence[str]) -> None:
 
 def _say(console: Console, line: str) -> None:
     # Neither markup nor line breaks of the terminal's: [databases.orders] is no style, and lines are to be pasted.
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -14,9 +14,15 @@ from typing import Any
 import click
 
 from wsgipool.httpd.express import MODES, Httpd, ServerError, Site
+from wsgipool.privileged import refuse_shared
+from wsgipool.wording import counted
 
 DEFAULT_PROCESSES = {"prefork": 8, "worker": 2, "event": 2, "daemon": 2}
 DEFAULT_THREADS = 8
+
+MAX_PROCESSES = 20_000
+MAX_THREADS = 20_000
+"""What httpd is compiled with at most: MAX_SERVER_LIMIT and MAX_THREAD_LIMIT of its threaded MPMs."""
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,13 +39,13 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--processes",
-                type=click.IntRange(min=1),
+                type=click.IntRange(1, MAX_PROCESSES),
                 help=f"Processes that run Python. Default: {DEFAULT_PROCESSES['prefork']} for prefork, "
                 f"{DEFAULT_PROCESSES['worker']} for the others.",
             ),
             click.option(
                 "--threads",
-                type=click.IntRange(min=1),
+                type=click.IntRange(1, MAX_THREADS),
                 help=f"Threads in each process. Default: {DEFAULT_THREADS}; prefork has one.",
             ),
             click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
@@ -61,9 +67,11 @@ class Shape:
     threads: int
 
     def __str__(self) -> str:
-        if self.mode == "prefork":
-            return f"prefork, {self.processes} processes"
-        return f"{self.mode}, {self.processes} processes of {self.threads} threads"
+        processes = counted(self.processes, "process")
+        return f"prefork, {processes}" if self.mode == "prefork" else f"{self.mode}, {processes} of {self._threads()}"
+
+    def _threads(self) -> str:
+        return counted(self.threads, "thread")
 
 
 def shape(mode: str, processes: int | None, threads: int | None) -> Shape:
@@ -102,17 +110,26 @@ class Stop:
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A new folder that the Apache user can enter but not list, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="wsgipool-") as name:
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="wsgipool-")
+    except OSError as error:
+        raise ServerError(
+            f"no temporary folder can be made: {error.strerror}; name a place for it by the variable TMPDIR"
+        ) from None
+    with directory as name:
         folder = Path(name)
         folder.chmod(0o711)
+        refuse_shared(folder)
         yield folder
 
 
-def run_until_stopped(site: Site, stop: Stop, announcement: str) -> None:
+def run_until_stopped(site: Site, stop: Stop, announcement: str, warning: str = "") -> None:
     """Start httpd, print the announcement, wait for the signal, stop httpd. Raises ServerError if httpd ends before."""
     with Httpd(site) as httpd:
         httpd.start(stopped=stop)
         if not stop():
+            if warning:
+                click.echo(f"wsgipool: warning: {warning}", err=True)
             click.echo(announcement)
         while not stop.wait(0.2):
             status = httpd.ended()

@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 import tomli_w
+from click.core import ParameterSource
 
 from wsgipool import config, drivers, process
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
-from wsgipool.doctor.accounts import as_user
+from wsgipool.cli.site import plain_settings, preload_drivers, restored
+from wsgipool.config import Settings
 from wsgipool.errors import ConfigError
-from wsgipool.httpd.express import Site, apache_user, refuse_taken_port
+from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unreadable
+from wsgipool.impersonation import as_user
 from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+
+DATABASE_VARIABLE = "WSGIPOOL_DATABASE"
+
+_PASSWORD_IS_SHOWN = (
+    "everyone on this host can see the password in --database while this runs (ps); give the URL by the variable "
+    f"{DATABASE_VARIABLE}, or name a password_file in a {CONFIG_NAME} (--config)"
+)
 
 
 @click.command()
@@ -27,8 +40,10 @@ from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
     "databases",
     metavar="[NAME=]URL",
     multiple=True,
+    envvar=DATABASE_VARIABLE,
     help="A database, such as mysql://user:password@host/shop or sqlite:////path/shop.db; NAME is what the program "
-    "asks for, by default the database's own. May be given several times.",
+    "asks for, by default the database's own. May be given several times. Everyone on this host can see a command "
+    f"line: a URL with a password is better given by the variable {DATABASE_VARIABLE} (several between blanks).",
 )
 @click.option(
     "--config",
@@ -38,7 +53,9 @@ from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
     "/etc/wsgipool.toml.",
 )
 @click.argument("express_options", nargs=-1, metavar="[-- OPTION...]")
+@click.pass_context
 def serve(
+    context: click.Context,
     script: Path,
     mode: str,
     processes: int | None,
@@ -51,23 +68,28 @@ def serve(
 ) -> None:
     """Serve the WSGI application in SCRIPT by a real httpd, until Ctrl-C.
 
-    Options after `--` are passed on to `mod_wsgi-express start-server`.
+    Options after `--` are passed on to `mod_wsgi-express start-server`. Exit status: 0 it was stopped by Ctrl-C or
+    another signal; 1 httpd did not start or ended, or a setting is wrong; 2 the command line is wrong.
     """
+    _refuse_odd_script(script)
     chosen: Shape = shape(mode, processes, threads)
     refuse_taken_port(host, port)
+    origin = "--database"
+    if context.get_parameter_source("databases") is ParameterSource.ENVIRONMENT:
+        origin = DATABASE_VARIABLE
+        databases = () if config_path else databases
     if databases and config_path:
         raise ConfigError("--database and --config are two ways to say the same; give one")
+    settings_file = None if databases else config_path or _config_beside(script)
+    refuse_unreadable(script)
     with Stop().on_signals() as stop, temporary_folder() as folder:
-        settings_file = (
-            write_config(folder / CONFIG_NAME, database_urls(databases))
-            if databases
-            else config_path or _config_beside(script)
-        )
-        settings = config.load(settings_file)
-        for database in settings.databases.values():
-            drivers.for_database(database)
-        if settings.budget is not None:
-            refuse_unusable_budget(settings_file)
+        passwords: dict[str, str] = {}
+        if settings_file is None:
+            urls = database_urls(databases, origin)
+            _as_httpd(partial(_check_urls, urls, origin), passwords)
+            settings_file = folder / CONFIG_NAME
+            passwords = write_config(settings_file, urls)
+        settings = restored(Settings, _as_httpd(partial(_used_settings, settings_file), passwords))
         site = Site(
             script=script,
             config=settings_file,
@@ -79,51 +101,109 @@ def serve(
             port=port,
             secrets=[d.password_file for d in settings.databases.values() if d.password_file is not None],
             express_options=express_options,
+            environment=passwords,
         )
-        run_until_stopped(site, stop, f"{script.name} on http://{host}:{port} ({chosen}); Ctrl-C stops it")
+        is_shown = bool(passwords) and origin == "--database"
+        announcement = f"{script.name} on http://{host}:{port} ({chosen}); Ctrl-C stops it"
+        run_until_stopped(site, stop, announcement, _PASSWORD_IS_SHOWN if is_shown else "")
 
 
-def database_urls(arguments: tuple[str, ...]) -> dict[str, str]:
+def _refuse_odd_script(script: Path) -> None:
+    if not script.is_file():
+        raise ConfigError(f"{script} is not a regular file; name the WSGI script")
+    if not str(script).isprintable():
+        raise ConfigError(f"{script} has characters that httpd's configuration cannot have; rename it, or its folder")
+
+
+def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str]) -> Any:
+    """Return the answer to a question, asked as the user that the processes will run as. Raises ConfigError."""
+    user = apache_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    preload_drivers()
+
+    def ask() -> Any:
+        os.environ.update(passwords)
+        return question()
+
+    return as_user(user.pw_name, ask, environment=os.environ)
+
+
+def _check_urls(urls: Mapping[str, str], origin: str) -> None:
+    """Raise ConfigError where a URL cannot be used, with the place where it was given."""
+    known = config.load({"databases": {"database": {"url": "sqlite:////database"}}}).databases["database"].origin
+    for name, url in urls.items():
+        try:
+            settings = config.load({"databases": {"database": {"url": url}}})
+            drivers.for_database(settings.databases["database"])
+        except ConfigError as error:
+            # The settings have another origin, which nobody has written.
+            place = origin if len(urls) == 1 else f"{origin} {name}"
+            raise ConfigError(str(error).replace(f"{known}.url", place).replace(known, place)) from None
+
+
+def _used_settings(settings_file: Path) -> Any:
+    """Return the settings, and open what the processes will share. Raises ConfigError where that cannot be."""
+    settings = config.load(settings_file)
+    for database in settings.databases.values():
+        drivers.for_database(database)
+    if settings.budget is not None:
+        process.configure(settings_file)
+    return plain_settings(settings)
+
+
+def database_urls(arguments: tuple[str, ...], origin: str = "--database") -> dict[str, str]:
     """Return the URL of each name from arguments of the form `URL` or `NAME=URL`. Raises ConfigError."""
     urls: dict[str, str] = {}
     for argument in arguments:
         name, separator, url = argument.partition("=")
         if not separator or ":" in name:
             url = argument
-            name = Path(config.parse_url(url, "--database").database).stem
+            name = Path(config.parse_url(url, origin).database).stem
         if not name:
-            raise ConfigError("--database: the URL names no database; add it, or write NAME=URL")
+            raise ConfigError(f"{origin}: the URL names no database; add it, or write NAME=URL")
         if name in urls:
-            raise ConfigError(f"--database: two databases have the name {name}; write NAME=URL")
+            raise ConfigError(f"{origin}: two databases have the name {name}; write NAME=URL")
         urls[name] = url
     return urls
 
 
-def write_config(path: Path, urls: dict[str, str], **settings: object) -> Path:
-    """Write a wsgipool.toml that the Apache user can read, and others can not."""
+def write_config(path: Path, urls: Mapping[str, str], **settings: object) -> dict[str, str]:
+    """Write a wsgipool.toml that the Apache user can read, and return the variables that have its passwords.
+
+    So no password is in a file that a killed process would leave behind.
+    """
+    passwords: dict[str, str] = {}
+    databases = {}
+    for number, (name, url) in enumerate(urls.items(), 1):
+        password = config.parse_url(url, "--database").password
+        databases[name] = {"url": url}
+        if password:
+            variable = f"WSGIPOOL_PASSWORD_{number}"
+            passwords[variable] = _for_environment(password)
+            databases[name] = {"url": _without_password(url), "password_env": variable}
     path.touch(mode=0o600)
-    settings |= {"databases": {name: {"url": url} for name, url in urls.items()}}
-    path.write_text(tomli_w.dumps(settings), encoding="utf-8")
+    path.write_text(tomli_w.dumps({**settings, "databases": databases}), encoding="utf-8")
     if os.geteuid() == 0:
         shutil.chown(path, group=apache_user().pw_gid)
         path.chmod(0o640)
-    return path
+    return passwords
 
 
-def refuse_unusable_budget(settings_file: Path) -> None:
-    """Open what the processes will share, as the user that they run as. Raises ConfigError where that cannot be."""
-    user = apache_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-    complaint = as_user(user.pw_name, partial(_complaint, settings_file))
-    if complaint:
-        raise ConfigError(complaint)
-
-
-def _complaint(settings_file: Path) -> str:
+def _for_environment(password: str) -> str:
     try:
-        process.configure(settings_file)
-    except ConfigError as error:
-        return str(error)
-    return ""
+        if b"\0" not in os.fsencode(password):
+            return password
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(
+        "--database: the password has a character that no environment variable can have; name a password_file in a "
+        f"{CONFIG_NAME} (--config)"
+    )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{host}"))
 
 
 def _config_beside(script: Path) -> Path:

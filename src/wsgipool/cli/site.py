@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from wsgipool import config, drivers
+from wsgipool import config, drivers, records
 from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
 from wsgipool.drivers import limits
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.host import budget as host_budget
 from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.users import is_root
+from wsgipool.impersonation import NoAnswer, as_user
 from wsgipool.planning import Limit
+from wsgipool.privileged import owner_of
 from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
 from wsgipool.sizing import DEFAULT_RESERVE
 
 ASK_TIMEOUT = 5.0
 """Seconds that a database has to answer."""
+READ_TIMEOUT = 10.0
+"""Seconds to read settings and what they name; a FIFO, say, would take for ever."""
+
+MOST = 100_000
+"""Hosts, or connections: more than any site has."""
+
+HIDDEN = "hidden"
+"""In place of a password, which stays with the process that may read it."""
+
+T = TypeVar("T")
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,14 +56,14 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--httpd", "program", help="httpd or its apachectl. Default: Debian's apache2ctl, or httpd."),
             click.option(
                 "--hosts",
-                type=click.IntRange(min=1),
+                type=click.IntRange(1, MOST),
                 default=1,
                 show_default=True,
                 help="Hosts that run the same site.",
             ),
             click.option(
                 "--reserve",
-                type=click.IntRange(min=0),
+                type=click.IntRange(0, MOST),
                 default=DEFAULT_RESERVE,
                 show_default=True,
                 help="Connections left to others: a backup, a monitor, a cron job, a migration, a person.",
@@ -56,11 +74,99 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+@dataclass(frozen=True)
+class SettingsFile:
+    """A wsgipool.toml, and the users whose processes read it.
+
+    Where this process is root, what the file says may be another user's: it is read, and its databases are asked, by a
+    process of the user whose processes do so, with their environment. So root's doctor sends no file to a server that
+    the site could not have sent itself.
+    """
+
+    path: Path
+    server: Configuration | None
+    readers: Sequence[str]
+
+    def ask(self, reader: str, question: Callable[[Callable[[], Settings]], T], timeout: float = READ_TIMEOUT) -> T:
+        """Return the answer to a question, in plain values, by a process of a reader: it is called with what loads the
+        settings.
+        """
+        live = self.server.live.environment if self.server and self.server.live else {}
+
+        def load() -> Settings:
+            # A password may stand in the environment of the running httpd alone.
+            return config.load(self.path, {**live, **os.environ})
+
+        preload_drivers()
+        group = self.server.unix_groups.get(reader) if self.server else None
+        try:
+            return as_user(reader, partial(question, load), group=group, environment=live, timeout=timeout)
+        except NoAnswer as error:
+            raise ConfigError(
+                f"{self.path}: {error}; see whether it, or a file that it names, is a pipe or on a share that hangs"
+            ) from None
+
+    def load(self) -> Settings:
+        """Return the settings without their passwords. Raises ConfigError where one of the readers cannot use them."""
+        answers = [self.ask(reader, _usable) for reader in self.readers]
+        return restored(Settings, answers[0])
+
+
 def load_settings(given: Path | None, server: Configuration | None) -> Settings:
-    """Return the settings that the processes of a site read. Raises ConfigError."""
-    # A file's name or a password may stand in the environment of the running httpd alone.
-    environment = {**(server.live.environment if server and server.live else {}), **os.environ}
-    return config.load(_settings_file(given, server, environment), environment)
+    """Return the settings that the processes of a site read, without their passwords. Raises ConfigError."""
+    return settings_file(given, server).load()
+
+
+def _usable(load: Callable[[], Settings]) -> Any:
+    settings = load()
+    # What no process can use needs no connections.
+    for database in settings.databases.values():
+        drivers.for_database(database)
+    return plain_settings(settings)
+
+
+def plain_settings(settings: Settings) -> Any:
+    """Return settings as plain values, without their passwords."""
+    without = {
+        name: replace(database, url=replace(database.url, password=database.url.password and HIDDEN))
+        for name, database in settings.databases.items()
+    }
+    return records.plain(replace(settings, databases=without))
+
+
+def restored(kind: type[T], answer: Any) -> T:
+    """Return a record that another user's process has sent. Raises ConfigError."""
+    try:
+        record: T = records.restored(kind, answer)
+    except TypeError as error:
+        raise ConfigError(f"the process that reads the settings answered with {error}") from None
+    return record
+
+
+def settings_file(given: Path | None, server: Configuration | None) -> SettingsFile:
+    """Return the settings that the processes of a site read, and as whom. Raises ConfigError."""
+    live = server.live.environment if server and server.live else {}
+    path = _settings_path(given, server, {**live, **os.environ})
+    return SettingsFile(path, server, _readers(path, server))
+
+
+def preload_drivers() -> None:
+    """Import what the drivers need, as long as this process may read it: another user may not, below /root, say."""
+    importlib.import_module("encodings.idna")
+    for module in pkgutil.iter_modules(drivers.__path__, f"{drivers.__name__}."):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module.name)
+
+
+def _readers(path: Path, server: Configuration | None) -> list[str]:
+    if os.geteuid() != 0:
+        return [f"#{os.geteuid()}"]
+    if server is None:
+        return [owner_of(path)]
+    # Those beside a script are its processes', others may be anybody's.
+    found = server.readers.get(path.parent) or {group.user for group in server.groups}
+    readers = {owner_of(path) if is_root(user) else user for user in found}
+    return sorted(readers)
 
 
 def limits_of(
@@ -111,7 +217,7 @@ def _share(budget: BudgetSettings | None, allowed: Sequence[ServerLimit]) -> int
     return share.share(min(limit.connections for limit in allowed))
 
 
-def _settings_file(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path:
+def _settings_path(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path:
     named = given or environment.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
     if named:
         return Path(named).absolute()

@@ -9,6 +9,7 @@ from wsgipool.doctor.findings import Finding
 from wsgipool.httpd import dump
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.httpd.dump import Directive, Dump
+from wsgipool.wording import counted, rounded
 
 _OPEN_GROUPS = ("%{RESOURCE}", "%{SERVER}", "%{HOST}", "%{ENV:")
 """Application groups whose names are made of the visitor's Host header, or of anything else that a request brings."""
@@ -66,7 +67,8 @@ def _prefork(configuration: Dump, site: Configuration) -> Iterator[Finding]:
     if children and not _EMBEDDED_LANGUAGES & configuration.modules.keys():
         yield Finding(
             "prefork-without-need",
-            f"prefork needs a process, and so a connection, for each of {children[0].processes} requests at once, and "
+            f"prefork needs a process, and so a connection, for each of {counted(children[0].processes, 'request')} at "
+            "once, and "
             "nothing here seems to need it: the database drivers are thread-safe.",
             "If the site's own code is thread-safe as well, let it run under worker or event or in daemon mode "
             "(`Define WSGIPOOL_DAEMON`), where requests share a few processes and their pools.",
@@ -93,8 +95,8 @@ def _sizes(site: Configuration, settings: Settings) -> Iterator[Finding]:
         if isinstance(database.max_size, int) and database.max_size > most:
             yield Finding(
                 "max-size-above-threads",
-                f"{database.origin}.max_size = {database.max_size} is more than the {most} threads of a process can "
-                "use.",
+                f"{database.origin}.max_size = {database.max_size} is more than the {counted(most, 'thread')} of "
+                "a process can use.",
                 'max_size = "threads", the default, follows the server.',
             )
 
@@ -103,23 +105,24 @@ def _request_timeouts(configuration: Dump, site: Configuration, settings: Settin
     used = {group.name for group in site.groups}
     for daemon in configuration.named("WSGIDaemonProcess"):
         seconds = _request_timeout(daemon)
+        given = f"request-timeout={rounded(seconds, 6)}"
         if daemon.arguments[0] not in used or not seconds:
             continue
         for database in settings.databases.values():
+            timeout = rounded(database.timeout, 6)
             if seconds <= database.timeout:
                 yield Finding(
                     "request-timeout-below-timeout",
-                    f"{daemon.origin}: request-timeout={seconds:g} is not above {database.origin}.timeout = "
-                    f"{database.timeout:g}: mod_wsgi ends the process while a request still waits for its connection, "
-                    "and the others in it with it.",
-                    f"timeout = {seconds / 2:g} for {database.name}, or a request-timeout above {database.timeout:g}.",
+                    f"{daemon.origin}: {given} is not above {database.origin}.timeout = {timeout}: mod_wsgi ends the "
+                    "process while a request still waits for its connection, and the others in it with it.",
+                    f"timeout = {rounded(seconds / 2, 6)} for {database.name}, or a request-timeout above {timeout}.",
                 )
             elif 0 < _MUCH * database.timeout < seconds:
                 yield Finding(
                     "request-timeout-above-timeout",
-                    f"{daemon.origin}: with request-timeout={seconds:g} a request that hangs may keep its connection "
-                    f"for longer than others wait for one: {database.origin}.timeout = {database.timeout:g}.",
-                    f"A request-timeout a little above {database.timeout:g}, and a read_timeout in the database's URL.",
+                    f"{daemon.origin}: with {given} a request that hangs may keep its connection for longer than "
+                    f"others wait for one: {database.origin}.timeout = {timeout}.",
+                    f"A request-timeout a little above {timeout}, and a read_timeout in the database's URL.",
                 )
 
 

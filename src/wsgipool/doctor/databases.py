@@ -12,6 +12,7 @@ from typing import Any
 
 from wsgipool import drivers
 from wsgipool.config import DatabaseSettings, Settings
+from wsgipool.doctor.advice import advice
 from wsgipool.doctor.findings import Finding
 from wsgipool.doctor.host import refused
 from wsgipool.drivers import Driver, limits, mysql_rsa
@@ -19,6 +20,7 @@ from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.planning import Situation, budgets, sums
+from wsgipool.wording import counted, rounded
 
 _UNUSUAL_ISOLATION = {
     "READ UNCOMMITTED": "a transaction sees what others have not committed, and may never commit",
@@ -59,6 +61,15 @@ def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Sess
             return _postgresql(cursor, allowed, bool(connection.autocommit))
     finally:
         driver.close(connection)
+
+
+def refusal(database: DatabaseSettings, site: Configuration | None) -> Finding | None:
+    """Return what it means where this user cannot use a database's URL or what that names."""
+    try:
+        drivers.for_database(database)
+    except ConfigError as error:
+        return refused(error, site)
+    return None
 
 
 def answers(settings: Settings, timeout: float, site: Configuration | None = None) -> dict[str, Session | Finding]:
@@ -110,7 +121,8 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
         if limit.budget is None:
             yield Finding(
                 "connections-over-limit",
-                f"At worst the processes ask for {total.worst_case} connections ({', '.join(limit.databases)}), and "
+                f"At worst the processes ask for {counted(total.worst_case, 'connection')} "
+                f"({', '.join(limit.databases)}), and "
                 f"{limit.name} is {limit.connections}{kept}: {total.refused} would be refused ({limit.refusal}).",
                 "`wsgipool plan` prints sizes that fit, `wsgipool plan --write` puts them in place; or a [budget].",
             )
@@ -121,8 +133,8 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
             auto = '"auto"' if share == 1 else f'"auto" with hosts = {share}'
             yield Finding(
                 "budget-over-limit",
-                f"The budget of {limit.budget} a host{each} allows {total.worst_case} connections, and {limit.name} is "
-                f"{limit.connections}{kept}.",
+                f"The budget of {limit.budget} a host{each} allows {counted(total.worst_case, 'connection')}, and "
+                f"{limit.name} is {limit.connections}{kept}.",
                 f"[budget] connections = {max(1, limit.usable // share)}, or {auto}.",
             )
 
@@ -162,7 +174,7 @@ def _answer(database: DatabaseSettings, timeout: float, site: Configuration | No
         return Finding(
             "database-unreachable",
             f"{database.name}: {database.url} does not answer as it should: {error}.",
-            "See that the server runs, and that host, port, user and password are right. Its limits were not compared.",
+            f"{advice(error, database.url)} Its limits were not compared.",
         )
 
 
@@ -237,9 +249,10 @@ def _idle(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
     if session.idle_timeout is not None and session.idle_timeout <= database.max_idle:
         yield Finding(
             "idle-timeout-below-max-idle",
-            f"{database.name}: the server closes a connection that is idle for {session.idle_timeout:g} s "
-            f"({session.idle_setting}), before the pool would: {database.origin}.max_idle = {database.max_idle:g}. It "
-            "is found dead when it is next needed, and counts as aborted on the server.",
+            f"{database.name}: the server closes a connection that is idle for {rounded(session.idle_timeout, 6)} s "
+            f"({session.idle_setting}), before the pool would: {database.origin}.max_idle = "
+            f"{rounded(database.max_idle, 6)}. It is found dead when it is next needed, and counts as aborted on the "
+            "server.",
             f"max_idle = {int(session.idle_timeout * 0.9)}, or a longer {session.idle_setting}.",
         )
 
@@ -274,9 +287,9 @@ def _fullness(database: DatabaseSettings, session: Session) -> Iterator[Finding]
     if session.most_used >= allowed > 0:
         yield Finding(
             "limit-was-reached",
-            f"{drivers.server_of(database.url)} has had {session.most_used} connections at once since it was started "
-            f"(Max_used_connections), and max_connections is {allowed}: some were refused, or nearly so, of this site "
-            "or of others.",
+            f"{drivers.server_of(database.url)} has had {counted(session.most_used, 'connection')} at once since it "
+            f"was started (Max_used_connections), and max_connections is {allowed}: some were refused, or nearly so, "
+            "of this site or of others.",
             "If `wsgipool plan` says that this site fits, look at the others; a [budget] keeps this site's share.",
         )
 

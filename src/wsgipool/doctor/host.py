@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
 
 from wsgipool.config import Settings
-from wsgipool.doctor.accounts import as_user, closed_above, may_become, obstacle
+from wsgipool.doctor.accounts import closed_above, may_become, obstacle
 from wsgipool.doctor.findings import Finding
 from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
@@ -20,9 +20,14 @@ from wsgipool.httpd import dump
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import Dump
 from wsgipool.httpd.users import account, group
+from wsgipool.httpd.users import name as name_of
+from wsgipool.impersonation import as_user
 
 SELINUX = Path("/sys/fs/selinux")
 _SELINUX_BOOLEANS = ("httpd_can_network_connect_db", "httpd_can_network_connect")
+
+_MAX_FILE = 64 * 1024 * 1024
+"""Bytes that are read of a file: far more than mod_wsgi has."""
 
 _FEATURES = {
     "request_data": "what a request has not given back is not taken back at its end",
@@ -49,7 +54,7 @@ def examine(configuration: Dump, site: Configuration, settings: Settings | None)
         if user not in unknown:
             yield from _python_homes(configuration, site, user)
             if settings is not None:
-                yield from _settings(settings, user, users)
+                yield from _settings(settings, user, site)
     yield from _module(configuration, site)
     if settings is not None:
         yield from _budgets(settings, users)
@@ -59,8 +64,10 @@ def examine(configuration: Dump, site: Configuration, settings: Settings | None)
 
 def refused(error: ConfigError, site: Configuration | None) -> Finding:
     """Return what it means that a setting cannot be used here: nobody can, or this user may not look."""
-    accounts = [account(user) for user in _users(site)] if site else []
-    is_one_of_them = any(known.pw_uid == os.geteuid() for known in accounts if known)
+    users = _users(site) if site else []
+    is_one_of_them = any(known.pw_uid == os.geteuid() for known in map(account, users) if known)
+    if site is not None and is_one_of_them and (path := _closed_path(error)):
+        return _unreadable(path, name_of(f"#{os.geteuid()}"), site)
     hidden = "" if is_one_of_them else _hidden(error, site)
     if hidden:
         return Finding(
@@ -69,6 +76,14 @@ def refused(error: ConfigError, site: Configuration | None) -> Finding:
             "Run it as root, or as the user of httpd's processes.",
         )
     return Finding("settings-invalid", f"{error}.", "Mend it first; what depends on it was not looked at.")
+
+
+def _closed_path(error: ConfigError) -> Path | None:
+    """Return the file that this user may not read, if that is behind the error."""
+    cause = error.__context__
+    if isinstance(cause, PermissionError) and isinstance(cause.filename, str | os.PathLike):
+        return Path(cause.filename)
+    return None
 
 
 def _hidden(error: ConfigError, site: Configuration | None) -> str:
@@ -89,12 +104,16 @@ def _users(site: Configuration) -> list[str]:
     return sorted({group.user for group in site.groups})
 
 
+def _ask(user: str, site: Configuration, question: Callable[[], str]) -> str:
+    return as_user(user, question, group=site.unix_groups.get(user))
+
+
 def _python_homes(configuration: Dump, site: Configuration, user: str) -> Iterator[Finding]:
     for home, origin in _homes(configuration, site).items():
-        needed = [home, *_base_of(home)]
-        blocked = [path for path in needed if as_user(user, partial(obstacle, path))]
+        needed = [home, *_base_of(home, user, site)]
+        blocked = [path for path in needed if _ask(user, site, partial(obstacle, path))]
         if blocked:
-            reason = _reason(blocked[0], user)
+            reason = _reason(blocked[0], user, site)
             yield Finding(
                 "python-home-unreadable",
                 f"{origin} {home}: {reason}, so Python does not start in httpd.",
@@ -103,10 +122,12 @@ def _python_homes(configuration: Dump, site: Configuration, user: str) -> Iterat
             )
 
 
-def _reason(path: Path, user: str) -> str:
-    if not os.path.lexists(path):
+def _reason(path: Path, user: str, site: Configuration) -> str:
+    blocking = _ask(user, site, partial(obstacle, path))
+    # What lies in a closed folder may be there, though this process cannot see it either.
+    if blocking == str(path) and not os.path.lexists(path):
         return f"{path} is not there"
-    return f"{path} cannot be read by {user}, whom {as_user(user, partial(obstacle, path))} keeps out"
+    return f"{path} cannot be read by {user}, whom {blocking} keeps out"
 
 
 def _homes(configuration: Dump, site: Configuration) -> dict[Path, str]:
@@ -122,29 +143,35 @@ def _homes(configuration: Dump, site: Configuration) -> dict[Path, str]:
     return homes
 
 
-def _base_of(home: Path) -> list[Path]:
+def _base_of(home: Path, user: str, site: Configuration) -> list[Path]:
     """Return the folder of the Python that a virtual environment was made of; none where it is no such thing."""
-    found = re.search(r"^home\s*=\s*(.+?)\s*$", _content(home / "pyvenv.cfg"), re.M)
-    return [home / "pyvenv.cfg", Path(found[1])] if found else []
+    content = _ask(user, site, partial(_content, home / "pyvenv.cfg"))
+    found = re.search(r"^home\s*=\s*(.+?)\s*$", content, re.M)
+    configuration = [home / "pyvenv.cfg"] if os.path.lexists(home / "pyvenv.cfg") else []
+    return [*configuration, Path(found[1])] if found else configuration
 
 
-def _settings(settings: Settings, user: str, users: Sequence[str]) -> Iterator[Finding]:
+def _settings(settings: Settings, user: str, site: Configuration) -> Iterator[Finding]:
     files = [Path(settings.origin)]
     files += [each.password_file for each in settings.databases.values() if each.password_file is not None]
     for path in files:
-        if as_user(user, partial(obstacle, path)):
-            above = as_user(user, partial(closed_above, path))
-            yield Finding(
-                "settings-unreadable",
-                f"{_reason(path, user)}, so no process has a pool.",
-                _let_in(user, above, f"move {path.name} to where it can") if above else _let_read(path, users),
-            )
-    if settings.budget is not None and (complaint := as_user(user, partial(_folder_complaint, settings))):
+        if _ask(user, site, partial(obstacle, path)):
+            yield _unreadable(path, user, site)
+    if settings.budget is not None and (complaint := _ask(user, site, partial(_folder_complaint, settings))):
         yield Finding(
             "budget-folder-unusable",
             f"The processes of {user} cannot meet: {complaint}.",
-            _make_folder(settings, user, users),
+            _make_folder(settings, user, site),
         )
+
+
+def _unreadable(path: Path, user: str, site: Configuration) -> Finding:
+    above = _ask(user, site, partial(closed_above, path))
+    return Finding(
+        "settings-unreadable",
+        f"{_reason(path, user, site)}, so no process has a pool.",
+        _let_in(user, above, f"move {path.name} to where it can") if above else _let_read(path, _users(site)),
+    )
 
 
 def _let_in(user: str, folder: str, otherwise: str) -> str:
@@ -159,13 +186,13 @@ def _let_read(path: Path, users: Iterable[str]) -> str:
     return f"chmod 640 {file}, and chgrp it to a group of httpd's processes: {', '.join(users)}."
 
 
-def _make_folder(settings: Settings, user: str, users: Sequence[str]) -> str:
+def _make_folder(settings: Settings, user: str, site: Configuration) -> str:
     known = account(user)
     assert known is not None, "who cannot be asked has no complaint"
     folder = settings.runtime_dir or in_run(known.pw_uid)
-    if above := as_user(user, partial(closed_above, folder)):
+    if above := _ask(user, site, partial(closed_above, folder)):
         return _let_in(user, above, "name a folder in runtime_dir that it can enter")
-    if settings.runtime_dir is not None and len(users) > 1:
+    if settings.runtime_dir is not None and len(users := _users(site)) > 1:
         return f"The folder is one user's alone: let {' and '.join(users)} be one (user= of WSGIDaemonProcess)."
     owner = f"{known.pw_name} {group(known)}"
     return (
@@ -283,7 +310,10 @@ def _content(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
+    """Return what a regular file has in it; of anything else, or of what this user may not read, nothing."""
     try:
-        return path.read_bytes()
+        # A FIFO would keep us waiting.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            return file.read(_MAX_FILE) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         return b""

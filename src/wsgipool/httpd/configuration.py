@@ -6,8 +6,8 @@ This is the view from outside, before anything is started; `process` is the one 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsgipool.httpd import dump, live, users
@@ -63,6 +63,10 @@ class Configuration:
     scripts: Sequence[Path]
     notes: Sequence[str]
     """What an administrator should know of it."""
+    readers: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+    """By the folders of scripts: the users whose processes run those, where that can be known."""
+    unix_groups: Mapping[str, str] = field(default_factory=dict)
+    """By users: the group that httpd gives their processes, where that is not the user's own."""
 
 
 def read(
@@ -100,6 +104,8 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
         drop_in=_drop_in(configuration),
         scripts=[Path(directive.arguments[1]) for directive in configuration.named("WSGIScriptAlias")],
         notes=notes,
+        readers=_readers(configuration, daemons, running),
+        unix_groups=_unix_groups(configuration, daemons, running),
     )
 
 
@@ -144,6 +150,31 @@ def _user(configuration: Dump, daemon: Directive | None, running: LiveServer | N
         return users.name(running.user)
     given = dump.options(daemon.text) if daemon else {}
     return users.name(given.get("user", configuration.user))
+
+
+def _readers(
+    configuration: Dump, daemons: dict[str, Directive], running: LiveServer | None
+) -> dict[Path, frozenset[str]]:
+    readers: dict[Path, frozenset[str]] = {}
+    for alias in configuration.named("WSGIScriptAlias"):
+        groups = {place.group for place in _places_of(alias, configuration)}
+        names = [*daemons, EMBEDDED] if any(group.startswith("%{") for group in groups) else groups
+        users_here = {_user(configuration, daemons.get(name), running) for name in names}
+        folder = Path(alias.arguments[1]).parent
+        readers[folder] = readers.get(folder, frozenset()) | users_here
+    return readers
+
+
+def _unix_groups(configuration: Dump, daemons: dict[str, Directive], running: LiveServer | None) -> dict[str, str]:
+    if running is not None and running.user != "#0":
+        return {}
+    found: dict[str, str] = {}
+    for daemon in [None, *daemons.values()]:
+        given = dump.options(daemon.text) if daemon else {}
+        group = given.get("group", configuration.group)
+        if group is not None:
+            found.setdefault(_user(configuration, daemon, running), group)
+    return found
 
 
 def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Place]:

@@ -78,6 +78,8 @@ class Dump:
     pid_file: Path | None
     warnings: Sequence[str]
     """What httpd has to say against a configuration that it accepts."""
+    group: str | None = None
+    """That they have, if root starts it; None is the user's own."""
 
     def named(self, *names: str) -> list[Directive]:
         """Return the directives with one of these names, in the order in which httpd reads them."""
@@ -121,6 +123,7 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
     modules = re.findall(r"^ (\w+)_module \((?:static|shared)\)$", server, re.M)
     files = dict(re.findall(r"AH01575: loaded module (\w+)_module from (.+)$", messages, re.M))
     user = re.search(r'^User: name="(.*)" id=\d+( not_used)?$', server, re.M)
+    group = re.search(r'^Group: name="(.*)" id=\d+( not_used)?$', server, re.M)
     pid_file = re.search(r'^PidFile: "(.+)"$', server, re.M)
     return Dump(
         program=program,
@@ -132,6 +135,7 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
         user=user[1] if user and not (user[2] and user[1] == "#-1") else pwd.getpwuid(os.geteuid()).pw_name,
         pid_file=Path(pid_file[1]) if pid_file else None,
         warnings=re.findall(r"^(AH\d+: WARNING: .+)$", messages, re.M),
+        group=group[1] if group and not group[2] and group[1] != "#-1" else None,
     )
 
 

@@ -7,6 +7,8 @@ here is a handful of Defines and the drop-in, apache/wsgipool.conf.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import grp
 import importlib.util
 import os
@@ -19,8 +21,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -62,6 +65,8 @@ class Site:
     """The password files that the settings name."""
     express_options: Sequence[str] = ()
     """Further options of `mod_wsgi-express start-server`."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Further variables of the processes: the passwords of the settings, say, which so are in no file."""
 
 
 class Httpd:
@@ -85,8 +90,7 @@ class Httpd:
         Raises ServerError within `timeout` seconds where it does not start.
         """
         refuse_taken_port(self.site.host, self.site.port)
-        if os.geteuid() == 0:
-            _refuse_unreadable(self.site.script, self.site.config, *self.site.secrets, PACKAGE / "__init__.py")
+        refuse_unreadable(self.site.script, self.site.config, *self.site.secrets)
         _refuse_library_of_another_python()
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
             express_command(self.site),
@@ -98,6 +102,8 @@ class Httpd:
             # httpd signals its whole process group when it stops, so it gets one of its own. A Ctrl-C in the terminal
             # then reaches only us, and we stop it in order.
             start_new_session=True,
+            env=_environment(self.site),
+            preexec_fn=partial(_end_with_parent, os.getpid()),
         )
         self._relay = threading.Thread(target=_copy, args=(self._process.stderr,), daemon=True)
         self._relay.start()
@@ -147,6 +153,26 @@ class Httpd:
         return str(self.site.log_folder / "error_log") if self.site.log_folder else "its messages above"
 
 
+def _environment(site: Site) -> dict[str, str]:
+    """Return what the processes inherit. The settings are those of the site, whatever this process was to use."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("WSGIPOOL_CONFIG", "WSGIPOOL_DATABASE")}
+    return {**kept, **site.environment}
+
+
+_set_process_option: Callable[..., int] = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let this process be stopped when its parent ends, however that ends.
+
+    exec() keeps this, so it holds for httpd, which takes the place of mod_wsgi-express; httpd then stops its children.
+    """
+    _set_process_option(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _copy(stderr: IO[bytes]) -> None:
     with stderr:
         for line in stderr:
@@ -179,6 +205,8 @@ def express_command(site: Site) -> list[str]:
         "--server-root": str(server_root),
         "--working-directory": str(site.script.parent),
         "--locale": "C.UTF-8",
+        # So that what each pool was made of is seen: it is no warning.
+        "--log-level": "warn wsgi:info",
     }
     switches = []
     if site.mode == "daemon":
@@ -221,10 +249,16 @@ def refuse_taken_port(host: str, port: int) -> None:
             listener.bind((host, port))
         except PermissionError:
             raise ServerError(f"port {port} needs root; choose one from 1024 on, with --port") from None
-        except OSError as error:
-            raise ServerError(
-                f"cannot listen on {host}:{port}: {error.strerror}; take another --port (make: PORT=)"
-            ) from None
+        except (OSError, ValueError) as error:
+            # UnicodeError is a ValueError: a name that no host can have.
+            is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            remedy = (
+                "take another --port (make: PORT=)"
+                if is_taken
+                else "--host is an address or a name of this host, such as 127.0.0.1, or 0.0.0.0 for all of them"
+            )
+            reason = error.strerror if isinstance(error, OSError) else "no host can have that name"
+            raise ServerError(f"cannot listen on {host}:{port}: {reason}; {remedy}") from None
 
 
 def _refuse_library_of_another_python() -> None:
@@ -250,9 +284,12 @@ def _refuse_library_of_another_python() -> None:
             )
 
 
-def _refuse_unreadable(*files: Path) -> None:
+def refuse_unreadable(*files: Path) -> None:
+    """Raise ServerError where httpd's children, which root's httpd runs as another user, cannot read what they need."""
+    if os.geteuid() != 0:
+        return
     user = apache_user()
-    for file in files:
+    for file in (*files, PACKAGE / "__init__.py"):
         if not _can_read(user, file):
             raise ServerError(
                 f"the Apache user {user.pw_name} cannot read {file}; chgrp {user.pw_name} and chmod 640 it, move "
