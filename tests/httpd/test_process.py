@@ -9,6 +9,7 @@ import pytest
 from httpd.harness import APP, eventually, running_site
 from httpd.loads import CREDENTIALS, Shape
 from httpd.place import ThisMachine
+from wsgipool.wording import counted
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,8 @@ def test_settings_found_beside_the_script_are_in_the_log_once_a_process(mode: st
             site.get("/hold")
         log = site.log()
 
-    assert log.count(f"{threads} threads a process, at most 1 processes; settings from {folder}/wsgipool.toml") == 1
+    size = f"{counted(threads, 'thread')} a process, at most 1 process"
+    assert log.count(f"{size}; settings from {folder}/wsgipool.toml") == 1
     assert log.count(f"pool 'shop': up to {threads} connections a process to mysql://") == 1
 
 
@@ -82,6 +84,6 @@ def test_an_interpreter_that_is_not_preloaded_says_so_too(shape: Shape, shop: st
             assert site.request(path, headers={"Authorization": CREDENTIALS}).status_code == 200
         log = site.log()
 
-    assert log.count("2 threads a process, at most 1 processes; settings from") == len(shape.interpreters)
+    assert log.count("2 threads a process, at most 1 process; settings from") == len(shape.interpreters)
     assert log.count(f"settings from {folder}/wsgipool.toml") == 2
     assert log.count("pool 'shop': within a budget of 9 connections of this host to mysql://") == 2

@@ -257,7 +257,7 @@ def test_the_command_line_sees_what_living_processes_do_and_forgets_the_dead(fol
     eventually(lambda: told() == {"stock": 7, "catalogue": 7})
     text = run_cli("--runtime-dir", str(folder)).stdout
     assert "too early to say" in text
-    assert "1 processes" in text
+    assert "1 process\n" in text
 
     python.communicate()
     assert told() == {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
@@ -14,17 +17,46 @@ from wsgipool.cli.doctor import doctor
 from wsgipool.cli.locks import locks
 from wsgipool.cli.plan import plan
 from wsgipool.cli.serve import serve
+from wsgipool.httpd.dump import ConfigurationError
+from wsgipool.wording import printable, shortened
 
 
 class _Commands(click.Group):
     """Shows the package's own errors in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # What the terminal's character set lacks, or a path has that is no text, is shown as a number.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
-            return super().invoke(ctx)
+            with _files_of_our_own():
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # `| head`: click ends quietly
+        except ConfigurationError as error:
+            # httpd's own words, on lines of their own.
+            _fail(str(error), keep="\n")
         except wsgipool.Error as error:
-            click.echo(f"wsgipool: {error}", err=True)
-            sys.exit(1)
+            _fail(str(error))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename is not None else ""
+            _fail(f"{where}{error.strerror or error}")
+
+
+def _fail(message: str, keep: str = "") -> NoReturn:
+    click.echo(f"wsgipool: {printable(shortened(message), keep)}", err=True)
+    sys.exit(1)
+
+
+@contextmanager
+def _files_of_our_own() -> Iterator[None]:
+    """Let nobody else write the files that are made, whatever the umask of the shell is."""
+    umask = os.umask(0o022)
+    os.umask(umask | 0o022)
+    try:
+        yield
+    finally:
+        os.umask(umask)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

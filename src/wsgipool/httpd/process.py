@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIMIT, THREADS_PER_CHILD
+from wsgipool.wording import counted
 
 # Codes of ap_mpm_query, from httpd's include/ap_mpm.h.
 _AP_MPMQ_MAX_THREADS = 6
@@ -55,7 +56,7 @@ class HttpdProcess:
         place = f"embedded in an Apache child of the {self.mpm} MPM"
         if not self.embedded:
             place = f"daemon process group {self.process_group!r} (Apache's MPM: {self.mpm})"
-        return f"{place}, {self.threads} threads a process, at most {self.max_processes} processes"
+        return f"{place}, {counted(self.threads, 'thread')} a process, at most {counted(self.max_processes, 'process')}"
 
 
 def mod_wsgi() -> ModuleType | None:

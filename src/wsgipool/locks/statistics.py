@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wsgipool.locks.plan import BUCKETS, SCOPES, Plan, Resource
+from wsgipool.wording import rounded
 
 COLUMNS = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
 
@@ -182,7 +183,7 @@ def seconds(number: float) -> str:
     """Return a time in the unit that suits it."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if number * factor >= 1:
-            return f"{number * factor:.2g} {unit}"
+            return f"{rounded(number * factor)} {unit}"
     return f"{number * 1e9:.0f} ns" if number else "0"
 
 
