@@ -16,7 +16,7 @@ logger = logging.getLogger("wsgipool")
 
 def test_they_are_shown_once_however_often_that_is_wanted() -> None:
     assert run_python(f"{SHOW}errorlog.show_lines(); errorlog.show_lines(); logger.info('settings')") == (
-        "wsgipool: settings\n"
+        "wsgipool INFO: settings\n"
     )
 
 
