@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import resource
 import stat
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import wsgipool
-from wsgipool import ConfigError, config
+from wsgipool import ConfigError, config, drivers
 from wsgipool.cli import main, plan_lines
 from wsgipool.cli.plan import is_writable
-from wsgipool.cli.site import load_settings
+from wsgipool.cli.site import load_settings, preload_drivers
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.impersonation import as_user
 from wsgipool.sizing import ProcessGroup
@@ -285,6 +287,27 @@ def test_settings_where_this_user_may_not_look_are_not_looked_for_elsewhere(tmp_
 
     with pytest.raises(ConfigError, match=f"{tmp_path}/closed/wsgipool.toml cannot be read by user id"):
         as_user("nobody", load)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient", "postgresql"])
+def test_a_driver_is_loaded_while_it_can_be_read(scheme: str) -> None:
+    """The package may lie where only root can read it, below /root, say."""
+
+    def connect() -> str:
+        sys.meta_path.clear()
+        url = f"{scheme}://shop@127.0.0.1:1/shop"
+        driver = drivers.for_database(config.load({"databases": {"shop": {"url": url}}}).databases["shop"])
+        try:
+            driver.connect(1)
+        except ImportError:
+            raise
+        except Exception as error:
+            return str(error)
+        return "connected"
+
+    preload_drivers()
+
+    assert "connect" in as_user(pwd.getpwuid(os.geteuid()).pw_name, connect)
 
 
 # --- the lines -------------------------------------------------------------------------------------------------------

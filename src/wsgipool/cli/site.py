@@ -153,9 +153,16 @@ def settings_file(given: Path | None, server: Configuration | None) -> SettingsF
 def preload_drivers() -> None:
     """Import what the drivers need, as long as this process may read it: another user may not, below /root, say."""
     importlib.import_module("encodings.idna")
-    for module in pkgutil.iter_modules(drivers.__path__, f"{drivers.__name__}."):
+    # mysqlclient imports a part of itself when it connects first, psycopg when it fails.
+    for package in (drivers.__name__, "MySQLdb", "psycopg"):
         with contextlib.suppress(ImportError):
-            importlib.import_module(module.name)
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+                _import_if_there(module.name)
+
+
+def _import_if_there(module: str) -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(module)
 
 
 def _readers(path: Path, server: Configuration | None) -> list[str]:

@@ -53,6 +53,7 @@ _BY_TEXT = (
     (r"Permission denied", "closed socket"),
     (r"[Uu]nreachable|No route to host", "unreachable"),
     (r"Lost connection|gone away|closed the connection|Connection reset", "cut"),
+    (r"Can't connect", "no connection"),
 )
 
 _BY_ERRNO = {
@@ -73,6 +74,8 @@ def advice(error: BaseException, url: DatabaseURL) -> str:
         if code in _BY_CODE:
             return _BY_CODE[code]
     kind = next((kind for each in _chain(error) if (kind := _kind(each))), "")
+    if not kind and (number := re.search(r"Can't connect .*\((\d+)\)", text)):
+        kind = _BY_ERRNO.get(int(number[1]), "")
     if not kind:
         kind = next((found for pattern, found in _BY_TEXT if re.search(pattern, text)), "")
     return _by_kind(url).get(kind, kind) or (
@@ -108,6 +111,8 @@ def _by_kind(url: DatabaseURL) -> dict[str, str]:
     return {
         "refused": f"Nothing listens at {place}: start the server, let it listen there (bind-address, "
         "listen_addresses), or mend host and port.",
+        "no connection": f"There is no way to {place}: start the server, let it listen there, see firewalls between, "
+        "or mend host and port.",
         "unknown host": f"This host knows no host {url.host}: mend its name in the URL, or the resolver.",
         "unreachable": f"There is no way from this host to {place}: see routes and firewalls, or mend the host.",
         "timeout": f"{place} did not answer in time: see whether a firewall swallows what is sent there, and whether "
