@@ -12,7 +12,7 @@ from httpd.test_debian import DebianApache
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.httpd.dump import ConfigurationError
-from wsgipool.httpd.express import MODES, apache_user
+from wsgipool.httpd.express import DROP_IN, MODES, apache_user
 from wsgipool.sizing import ProcessGroup
 
 MODULES = "/usr/lib/apache2/modules"
@@ -255,3 +255,44 @@ def test_debians_apache2ctl_knows_the_environment_of_its_apache(folder: Path, mo
 def test_a_program_that_is_no_httpd_says_so() -> None:
     with pytest.raises(ConfigurationError, match="no-such-httpd is not here; name it by --httpd"):
         configuration.read("no-such-httpd")
+
+
+# --- places with a blank ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "defines",
+    [
+        [],
+        ["WSGIPOOL_SIZING"],
+        ["WSGIPOOL_STATUS"],
+        ["WSGIPOOL_DAEMON"],
+        ["WSGIPOOL_DAEMON", 'WSGIPOOL_PROCESS_GROUP "my shop"', "WSGIPOOL_STATUS"],
+    ],
+)
+def test_the_drop_in_may_lie_where_a_path_has_a_blank(defines: list[str], folder: Path) -> None:
+    place = folder / "my site"
+    place.mkdir()
+    (place / "wsgipool").symlink_to(DROP_IN.parents[1])
+    modules = "/usr/lib/apache2/modules"
+    lines = [
+        f'ServerRoot "{place}"',
+        f'ErrorLog "{place}/error_log"',
+        "ServerName localhost",
+        *(f"LoadModule {name}_module {modules}/mod_{name}.so" for name in ("mpm_event", "authz_core", "authz_host")),
+        *(f"LoadModule {name}_module {modules}/mod_{name}.so" for name in ("alias", "wsgi")),
+        *(f"Define {define}" for define in defines),
+        f'Define WSGIPOOL_HOME "{place}/wsgipool"',
+        f'Define WSGIPOOL_PYTHON_HOME "{place}"',
+        f'Define WSGIPOOL_CONFIG "{place}/wsgipool.toml"',
+        f'Include "{place}/wsgipool/apache/wsgipool.conf"',
+        f'WSGIScriptAlias / "{place}/app.wsgi"',
+    ]
+    (place / "httpd.conf").write_text("\n".join(lines) + "\n")
+
+    found = configuration.read("apache2", ["-f", str(place / "httpd.conf")])
+
+    assert found.drop_in == place / "wsgipool" / "apache" / "wsgipool.conf"
+    assert found.scripts == [place / "app.wsgi"]
+    (group,) = found.groups
+    assert group.name == ("my shop" if len(defines) > 1 else "wsgipool" if "WSGIPOOL_DAEMON" in defines else "")

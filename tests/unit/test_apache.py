@@ -201,6 +201,20 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert f"'{tmp_path}/nowhere' does not exist" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["a\nb", 'a"b', "a\\b", "${HOME}", "\udcff", "\x1b[31m"])
+def test_a_path_that_httpd_cannot_have_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    error = one_line_error(run("install", "--directory", tmp_path, "--config", tmp_path / f"{name}.toml"))
+
+    assert "has characters that httpd's configuration cannot have" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_may_have_a_blank(tmp_path: Path) -> None:
+    run("install", "--directory", tmp_path, "--config", tmp_path / "my shop.toml")
+
+    assert f'Define WSGIPOOL_CONFIG "{tmp_path}/my shop.toml"\n' in (tmp_path / "wsgipool.conf").read_text()
+
+
 def test_settings_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "wsgipool.toml"
 

@@ -99,7 +99,8 @@ def test_the_apache_files_are_installed(name: str) -> None:
 
 def test_the_files_that_the_drop_in_includes_are_installed() -> None:
     lines = (PACKAGE / "apache" / "wsgipool.conf").read_text().splitlines()
-    named = [line.split()[1] for line in lines if line.lstrip().startswith(("Include ", "WSGIImportScript "))]
+    naming = [line for line in lines if line.lstrip().startswith(("Include ", "WSGIImportScript "))]
+    named = [line.split()[1].strip('"') for line in naming]
 
     assert len(named) == 6
     assert all(Path(path.replace("${WSGIPOOL_HOME}", str(PACKAGE))).is_file() for path in named)

@@ -86,18 +86,26 @@ def _drop_in(config_path: Path) -> str:
     lines = []
     for line in DROP_IN.read_text(encoding="utf-8").splitlines():
         if line.lstrip().startswith("Define WSGIPOOL_HOME "):
-            lines.append(f'    Define WSGIPOOL_HOME "{PACKAGE}"')
+            lines.append(f"    Define WSGIPOOL_HOME {_quoted(PACKAGE)}")
         elif line.startswith("#Define WSGIPOOL_PYTHON_HOME ") and sys.prefix != sys.base_prefix:
-            lines.append(f'Define WSGIPOOL_PYTHON_HOME "{sys.prefix}"')
+            lines.append(f"Define WSGIPOOL_PYTHON_HOME {_quoted(Path(sys.prefix))}")
         elif line.startswith("#Define WSGIPOOL_CONFIG "):
             lines += [
                 "<IfDefine !WSGIPOOL_CONFIG>",
-                f'    Define WSGIPOOL_CONFIG "{config_path.absolute()}"',
+                f"    Define WSGIPOOL_CONFIG {_quoted(config_path.absolute())}",
                 "</IfDefine>",
             ]
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as httpd's configuration has it. Raises ConfigError for one that it cannot have."""
+    # httpd takes neither the end of a line nor what looks like a variable, whatever is around it.
+    if not str(path).isprintable() or any(each in str(path) for each in ('"', "\\", "${")):
+        raise ConfigError(f"{path} has characters that httpd's configuration cannot have; choose another place")
+    return f'"{path}"'
 
 
 def _write_sample(path: Path) -> None:
