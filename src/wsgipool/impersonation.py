@@ -47,6 +47,9 @@ def as_user(
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        # It ends in time, too, where this process was killed meanwhile.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, timeout + 1)
         _answer(known, group, environment, question, writer)
     try:
         os.close(writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
 import signal
 import stat
 import time
@@ -57,6 +58,26 @@ def test_a_question_that_never_ends_is_ended_and_leaves_no_process() -> None:
     assert time.monotonic() - began < 10
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_question_ends_in_time_though_the_process_that_asked_was_killed() -> None:
+    reader, writer = os.pipe()
+    asking = os.fork()
+    if asking == 0:
+        try:
+            os.close(reader)
+            as_user(pwd.getpwuid(os.geteuid()).pw_name, lambda: time.sleep(60), timeout=0.5)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    time.sleep(0.1)
+    os.kill(asking, signal.SIGKILL)
+    os.waitpid(asking, 0)
+
+    with os.fdopen(reader, "rb") as end:
+        ready, _, _ = select.select([end], [], [], 30)
+        assert ready, "the process that asks lives on"
+        assert end.read() == b""
 
 
 @pytest.mark.parametrize("how", ["killed", "nonsense", "endless"])

@@ -17,11 +17,11 @@ from click.core import ParameterSource
 
 from wsgipool import config, drivers, process
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
-from wsgipool.cli.site import plain_settings, preload_drivers, restored
+from wsgipool.cli.site import HANGING, READ_TIMEOUT, plain_settings, preload_drivers, restored
 from wsgipool.config import Settings
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unreadable
-from wsgipool.impersonation import as_user
+from wsgipool.impersonation import NoAnswer, as_user
 from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
 
 DATABASE_VARIABLE = "WSGIPOOL_DATABASE"
@@ -86,10 +86,10 @@ def serve(
         passwords: dict[str, str] = {}
         if settings_file is None:
             urls = database_urls(databases, origin)
-            _as_httpd(partial(_check_urls, urls, origin), passwords)
+            _as_httpd(partial(_check_urls, urls, origin), passwords, origin)
             settings_file = folder / CONFIG_NAME
             passwords = write_config(settings_file, urls)
-        settings = restored(Settings, _as_httpd(partial(_used_settings, settings_file), passwords))
+        settings = restored(Settings, _as_httpd(partial(_used_settings, settings_file), passwords, settings_file))
         site = Site(
             script=script,
             config=settings_file,
@@ -115,7 +115,7 @@ def _refuse_odd_script(script: Path) -> None:
         raise ConfigError(f"{script} has characters that httpd's configuration cannot have; rename it, or its folder")
 
 
-def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str]) -> Any:
+def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str], origin: object) -> Any:
     """Return the answer to a question, asked as the user that the processes will run as. Raises ConfigError."""
     user = apache_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     preload_drivers()
@@ -124,7 +124,10 @@ def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str]) -> Any:
         os.environ.update(passwords)
         return question()
 
-    return as_user(user.pw_name, ask, environment=os.environ)
+    try:
+        return as_user(user.pw_name, ask, environment=os.environ, timeout=READ_TIMEOUT)
+    except NoAnswer as error:
+        raise ConfigError(f"{origin}: {error}; {HANGING}") from None
 
 
 def _check_urls(urls: Mapping[str, str], origin: str) -> None:

@@ -33,6 +33,8 @@ ASK_TIMEOUT = 5.0
 READ_TIMEOUT = 10.0
 """Seconds to read settings and what they name; a FIFO, say, would take for ever."""
 
+HANGING = "see whether it, or a file that it names, is a pipe or on a share that hangs"
+
 MOST = 100_000
 """Hosts, or connections: more than any site has."""
 
@@ -102,9 +104,7 @@ class SettingsFile:
         try:
             return as_user(reader, partial(question, load), group=group, environment=live, timeout=timeout)
         except NoAnswer as error:
-            raise ConfigError(
-                f"{self.path}: {error}; see whether it, or a file that it names, is a pipe or on a share that hangs"
-            ) from None
+            raise ConfigError(f"{self.path}: {error}; {HANGING}") from None
 
     def load(self) -> Settings:
         """Return the settings without their passwords. Raises ConfigError where one of the readers cannot use them."""
