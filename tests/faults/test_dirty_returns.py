@@ -377,7 +377,9 @@ def test_a_session_reset_puts_settings_and_variables_back_as_they_were(make_pool
 def test_a_session_reset_puts_the_settings_of_the_url_in_force_again(
     make_pool: MakePool, shop: str, autocommit: str, pipeline: bool
 ) -> None:
-    options = f"autocommit={autocommit}&sql_mode=PIPES_AS_CONCAT&init_command=SET%20@greeting='hello',time_zone='-03:00'"
+    options = (
+        f"autocommit={autocommit}&sql_mode=PIPES_AS_CONCAT&init_command=SET%20@greeting='hello',time_zone='-03:00'"
+    )
     pool = make_pool(f"{shop}?{options}&charset=latin1", pipeline=pipeline, **SESSION)
     look = "SELECT CONCAT_WS(' ', @@autocommit + 0, @@sql_mode, @greeting, @@time_zone, @@character_set_client)"
     with pool.connection() as connection:

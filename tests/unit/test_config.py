@@ -10,7 +10,7 @@ import pytest
 
 from wsgipool import ConfigError
 from wsgipool.config import DEFAULT_TIMEOUT, BudgetSettings, Settings, load, parse_url
-from wsgipool.doctor.accounts import as_user
+from wsgipool.impersonation import as_user
 
 URL = "mysql://shop@db.example.com/orders"
 

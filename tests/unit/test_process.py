@@ -16,9 +16,9 @@ import pytest
 import wsgipool
 from unit.fakes import FakeDatabase, Gate, Task, eventually, in_turn, run_python
 from wsgipool import ConfigError, PoolClosed, PoolTimeout, process
-from wsgipool.doctor.accounts import as_user
 from wsgipool.drivers import limits
 from wsgipool.httpd import process as httpd
+from wsgipool.impersonation import as_user
 
 pytestmark = pytest.mark.usefixtures("_no_settings")
 
@@ -245,7 +245,8 @@ def test_settings_where_this_user_may_not_look_are_not_passed_over(system_config
         return ""
 
     user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    assert f"{system_config} cannot be read by user id" in as_user(user, read)
+    with pytest.raises(ConfigError, match=f"{system_config} cannot be read by user id"):
+        as_user(user, read)
 
 
 def test_without_any_settings_the_error_names_the_places(script: Path, system_config: Path) -> None:
