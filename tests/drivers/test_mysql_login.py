@@ -82,17 +82,13 @@ def test_a_first_login_by_mysqlclient_needs_no_cryptography(mysql_server: Server
     assert login_without_cryptography(url) == "logged in"
 
 
-REQUIRED = pytest.mark.xfail(
-    strict=True, reason="MariaDB's client library takes REQUIRED for a promise, and sends the password as if it had TLS"
-)
-
-
 @pytest.mark.parametrize(
     ("driver", "options"),
     [
-        *itertools.product(["mysql", "mysql+mysqlclient"], ["", "?ssl_mode=DISABLED", "?ssl_mode=PREFERRED"]),
-        ("mysql", "?ssl_mode=REQUIRED"),
-        pytest.param("mysql+mysqlclient", "?ssl_mode=REQUIRED", marks=REQUIRED),
+        *itertools.product(
+            ["mysql", "mysql+mysqlclient"],
+            ["", "?ssl_mode=DISABLED", "?ssl_mode=PREFERRED", "?ssl_mode=REQUIRED", "?ssl_mode=VERIFY_IDENTITY"],
+        )
     ],
 )
 def test_no_password_is_sent_in_clear_text_where_the_server_has_no_tls(

@@ -50,27 +50,28 @@ def test_a_fraction_of_a_second_counts_as_a_whole_one(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("of_mariadb", [True, False])
 @pytest.mark.parametrize(
-    ("options", "mode", "of_mariadbs"),
+    ("options", "mode", "restricted"),
     [
-        ("", "PREFERRED", "REQUIRED"),  # which MariaDB's takes for PREFERRED, and PREFERRED for DISABLED
-        ("ssl_mode=REQUIRED", "REQUIRED", "REQUIRED"),
-        ("ssl_disabled=true", "DISABLED", "DISABLED"),
-        ("ssl_verify_identity=true", "VERIFY_IDENTITY", "VERIFY_IDENTITY"),
+        ("", "PREFERRED", "wsgipool"),
+        ("ssl_mode=REQUIRED", "REQUIRED", "wsgipool-tls-required"),
+        ("ssl_disabled=true", "DISABLED", "wsgipool"),
+        ("ssl_verify_identity=true", "VERIFY_IDENTITY", None),
         ("ssl_mode=VERIFY_CA", "VERIFY_CA", None),
     ],
 )
-def test_each_client_library_is_told_what_it_takes_for_the_mode(
-    options: str, mode: str, of_mariadbs: str | None, of_mariadb: bool, monkeypatch: pytest.MonkeyPatch
+def test_each_client_library_is_told_the_mode_and_mariadbs_what_it_may_send(
+    options: str, mode: str, restricted: str | None, of_mariadb: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mysqlclient, "_is_of_mariadb", lambda: of_mariadb)
-    if of_mariadb and of_mariadbs is None:
+    monkeypatch.setattr(mysqlclient, "IS_MARIADBS", of_mariadb)
+    if of_mariadb and mode == "VERIFY_CA":
         with pytest.raises(ConfigError, match=r"ssl_mode=VERIFY_CA: MariaDB's client library"):
             connect_arguments(options, 1, monkeypatch)
         return
 
     arguments = connect_arguments(options, 1, monkeypatch)
 
-    assert arguments["ssl_mode"] == (of_mariadbs if of_mariadb else mode)
+    assert arguments["ssl_mode"] == mode
+    assert arguments.get("read_default_group") == (restricted if of_mariadb else None)
     # Where the URL names no authority, the system's, which the libraries would not all take.
     assert bool(arguments.get("ssl")) is mode.startswith("VERIFY")
 

@@ -91,7 +91,6 @@ def refusal_of(url: str) -> str:
 @pytest.mark.parametrize(
     "options",
     [
-        "",
         "ssl_mode=REQUIRED",
         "ssl_ca={}/own.pem",
         "ssl_ca={}/own.pem&ssl_verify_identity=true",
@@ -196,6 +195,10 @@ def test_tls_that_is_required_cannot_be_taken_away(options: str, scheme: str, st
     message = refusal_of(f"{scheme}://{stripped}?{options.replace('{}', str(folder))}")
 
     assert any(word in message.lower() for word in ("ssl is required", "tls is required"))
+
+
+def test_tls_is_used_where_the_server_has_it(shop: str) -> None:
+    assert cipher_of(f"mysql://{shop}")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

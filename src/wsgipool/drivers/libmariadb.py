@@ -29,7 +29,7 @@ class _ReadAhead(ctypes.Structure):
     )
 
 
-_IS_MARIADBS = get_client_info().startswith("3.")
+IS_MARIADBS = get_client_info().startswith("3.")
 """MySQL's own library has the server's version, from 5 up."""
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
@@ -39,7 +39,7 @@ _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 def read_ahead(connection: Connection) -> Question:
     """Return a function that returns how many bytes the library of an open connection has read ahead."""
-    if not _IS_MARIADBS:
+    if not IS_MARIADBS:
         return bool
     address = _pointer_of(connection._get_native_connection(), b"_mysql.connection.native_connection")
     # `MYSQL` begins with a `NET`, and that with the pointer, which is null once the socket is closed.

@@ -8,7 +8,8 @@ The options of the URL are those of `mysql://`, with these differences, which ar
 
 - Timeouts are whole seconds; a fraction counts as a whole one, and none is shorter than 1 s, that of a connect neither.
 - `ssl_mode=VERIFY_CA` is refused with MariaDB's library, which is Debian's: it verifies the server's name in any case.
-  Where TLS is required and the server has none, that library notices it when it has logged in.
+  It takes PREFERRED for DISABLED. REQUIRED it takes for "if the server has it", and would send the password of MySQL's
+  caching_sha2_password in clear text where the server has not: there such accounts need ssl_ca.
 - There are no `program_name`, by which the server's list of sessions could show the pool, `bind_address` and
   `ssl_key_password`.
 - A server that asks for the password itself (mysql_clear_password, dialog) gets it over verified TLS or a Unix socket
@@ -26,7 +27,6 @@ The options of the URL are those of `mysql://`, with these differences, which ar
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import ssl
 from collections.abc import Mapping
@@ -48,6 +48,7 @@ from wsgipool.drivers import (
     mysql_options,
 )
 from wsgipool.drivers.deadline import ended_after
+from wsgipool.drivers.libmariadb import IS_MARIADBS
 from wsgipool.drivers.mysql_options import MySQLOptions
 from wsgipool.drivers.mysqlclient_connection import PooledConnection
 from wsgipool.drivers.tls import TLS, Mode
@@ -104,14 +105,11 @@ def _host(name: str | None) -> str | None:
 def _tls(tls: TLS, where: str) -> dict[str, Any]:
     """Return MySQLdb's arguments for TLS: MySQL's library does what the modes say, MariaDB's something else."""
     mode = tls.mode
-    if _is_of_mariadb():
-        if mode is Mode.VERIFY_CA:
-            raise ConfigError(
-                f"{where}: ssl_mode=VERIFY_CA: MariaDB's client library, which mysqlclient uses here, verifies the "
-                "name of the server in any case; write ssl_mode=VERIFY_IDENTITY, or use mysql://"
-            )
-        if mode is Mode.PREFERRED:
-            mode = Mode.REQUIRED  # which it takes for PREFERRED; and PREFERRED for DISABLED
+    if mode is Mode.VERIFY_CA and IS_MARIADBS:
+        raise ConfigError(
+            f"{where}: ssl_mode=VERIFY_CA: MariaDB's client library, which mysqlclient uses here, verifies the name of "
+            "the server in any case; write ssl_mode=VERIFY_IDENTITY, or use mysql://"
+        )
     files = {"ca": tls.ca, "capath": tls.capath, "cert": tls.cert, "key": tls.key}
     if mode in (Mode.VERIFY_CA, Mode.VERIFY_IDENTITY) and not tls.ca and not tls.capath:
         system = ssl.get_default_verify_paths()
@@ -120,10 +118,6 @@ def _tls(tls: TLS, where: str) -> dict[str, Any]:
         files |= {"ca": system.cafile, "capath": system.capath}
     named = {name: path for name, path in files.items() if path}
     return {"ssl_mode": mode.value, **({"ssl": named} if named else {})}
-
-
-def _is_of_mariadb() -> bool:
-    return hasattr(ctypes.CDLL(MySQLdb._mysql.__file__), "mariadb_connection")
 
 
 class MySQLClientDriver(PlainDriver[PooledConnection]):
@@ -139,9 +133,9 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
         arguments["connect_timeout"] = max(1, int(min(timeout, arguments["connect_timeout"])))
         for name in ("read_timeout", "write_timeout"):
             arguments[name] = math.ceil(arguments[name])
-        is_private = "unix_socket" in arguments or arguments["ssl_mode"] in ("VERIFY_CA", "VERIFY_IDENTITY")
-        if _is_of_mariadb() and not is_private:
-            arguments.update(read_default_file=str(_RESTRICTED), read_default_group="wsgipool")
+        if IS_MARIADBS and "unix_socket" not in arguments and arguments["ssl_mode"] not in _VERIFIED:
+            group = "wsgipool-tls-required" if self._requires_tls else "wsgipool"
+            arguments.update(read_default_file=str(_RESTRICTED), read_default_group=group)
         try:
             connection = PooledConnection(is_out_of_service=self.is_out_of_service, **arguments)
         except MySQLdb.OperationalError as error:
@@ -234,9 +228,11 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
 _RESTRICTED = Path(__file__).with_name("mysqlclient.cnf")
 """An option file for MariaDB's library, the only way to tell it that a server may not ask for the password itself.
 MySQL's library does not send it unless it is told to."""
+_VERIFIED = ("VERIFY_CA", "VERIFY_IDENTITY")
 _PLUGIN_NOT_ALLOWED = 5010
 """MariaDB's CR_PLUGIN_NOT_ALLOWED. Its text is not to be looked at: it may not be there at all."""
 _REFUSAL = (
-    "the server asks for the password in clear text (by mysql_clear_password, dialog or the like), which is sent over "
-    "verified TLS or a Unix socket only: give ssl_ca, or let the account use another plugin"
+    "the server asks for the password in clear text (by mysql_clear_password, dialog or the like; where TLS is "
+    "required, also by caching_sha2_password, since MariaDB's client library does not see that TLS is missing), which "
+    "is sent over verified TLS or a Unix socket only: give ssl_ca, use mysql://, or let the account use another plugin"
 )

@@ -193,6 +193,9 @@ class PooledConnection(psycopg.Connection[Any]):
     def _refuse_failed(self) -> None:
         if self._is_out_of_step:
             self.fail("an exception came between the commands of a pipeline and their answers")
+        self._refuse_failure()
+
+    def _refuse_failure(self) -> None:
         if self._failure:
             raise psycopg.OperationalError(self._failure)
 
@@ -221,7 +224,7 @@ class PooledConnection(psycopg.Connection[Any]):
         return self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
 
     def _check_connection_ok(self) -> None:
-        self._refuse_failed()
+        self._refuse_failure()  # within a wait, too, whose end says whether it is in step
         super()._check_connection_ok()
 
     # Before each command. An answer that nobody has asked for would be taken for that to the command.
