@@ -119,8 +119,6 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
             raise out_of_step()  # the next holder would get the answer
         if connection.unusable is not None:
             raise connection.unusable
-        if connection.has_asked and connection.has_buffered():
-            raise unasked_answer()
         result = connection._result
         if result is not None and result.unbuffered_active:
             # PyMySQL would read the rest first, which may be gigabytes; a new connection is cheaper.
@@ -132,6 +130,8 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
                 "a statement had more results than were read; after CALL, whose last result is its status, call "
                 "nextset() until it returns None, or close the cursor"
             )
+        if connection.has_asked and connection.has_buffered():
+            raise unasked_answer()
         connection.pipeline = pipeline
         if pipeline:
             connection.reset(how)
