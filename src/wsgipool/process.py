@@ -27,6 +27,7 @@ from wsgipool.httpd import errorlog
 from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
 from wsgipool.stats import Stats
+from wsgipool.wording import counted
 
 logger = logging.getLogger("wsgipool")
 
@@ -76,7 +77,7 @@ class _Pools:
         logger.info("%s; settings from %s", server or "not in httpd", self.settings.origin)
         for name, database in self.settings.databases.items():
             size = sizing.pool_size(database.max_size, _threads())
-            logger.info("pool %r: up to %d connections a process to %s", name, size, database.url)
+            logger.info("pool %r: up to %s a process to %s", name, counted(size, "connection"), database.url)
             if (budget := self._budget(name)) is not None:
                 logger.info("pool %r: within a budget of %s", name, budget)
 

@@ -17,6 +17,7 @@ from httpd.harness import APP, VisitedSite, Watch, connections_by_process, event
 from httpd.harness import write_config as write_settings
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd.express import MODES, apache_user, free_port
+from wsgipool.wording import counted
 
 PROCESSES, THREADS = 2, 5
 
@@ -132,7 +133,7 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
         status_page = site.get("/wsgipool-status?format=json")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=12)
         # On a busy machine one process may have answered all before the other has started.
-        size = f"up to {threads} connections a process"
+        size = f"up to {counted(threads, 'connection')} a process"
         eventually(lambda: site.log().count(size) >= PROCESSES, "every process to say the size of its pool")
         log = site.log()
 

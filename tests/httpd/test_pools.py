@@ -18,6 +18,7 @@ from httpd.harness import (
 )
 from httpd.place import MODES, THREADED, Place
 from wsgipool.demo.mariadb import Server
+from wsgipool.wording import counted
 
 
 def user_of(url: str) -> str:
@@ -200,7 +201,8 @@ def test_the_pools_are_made_before_the_first_request_and_open_nothing(
     with place.running_site(mode, {"shop": shop}, processes=2, threads=1 if mode == "prefork" else 3) as site:
         size = 1 if mode == "prefork" else 3
         eventually(
-            lambda: site.log().count(f"up to {size} connections a process to mysql://") >= 2, "the preload's line"
+            lambda: site.log().count(f"up to {counted(size, 'connection')} a process to mysql://") >= 2,
+            "the preload's line",
         )
         assert not sessions(mariadb, user_of(shop))
         assert site.get("/counts")["size"] == 0

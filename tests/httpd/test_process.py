@@ -68,7 +68,7 @@ def test_settings_found_beside_the_script_are_in_the_log_once_a_process(mode: st
 
     size = f"{counted(threads, 'thread')} a process, at most 1 process"
     assert log.count(f"{size}; settings from {folder}/wsgipool.toml") == 1
-    assert log.count(f"pool 'shop': up to {threads} connections a process to mysql://") == 1
+    assert log.count(f"pool 'shop': up to {counted(threads, 'connection')} a process to mysql://") == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rich.table import Table
 from wsgipool import process
 from wsgipool.cli.site import plain_settings, restored, settings_file
 from wsgipool.config import Settings
-from wsgipool.host.folder import default_folder
+from wsgipool.host.folder import default_folder, name_origin
 from wsgipool.locks.book import report_of_host
 from wsgipool.locks.statistics import COLUMNS, Report, as_cells
 from wsgipool.wording import counted, printable
@@ -63,7 +63,10 @@ def _folder(config_path: Path | None) -> Path:
         return default_folder()
     file = settings_file(config_path or process.SYSTEM_CONFIG, None)
     settings = restored(Settings, file.ask(file.readers[0], lambda load: plain_settings(load())))
-    return settings.runtime_dir or default_folder()
+    if settings.runtime_dir is None:
+        return default_folder()
+    name_origin(settings.runtime_dir, settings.origin)
+    return settings.runtime_dir
 
 
 def _print(report: Report, processes: int) -> None:

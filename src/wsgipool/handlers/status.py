@@ -24,6 +24,7 @@ import wsgipool
 from wsgipool import process
 from wsgipool.locks.book import report_of_host
 from wsgipool.locks.statistics import COLUMNS, LockReport, as_cells
+from wsgipool.wording import counted, rounded
 
 _METHODS = ("GET", "HEAD")
 _POOL_COLUMNS = (
@@ -125,7 +126,7 @@ def _page(document: dict[str, Any]) -> str:
             for lock in document["locks"]
         ]
         body = (
-            f"<h2>Locks of {document['processes']} processes</h2>"
+            f"<h2>Locks of {counted(document['processes'], 'process')}</h2>"
             f"{_table('locks', COLUMNS, [as_cells(lock) for lock in locks])}"
             f"<h2>Pools of process {document['pid']}</h2>"
             f"{_table('pools', _POOL_COLUMNS, [_pool_cells(pool) for pool in document['pools']])}"
@@ -140,7 +141,7 @@ def _page(document: dict[str, Any]) -> str:
 
 def _pool_cells(pool: dict[str, Any]) -> list[str]:
     return [
-        "" if pool[column] is None else f"{pool[column]:.3g}" if column == "wait_seconds" else str(pool[column])
+        "" if pool[column] is None else rounded(pool[column], 3) if column == "wait_seconds" else str(pool[column])
         for column in _POOL_COLUMNS
     ]
 
