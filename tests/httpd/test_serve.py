@@ -90,7 +90,8 @@ def test_a_budget_that_nothing_would_keep_is_one_clear_line_before_anything_star
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG)
 
     # Looked at as the Apache user: to root it would be another's.
-    assert outcome.stderr == f"wsgipool: {folder}/run is open to others, drwxr-xr-x; chmod go= {folder}/run\n"
+    place = f"{settings}: runtime_dir = {folder}/run"
+    assert outcome.stderr == f"wsgipool: {place} is open to others, drwxr-xr-x; chmod go= {folder}/run\n"
     assert outcome.returncode == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -105,6 +106,17 @@ def test_the_answer_to_a_rollback_may_say_more_than_yes(ends: Ends) -> None:
     server.send(packet(1, AUTOCOMMIT + b"so be it"))
 
     assert check_out(connection)
+
+
+@pytest.mark.parametrize("how", ["rollback", "session"])
+def test_a_server_that_has_closed_since_it_answered_is_seen(ends: Ends, how: str) -> None:
+    connection, server = ends
+    check_in(connection, how)
+    server.send(packet(1, AUTOCOMMIT) * len(sent(server)))
+    server.close()
+
+    with contextlib.suppress(pymysql.OperationalError):
+        assert not check_out(connection)
 
 
 def test_a_refused_rollback_ends_the_connection(ends: Ends) -> None:

@@ -105,10 +105,8 @@ class PyMySQLDriver(PlainDriver[PooledConnection]):
         """Return whether the session is clean and the server has its end of the socket open still."""
         connection.lent_to = thread_id
         connection.has_asked = False
-        if connection.answers_due:
-            if not connection.reads_cleaning_at_once():
-                _read_cleaning(connection)
-            return True  # the server has just answered
+        if connection.answers_due and not connection.reads_cleaning_at_once():
+            _read_cleaning(connection)
         return connection._sock is not None and not connection.has_something_to_read()
 
     def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
