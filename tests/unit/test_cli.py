@@ -64,7 +64,6 @@ PATHS = [
         [*BY_HAND, "--config"],
         [*BY_HAND, "--max-connections", "9", "--write", "--config"],
         ["locks", "--config"],
-        ["locks", "--runtime-dir"],
         ["serve", "app.wsgi", "--port", "PORT", "--config"],
         ["plan", "--httpd"],
         ["apache", "show"],
@@ -73,9 +72,15 @@ PATHS = [
 )
 @pytest.mark.usefixtures("folder")
 def test_a_path_that_cannot_be_is_one_clear_line(command: list[str], path: str) -> None:
-    if command[-1] == "--runtime-dir" and path in ("nowhere", "folder", "\udcff", "\x1b[31m", "-"):
-        pytest.skip("that can be a folder")
     one_line(run(*command, path))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if path not in ("nowhere", "folder", "\udcff", "\x1b[31m", "-")]
+)
+@pytest.mark.usefixtures("folder")
+def test_a_runtime_dir_that_cannot_be_is_one_clear_line(path: str) -> None:
+    one_line(run("locks", "--runtime-dir", path))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1e3", "nan", "9" * 30, "abc", "", "1.5", "\x1b[31m"])
@@ -98,10 +103,16 @@ def test_a_number_that_cannot_be_names_its_option(command: list[str], number: st
     assert command[-1] in one_line(run(*command, number))
 
 
+def test_an_empty_database_names_its_option(folder: Path) -> None:  # noqa: ARG001
+    line = one_line(run("serve", "app.wsgi", "--port", str(free_port()), "--database", ""))
+
+    assert line.startswith("wsgipool: --database")
+    assert "no scheme" in line
+
+
 @pytest.mark.parametrize(
     ("database", "remedy"),
     [
-        ("", "no scheme"),
         ("x", "no scheme"),
         ("mysql://", "names no database"),
         ("mysqll://u:s3cret@h/d", "did you mean mysql?"),
@@ -121,8 +132,6 @@ def test_a_database_that_cannot_be_names_where_it_was_given(
     command = ["serve", "app.wsgi", "--port", str(free_port())]
     if given == "option":
         line = one_line(run(*command, "--database", database))
-    elif not database:
-        pytest.skip("an empty variable is none")
     else:
         monkeypatch.setenv("WSGIPOOL_DATABASE", database)
         line = one_line(run(*command)).replace("WSGIPOOL_DATABASE", "--database")

@@ -340,6 +340,7 @@ def borrowed(connected: tuple[PooledConnection, socket.socket]) -> tuple[PooledC
     assert is_alive(connection)
     connection.has_something_to_read = lambda: False  # tests of packets send an answer before its question
     connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+    connection.remember()
     return connected
 
 
@@ -647,6 +648,7 @@ def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_i
             assert is_alive(connection)
             assert connection._sock is not None
             connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+            connection.remember()
             connection._read_timeout = connection._current_timeout = 0.5
             connection._sock.settimeout(0.5)
             told = expected = "before its answer was read"

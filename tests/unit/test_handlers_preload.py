@@ -25,8 +25,8 @@ def test_the_error_log_says_what_was_found(tmp_path: Path) -> None:
     printed = preload(tmp_path, '[databases.shop]\nurl = "mysql://shop:s3cret@db/orders"\n')
 
     assert printed == (
-        f"wsgipool: not in httpd; settings from {tmp_path / 'wsgipool.toml'}\n"
-        "wsgipool: pool 'shop': up to 10 connections a process to mysql://shop@db/orders\n"
+        f"wsgipool INFO: not in httpd; settings from {tmp_path / 'wsgipool.toml'}\n"
+        "wsgipool INFO: pool 'shop': up to 10 connections a process to mysql://shop@db/orders\n"
     )
 
 
@@ -34,7 +34,7 @@ def test_a_wrong_setting_is_one_line_in_the_error_log_and_the_process_starts(tmp
     printed = preload(tmp_path, "[databases.shop]\n", after="print('started')")
 
     assert printed == (
-        f'wsgipool: {tmp_path / "wsgipool.toml"}: databases.shop: no url; write url = "mysql://user@host/database"\n'
+        f'wsgipool ERROR: {tmp_path / "wsgipool.toml"}: databases.shop: no url; write url = "mysql://user@host/database"\n'
         "started\n"
     )
 

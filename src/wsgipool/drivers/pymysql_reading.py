@@ -88,11 +88,12 @@ class ReadingConnection(Connection):
         """Return whether something was received that nobody has read."""
         reader: Any = self._rfile
         receive = reader.raw.readinto
-        reader.raw.readinto = _receive_nothing
         try:
-            return bool(reader.peek(1))
+            reader.raw.readinto = _receive_nothing
+            ahead = reader.peek(1)
         finally:
             reader.raw.readinto = receive
+        return bool(ahead)
 
     def peek(self) -> bytes:
         """Return what can be read of an answer at once, after waiting for some; nothing if each read has a deadline."""
