@@ -1,7 +1,7 @@
-"""How fast and how fair the pool is, beside others: `python -m benchmarks` prints the tables and draws the plots.
+"""Speed and fairness of the pool and of others: `python -m benchmarks` prints the tables and draws the plots.
 
-Contenders are compared within a round only: each round runs all of them for a moment, in random order, and what is
-reported is the median of the rounds' ratios with their quartiles. So a busy machine widens the spread and favours
-nobody. `python -m benchmarks.strategies` shows four ways to share connections, one of them wrong.
-Nothing here passes or fails by a time.
+Contenders are compared within a round only. Each round runs all of them briefly, in random order, and the tables show
+the median and quartiles of the rounds' ratios. So a busy machine widens the spread but favours no contender.
+`python -m benchmarks.strategies` compares four ways to share connections, one of them wrong. No benchmark fails
+because of a time.
 """

@@ -1,6 +1,18 @@
 """`python -m benchmarks` runs all benchmarks, `python -m benchmarks NAME` one of them."""
 
-from benchmarks import budget, contended, httpd, locks, queries, report, roundtrips, uncontended
+from benchmarks import (
+    budget,
+    contended,
+    frameworks,
+    httpd,
+    locks,
+    price,
+    queries,
+    report,
+    roundtrips,
+    threads,
+    uncontended,
+)
 
 if __name__ == "__main__":
     report.main(
@@ -9,6 +21,9 @@ if __name__ == "__main__":
         roundtrips.measure,
         queries.measure,
         locks.measure,
+        price.measure,
         httpd.measure,
         budget.measure,
+        threads.measure,
+        frameworks.measure,
     )

@@ -1,7 +1,7 @@
-"""Real httpd, real MariaDB, wrk: what a budget costs a site that has enough of it, and one that has not.
+"""The cost of a budget, sufficient or not, on real httpd and MariaDB under load by wrk.
 
-Each site has an httpd of its own, all up for the whole table, or row, and one under load at a time. In the first table
-two of them are the same, so that what their ratio differs from 1 tells how exact the others are.
+Each site has an httpd of its own. All run for the whole table or row, and one at a time is under load. Two sites of the
+first table are identical, so the distance of their ratio from 1 shows the accuracy of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.database import Database
-from benchmarks.httpd import PROCESSES, THREADS, Shape, compared, started_in
+from benchmarks.httpd import PROCESSES, THREADS, Shape, beside, compared, started_in
 from benchmarks.measuring import Run
 from wsgipool.httpd import express
 
@@ -47,31 +47,31 @@ def measure(run: Run) -> list[report.Table]:
             name="budget",
             title=f"httpd, worker MPM, {PROCESSES} processes x {THREADS} threads: a lookup by key a request",
             columns=["requests/s", f"rate x {BASE}", "CPU µs/request", f"CPU x {BASE}"],
-            rows=compared(run, started, dict.fromkeys(BUDGETS, "/wsgipool"), BASE, rounds=20),
+            rows=beside(BASE, *compared(run, started, dict.fromkeys(BUDGETS, "/wsgipool"), rounds=20)),
             plotted=[f"rate x {BASE}"],
             reference=1.0,
-            notes=["CPU: of httpd's processes and the Python in them, not of MariaDB and wrk beside them"],
+            notes=["CPU: of httpd's processes, including Python, but not of MariaDB and wrk"],
         ),
         report.Table(
             name="budget-shapes",
-            title="httpd with a budget of four connections a thread: what that costs where it is not short",
+            title="httpd with a sufficient budget of four connections a thread",
             columns=[f"requests/s, {BASE}", f"rate x {BASE}", f"CPU µs/request, {BASE}", f"CPU x {BASE}"],
             rows={name: beside_the_same_without(run, shape) for name, shape in SHAPES.items()},
             plotted=[f"rate x {BASE}"],
             reference=1.0,
-            notes=["each with as many clients as threads, beside another httpd of the same shape without a budget"],
+            notes=["each with as many clients as threads, compared with an httpd of the same shape without a budget"],
         ),
     ]
 
 
 def beside_the_same_without(run: Run, shape: Shape) -> list[report.Value]:
-    """Return rate and CPU time of a shape without a budget, and relative to each what they are with one."""
+    """Return rate and CPU time of a shape without a budget, and the ratios with a budget."""
     budgets = {BASE: None, ENOUGH: 4 * shape.clients}
 
     def start(name: str, database: Database) -> express.Httpd:
         return started_within(budgets[name], database.folder / name.replace(" ", "-"), database, shape)
 
-    rows = compared(run, start, dict.fromkeys(budgets, "/wsgipool"), BASE, rounds=20, shape=shape)
+    rows = beside(BASE, *compared(run, start, dict.fromkeys(budgets, "/wsgipool"), rounds=20, shape=shape))
     (rate, _, cpu, _), (_, rate_ratio, _, cpu_ratio) = rows[BASE], rows[ENOUGH]
     return [rate, rate_ratio, cpu, cpu_ratio]
 

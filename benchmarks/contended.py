@@ -1,7 +1,6 @@
-"""More threads than connections: operations a second when nobody holds on, and who waits how long when all do.
+"""More threads than connections: operations a second without hold time, and waits with one.
 
-What the threads are measured against is a lock and a list that hands a returned connection to the oldest waiter: the
-least that is fair.
+The base is a lock and a list that hands a returned connection to the oldest waiter, the simplest fair pool.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ BASE = "lock and list, FIFO"
 
 NO_HOLD_SECONDS = 0.25
 AT_A_TIME = 20
-"""Operations between two looks at whether the time is up: looking costs a tenth of the quickest."""
+"""Operations between two checks of the time, which cost a tenth of the quickest operation."""
 
 HOLD = 0.001
 HOLDING_THREADS = 16
@@ -35,7 +34,7 @@ T = TypeVar("T")
 
 
 class Turn(NamedTuple):
-    """When a thread asked for a connection, got it and gave it back, by `time.perf_counter()`."""
+    """The times of a thread's request for a connection, of its checkout and return, by `time.perf_counter()`."""
 
     asked: float
     got: float
@@ -86,7 +85,7 @@ def no_hold(run: Run, contenders: dict[str, Contender]) -> report.Table:
         logarithmic=True,
         reference=1.0,
         notes=[
-            f"median (quartiles) of rounds of {NO_HOLD_SECONDS:g} s; mysql-connector is not here: its pool raises",
+            f"median (quartiles) of rounds of {NO_HOLD_SECONDS:g} s; without mysql-connector, whose pool raises",
         ],
     )
 
@@ -130,10 +129,10 @@ def with_hold(run: Run, contenders: dict[str, Contender]) -> report.Table:
         logarithmic=True,
         reference=1.0,
         notes=[
-            "turns max/min: those of the thread with most by those of the one with fewest, in a second",
-            "3 holds: what everybody waits for where all holds take as long as half of them did (about 3.2 ms)",
-            "ideal: first come, first served, no time between a return and the next loan, and the holds as they were",
-            "longest hold: how late the machine wakes a thread that asked to sleep for a millisecond, at worst",
+            "turns max/min: turns of the thread with most, divided by those of the thread with fewest, in a second",
+            "3 holds: the wait of every thread if all holds took the median time (about 3.2 ms)",
+            "ideal: first come, first served, no time between a return and the next checkout, with the measured holds",
+            "longest hold: the longest time that the machine let a thread sleep that asked for a millisecond",
         ],
     )
 
@@ -145,11 +144,11 @@ def fairness(contender: Contender) -> list[float]:
         turns = []
         while not is_over():
             asked = time.perf_counter()
-            connection = contender.borrow()
+            connection = contender.check_out()
             got = time.perf_counter()
             time.sleep(HOLD)
             given = time.perf_counter()
-            contender.give_back(connection)
+            contender.check_in(connection)
             turns.append(Turn(asked, got, given))
         return turns
 
@@ -170,8 +169,8 @@ def fairness(contender: Contender) -> list[float]:
 
 
 def longest_ideal_wait(turns: Sequence[Turn]) -> float:
-    """Return the seconds that the longest wait takes if each return serves, at once, who has asked first."""
-    asked = sorted(turn.asked for turn in turns)[CONNECTIONS:]  # the first find some that are free
+    """Return the longest wait in seconds if each return served the oldest waiter at once."""
+    asked = sorted(turn.asked for turn in turns)[CONNECTIONS:]  # the first ones find idle connections
     given = sorted(turn.given for turn in turns)
     return max(end - begin for begin, end in zip(asked, given, strict=False))
 
@@ -191,7 +190,7 @@ def in_threads(work: Callable[[Callable[[], bool]], T], threads: int, seconds: f
             together.wait()
             time.sleep(seconds)
         except BaseException:
-            together.abort()  # or those that have come would wait for ever
+            together.abort()  # the other threads would wait for ever
             raise
         finally:
             over.append(True)

@@ -1,4 +1,4 @@
-"""A private MariaDB with a table of items, for the benchmarks that look something up."""
+"""A private MariaDB with a table of items, for the benchmarks with lookups."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOOKUP = "SELECT name FROM item WHERE id = %s"
 
 @dataclass(frozen=True)
 class Database:
-    """Where it is."""
+    """The address of the database."""
 
     folder: Path
-    """A folder that the servers' accounts can enter, for the servers of one benchmark."""
+    """The folder for the servers of one benchmark; their accounts can enter it."""
     port: int
     password: str
 
@@ -30,7 +30,7 @@ class Database:
         return f"mysql://shop:{self.password}@127.0.0.1:{port or self.port}/shop{options}"
 
     def arguments(self, port: int | None = None) -> dict[str, Any]:
-        """Return the same for `pymysql.connect()`."""
+        """Return the arguments for `pymysql.connect()`."""
         return {
             "host": "127.0.0.1",
             "port": port or self.port,
@@ -51,9 +51,11 @@ def running_database() -> Iterator[Database]:
         with mariadb.MariaDB(folder / "mariadb", {"max_connections": 300}) as server:
             server.start()
             server.create_database("shop")
-            with server.admin("shop") as connection, connection.cursor() as cursor:
-                cursor.execute("CREATE TABLE item (id INT PRIMARY KEY, name VARCHAR(100)) ENGINE=InnoDB")
-                cursor.executemany(
-                    "INSERT INTO item VALUES (%s, %s)", [(number, f"item {number}") for number in range(ITEMS)]
-                )
+            create_items(server, "shop")
             yield Database(folder, server.port, server.password)
+
+
+def create_items(server: mariadb.MariaDB, database: str) -> None:
+    with server.admin(database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE item (id INT PRIMARY KEY, name VARCHAR(100)) ENGINE=InnoDB")
+        cursor.executemany("INSERT INTO item VALUES (%s, %s)", [(number, f"item {number}") for number in range(ITEMS)])

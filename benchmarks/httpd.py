@@ -1,7 +1,7 @@
-"""Real httpd, real MariaDB, wrk: requests a second and CPU a request of the ways to come by a connection.
+"""Requests a second and CPU time a request of the ways to get a connection, on real httpd and MariaDB, with wrk.
 
-Each way has an httpd of its own, all up for the whole run and one under load at a time. So none pays for what another
-one has loaded, and a round compares them within seconds of each other.
+Each way has an httpd of its own. All run for the whole time, and one at a time is under load. So no way pays for the
+modules of another one, and a round compares them within seconds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,21 +45,21 @@ WAYS = {
 }
 BASE = "thread-local"
 SECONDS = 1
-"""Of each load: wrk knows no fractions."""
+"""Duration of each load; wrk accepts whole seconds only."""
 CREDENTIALS = ("reader", "open sesame")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A site's processes, and what of them has a pool."""
+    """The processes of a site, and which of them have pools."""
 
     mode: str = "worker"
     processes: int = PROCESSES
     threads: int = THREADS
     asks_for_password: bool = False
-    """Whether Apache's own children look something up too, before each request."""
+    """Whether Apache's own children also do a lookup before each request."""
     is_served_twice: bool = False
-    """Whether half of the clients go to /another, the same site in a sub-interpreter of its own."""
+    """Whether half of the clients use /another, the same site in another sub-interpreter."""
 
     @property
     def clients(self) -> int:
@@ -89,7 +89,7 @@ def measure(run: Run) -> list[report.Table]:
             name="httpd",
             title=f"httpd, worker MPM, {PROCESSES} processes x {THREADS} threads: a lookup by key a request",
             columns=["requests/s", f"rate x {BASE}", "CPU µs/request", f"CPU x {BASE}"],
-            rows=compared(run, started, WAYS, BASE, rounds=18),
+            rows=beside(BASE, *compared(run, started, WAYS, rounds=18)),
             plotted=[f"rate x {BASE}", f"CPU x {BASE}"],
             logarithmic=True,
             reference=1.0,
@@ -107,12 +107,11 @@ def compared(
     run: Run,
     start: Callable[[str, Database], express.Httpd],
     paths: Mapping[str, str],
-    base: str,
     *,
     rounds: int,
     shape: Shape = Shape(),
-) -> dict[str, Sequence[report.Value]]:
-    """Put each site under load on its path, in turns; return rates and CPU times, and those relative to `base`."""
+) -> tuple[Samples, Samples]:
+    """Load each site on its path, in turn; return the rates and the CPU times a request."""
     if shutil.which("wrk") is None:
         raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
     with running_database() as database, ExitStack() as close:
@@ -126,6 +125,11 @@ def compared(
                 requests, used = load(sites[name], paths[name], shape)
                 rate[name].append(requests)
                 cpu[name].append(used)
+    return rate, cpu
+
+
+def beside(base: str, rate: Samples, cpu: Samples) -> dict[str, Sequence[report.Value]]:
+    """Return the rows of a table: rates and CPU times, absolute and relative to `base`."""
     rate_ratios, cpu_ratios = ratios(rate, base), ratios(cpu, base)
     return {
         name: [
@@ -134,7 +138,7 @@ def compared(
             Spread.of(cpu[name]).median,
             Spread.of(cpu_ratios[name]),
         ]
-        for name in paths
+        for name in rate
     }
 
 
@@ -150,22 +154,27 @@ def started(name: str, database: Database) -> express.Httpd:
     folder.mkdir()
     if name.startswith("wsgipool"):
         return started_in(folder, config, database)
-    # The others do without wsgipool's part of the configuration: that loads wsgipool, which listens to the events of
-    # each request, and they would pay for it.
-    bare = folder / "bare.conf"
-    bare.write_text("WSGIApplicationGroup %{GLOBAL}\n", encoding="utf-8")
-    with patch.object(express, "DROP_IN", bare):
+    with without_drop_in(folder):
         return started_in(folder, config, database)
 
 
+@contextmanager
+def without_drop_in(folder: Path) -> Iterator[None]:
+    """Start sites without the drop-in, which loads wsgipool: each request would pay for that."""
+    bare = folder / "bare.conf"
+    bare.write_text("WSGIApplicationGroup %{GLOBAL}\n", encoding="utf-8")
+    with patch.object(express, "DROP_IN", bare):
+        yield
+
+
 def started_in(folder: Path, config: str, database: Database, shape: Shape = Shape()) -> express.Httpd:
-    """Start an httpd for the lookups, with its files in this folder, and this wsgipool.toml."""
+    """Start an httpd for the lookups, with its files in this folder and with this wsgipool.toml."""
     settings = {"arguments": database.arguments(), "items": ITEMS, "lookup": LOOKUP, "threads": shape.threads}
     return started_with("lookup_site.py", settings, folder, config, shape)
 
 
 def started_with(name: str, settings: Mapping[str, object], folder: Path, config: str, shape: Shape) -> express.Httpd:
-    """Start an httpd for a script of this folder, which finds its settings beside itself."""
+    """Start an httpd for a script of this folder, whose settings are beside it."""
     script = Path(shutil.copy(Path(__file__).with_name(name), folder))
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "wsgipool.toml").write_text(config, encoding="utf-8")
@@ -191,7 +200,7 @@ def started_with(name: str, settings: Mapping[str, object], folder: Path, config
 
 
 def warm_up(urls: Sequence[str], clients: int) -> None:
-    """Let every thread of all processes answer once: what a way needs is imported then, and connections opened."""
+    """Let every thread of all processes answer once, so that modules are imported and connections open."""
 
     def ask(number: int) -> None:
         url = urls[number % len(urls)]
@@ -202,7 +211,7 @@ def warm_up(urls: Sequence[str], clients: int) -> None:
 
 
 def load(httpd: express.Httpd, path: str, shape: Shape) -> tuple[float, float]:
-    """Let as many clients as there are threads ask for a while; return requests a second and CPU µs a request."""
+    """Load the site with as many clients as threads; return requests a second and CPU µs a request."""
     urls = shape.urls(httpd, path)
     before = cpu_seconds(httpd.pid)
     with ThreadPoolExecutor(len(urls)) as executor:
@@ -212,7 +221,7 @@ def load(httpd: express.Httpd, path: str, shape: Shape) -> tuple[float, float]:
     if None in answers or any("Non-2xx" in outcome for outcome in outcomes):
         raise click.ClickException(f"{path} does not answer as it should:\n{outcomes}\n{_end_of_log(httpd)}")
     numbers = [(int(answer[1]), float(answer[2])) for answer in answers if answer]
-    # wrk leaves with a request of each client on its way, which is answered all the same.
+    # wrk ends with a request of each client in flight, which httpd still answers.
     answered = sum(requests for requests, _ in numbers) + shape.clients
     return sum(requests / seconds for requests, seconds in numbers), 1e6 * used / answered
 
@@ -227,9 +236,9 @@ def _wrk(clients: int, url: str) -> str:
 
 
 def wait_until_quiet(parent: int) -> float:
-    """Wait until httpd has done what wrk has left behind, and return the CPU time of its children.
+    """Wait until httpd has finished the last requests, and return the CPU time of its children.
 
-    Quiet is a twentieth of a processor: 64 idle children with a budget look now and then whether others want something.
+    Quiet means less than a twentieth of a processor: idle children with a budget still do some maintenance.
     """
     deadline = time.monotonic() + 30
     used = cpu_seconds(parent)
@@ -242,19 +251,21 @@ def wait_until_quiet(parent: int) -> float:
 
 
 def cpu_seconds(parent: int) -> float:
-    """Return the CPU time, user and system, of httpd's children so far.
-
-    By their clocks: what /proc/PID/stat says is the same in steps of 10 ms, and a load takes a second.
-    """
+    """Return the CPU time, user and system, of httpd's children so far."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
-    total = 0.0
-    for child in children:
-        clock = ctypes.c_int()
-        error = ctypes.CDLL(None).clock_getcpuclockid(int(child), ctypes.byref(clock))
-        if error:
-            raise OSError(error, os.strerror(error))
-        total += time.clock_gettime(clock.value)
-    return total
+    return sum(cpu_of(int(child)) for child in children)
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU time, user and system, of a process so far.
+
+    Its clock is read, since /proc/PID/stat counts in steps of 10 ms.
+    """
+    clock = ctypes.c_int()
+    error = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
+    if error:
+        raise OSError(error, os.strerror(error))
+    return time.clock_gettime(clock.value)
 
 
 def _end_of_log(httpd: express.Httpd) -> str:

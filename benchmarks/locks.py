@@ -1,8 +1,8 @@
-"""Locks by name against bare locks and against reader-writer locks, by one thread and by many.
+"""Locks by name compared with bare locks and reader-writer locks, for one thread and for many.
 
-The floor is three bare locks, one `with` within the other, in a function: what `requires` with three names replaces.
-The peers' locks are taken as their documentation says, in a `with` block in a function, which is what `requires` and
-`hold` stand beside; they neither count nor keep an order, nor give back what an exception from outside leaves.
+The base is a function with three nested `with` blocks on bare locks, which `requires` with three names replaces. The
+peers' locks are taken as their documentation says, in a `with` block in a function. They neither count nor keep an
+order, and do not release a lock after an asynchronous exception.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BASE = "requires, 1 name"
 THREADS = (4, 16, 32)
 MIXED_THREADS = 16
 SHARES = {"90 % read": 9, "read only": 10}
-"""Of ten turns."""
+"""Number of writing turns out of ten."""
 HOLD = 0.001
 HOLDING_THREADS = 16
 HOLD_SECONDS = 0.5
@@ -66,7 +66,7 @@ def uncontended(run: Run) -> report.Table:
     to_floor = ratios(samples, FLOOR)
     return report.Table(
         name="locks",
-        title="Take and give back, one thread",
+        title="Acquire and release, one thread",
         columns=["ns", "x three bare locks"],
         rows={name: [Spread.of(samples[name]), Spread.of(to_floor[name])] for name in calls},
         plotted=["x three bare locks"],
@@ -88,7 +88,7 @@ def contended(run: Run) -> report.Table:
             row += [Spread.of(samples[name]).median, Spread.of(to_base[name])]
     return report.Table(
         name="locks-contended",
-        title="Threads that write and do nothing else, thousands of turns a second",
+        title="Threads that only write, thousands of turns a second",
         columns=[column for threads in THREADS for column in (f"{threads}: k/s", f"{threads} threads")],
         rows={**rows},
         plotted=[f"{threads} threads" for threads in THREADS],
@@ -98,7 +98,7 @@ def contended(run: Run) -> report.Table:
 
 
 def mixed(run: Run) -> report.Table:
-    """Read mostly, or only: each thread writes once in ten turns, or never."""
+    """Measure threads that write once in ten turns, or never."""
     calls = pairs()
     rows: dict[str, list[report.Value]] = {name: [] for name in calls}
     for title, share in SHARES.items():
@@ -122,7 +122,7 @@ def mixed(run: Run) -> report.Table:
 
 
 def held(run: Run) -> report.Table:
-    """Hold for a millisecond: who waits how long, and does everybody have a turn?"""
+    """Measure the waits and the number of turns of threads that hold a lock for a millisecond."""
     locks = wsgipool.Locks()
     blocks: dict[str, Block] = {
         "hold": lambda: locks.hold("a"),
@@ -149,7 +149,7 @@ def three_bare_locks() -> Callable[[], object]:
     first, second, third = threading.Lock(), threading.Lock(), threading.Lock()
 
     def work() -> None:
-        with first, second:  # noqa: SIM117 - as one writes it
+        with first, second:  # noqa: SIM117 - as programs write it
             with third:
                 pass
 
@@ -185,7 +185,7 @@ def named_locks() -> Calls:
 
 
 def peers_blocks() -> dict[str, tuple[Block, Block]]:
-    """Return of each peer's lock what takes it to write, and what takes it to read."""
+    """Return the functions that take each peer's lock, to write and to read."""
     lock = fasteners.ReaderWriterLock()
     blocks: dict[str, tuple[Block, Block]] = {"fasteners": (lock.write_lock, lock.read_lock)}
     for name, kind in KINDS.items():
@@ -216,7 +216,7 @@ def beside_another() -> Calls:
 
 
 def pairs() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Return of each lock a function that writes and one that reads."""
+    """Return for each lock a function that writes and one that reads."""
     locks = wsgipool.Locks()
     return {
         BASE: (locks.requires("a")(lambda: None), locks.requires(read="a")(lambda: None)),
@@ -249,11 +249,11 @@ def in_block(block: Block) -> Callable[[], object]:
     return work
 
 
-# --- measured --------------------------------------------------------------------------------------------------------
+# --- measurements ----------------------------------------------------------------------------------------------------
 
 
 def timed(call: Callable[[], object]) -> Callable[[], float]:
-    """Return a measurement: nanoseconds a call, over calls that take about a slice together."""
+    """Return a function that measures nanoseconds a call, over calls of about SLICE together."""
     start = perf_counter_ns()
     for _ in repeat(None, 200):
         call()
@@ -269,7 +269,7 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def throughput(call: Callable[[], object], threads: int, turns: int = 1) -> float:
-    """Return thousands of turns a second, of which a call is so many."""
+    """Return thousands of turns a second, for calls of several turns each."""
 
     def work(is_over: Callable[[], bool]) -> int:
         done = 0

@@ -1,4 +1,4 @@
-"""Loaded by Apache's own children: a WSGIAuthUserScript that looks something up before each request."""
+"""A WSGIAuthUserScript, which Apache's own children load: a lookup before each request."""
 
 from __future__ import annotations
 

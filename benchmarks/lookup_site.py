@@ -1,7 +1,7 @@
-"""Loaded by httpd: one lookup by key a request, in each of the ways that are compared; the path names the way.
+"""The site under load: one lookup by key a request, in the way that the path names.
 
-Plain WSGI, so that little else costs time. It imports what a way needs at its first request, so that a process has
-loaded, and mod_wsgi calls, only what its own way uses. settings.json beside it has the arguments for PyMySQL.
+It is plain WSGI, so that little else costs time. The modules of a way are imported at its first request, so that a
+process loads only those of its own way. settings.json beside this file has the arguments for PyMySQL.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def connect_per_request() -> Connect:
 
 
 class Shared:
-    """One connection, and a lock held for as long as a request uses it."""
+    """One connection, with a lock that a request holds while it uses the connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ def shared() -> Connect:
 
 
 class ThreadLocal(threading.local):
-    """A connection a thread, for ever."""
+    """One connection for each thread, kept for ever."""
 
     def __init__(self, rolls_back: bool) -> None:
         self._rolls_back = rolls_back
@@ -89,7 +89,7 @@ def thread_local(*, rolls_back: bool = False) -> Connect:
 
 
 class FirstComeFirstServed:
-    """The least that is fair: a lock, a list, and a returned connection goes to the oldest waiter."""
+    """The simplest fair pool: a lock and a list; a returned connection goes to the oldest waiter."""
 
     def __init__(self, size: int) -> None:
         self._lock = threading.Lock()
@@ -98,7 +98,7 @@ class FirstComeFirstServed:
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
-        connection = self._borrow()
+        connection = self._check_out()
         try:
             yield connection
         finally:
@@ -108,7 +108,7 @@ class FirstComeFirstServed:
                 else:
                     self._idle.append(connection)
 
-    def _borrow(self) -> Any:
+    def _check_out(self) -> Any:
         with self._lock:
             if self._idle:
                 return self._idle.pop()

@@ -1,4 +1,4 @@
-"""Rounds: every contender for a moment, in random order, so that they are compared under the same conditions."""
+"""Rounds: all contenders briefly, in random order, so that they are compared under the same conditions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 Samples = dict[str, list[float]]
-"""What was measured of each contender, one number a round."""
+"""The measurements of each contender, one number a round."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some samples, and the quartiles beside it."""
+    """The median of some samples with their quartiles."""
 
     low: float
     median: float
@@ -29,7 +29,7 @@ class Spread:
 
 
 class Run:
-    """One run of the benchmarks: how many rounds, and the bar that shows where it is."""
+    """One run of the benchmarks: the number of rounds, and the progress bar."""
 
     def __init__(self, progress: Progress, rounds: int | None, quick: bool) -> None:
         self._progress = progress
@@ -37,16 +37,16 @@ class Run:
         self._quick = quick
 
     def rounds(self, title: str, usual: int) -> Iterator[int]:
-        """Count the rounds of one measurement: `usual` ones, a tenth with --quick, as many as --rounds says."""
+        """Count the rounds of one measurement: `usual` ones, a tenth with --quick, or the number of --rounds."""
         count = self._rounds or (max(3, usual // 10) if self._quick else usual)
         yield from self._progress.track(range(count), description=title)
 
     def each(self, title: str, names: Sequence[str]) -> Iterator[str]:
-        """Go through the names once, with a bar."""
+        """Iterate over the names with a progress bar."""
         yield from self._progress.track(names, description=title)
 
     def interleave(self, title: str, usual: int, contenders: Mapping[str, Callable[[], float]]) -> Samples:
-        """Measure every contender once a round, in an order that changes each time."""
+        """Measure every contender once a round, in random order."""
         samples: Samples = {name: [] for name in contenders}
         for _ in self.rounds(title, usual):
             for name in shuffled(contenders):

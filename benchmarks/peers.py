@@ -1,4 +1,4 @@
-"""The contenders: wsgipool and other pools, each over fake connections, so that what is left is the pool's own time.
+"""The contenders: wsgipool and other pools, with fake connections, so that only the pool's own time is measured.
 
 Each is used as its documentation says. The fakes do nothing, and cost the peers no more than the real ones would.
 """
@@ -34,7 +34,7 @@ class FakeConnection:
     """A DB-API connection whose methods do nothing."""
 
     threadsafety = 1
-    # DBUtils takes these for the signs of a lost connection.
+    # DBUtils treats these as signs of a dead connection.
     OperationalError = pymysql.OperationalError
     InterfaceError = pymysql.InterfaceError
     InternalError = pymysql.InternalError
@@ -50,40 +50,40 @@ class FakeConnection:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to borrow a connection and to give it back."""
+    """A way to check a connection out and in."""
 
     name: str
-    borrow: Callable[[], Any]
-    give_back: Callable[[Any], object]
+    check_out: Callable[[], Any]
+    check_in: Callable[[Any], object]
     loop: Callable[[int], None]
-    """Both, so many times, without a call in between that a program would not make."""
+    """Do both a number of times, without further function calls."""
 
 
-def by_call(name: str, borrow: Callable[[], Any], give_back: Callable[[Any], object]) -> Contender:
+def by_call(name: str, check_out: Callable[[], Any], check_in: Callable[[Any], object]) -> Contender:
     def loop(count: int) -> None:
         for _ in repeat(None, count):
-            give_back(borrow())
+            check_in(check_out())
 
-    return Contender(name, borrow, give_back, loop)
+    return Contender(name, check_out, check_in, loop)
 
 
-def by_close(name: str, borrow: Callable[[], Any]) -> Contender:
+def by_close(name: str, check_out: Callable[[], Any]) -> Contender:
     def loop(count: int) -> None:
         for _ in repeat(None, count):
-            borrow().close()
+            check_out().close()
 
-    return Contender(name, borrow, lambda connection: connection.close(), loop)
+    return Contender(name, check_out, lambda connection: connection.close(), loop)
 
 
-def by_thread(name: str, borrow: Callable[[], Any], give_back: Callable[[], object]) -> Contender:
-    """Make a contender of a pool that knows by itself what the thread has borrowed."""
+def by_thread(name: str, check_out: Callable[[], Any], check_in: Callable[[], object]) -> Contender:
+    """Make a contender of a pool that records which connection a thread has checked out."""
 
     def loop(count: int) -> None:
         for _ in repeat(None, count):
-            borrow()
-            give_back()
+            check_out()
+            check_in()
 
-    return Contender(name, borrow, lambda _: give_back(), loop)
+    return Contender(name, check_out, lambda _: check_in(), loop)
 
 
 def by_block(name: str, connection: Callable[[], AbstractContextManager[Any]]) -> Contender:
@@ -92,12 +92,12 @@ def by_block(name: str, connection: Callable[[], AbstractContextManager[Any]]) -
             with connection():
                 pass
 
-    # Nobody needs these two apart.
+    # No benchmark uses the two separately.
     return Contender(name, connection, lambda _: None, loop)
 
 
 class LockedListPool:
-    """What one would write first and rightly: a lock, a list, and a returned connection goes to the oldest waiter."""
+    """The simplest fair pool: a lock and a list; a returned connection goes to the oldest waiter."""
 
     def __init__(self, connect: Callable[[], Any], size: int) -> None:
         self._lock = threading.Lock()
@@ -149,7 +149,7 @@ def sqlalchemy_pool(size: int, *, quickest: bool) -> Contender:
 
 
 class FakePsycopgConnection(psycopg.Connection[Any]):
-    """What psycopg_pool asks of a connection: to open, to close, and whether a transaction is open."""
+    """A connection as psycopg_pool needs it: it opens, closes, and knows its transaction status."""
 
     def __init__(self) -> None:
         # The real attribute asks libpq, which takes longer.
@@ -172,7 +172,7 @@ def psycopg_pool(size: int, close: ExitStack) -> Contender:
 
 
 class FakeMySQLConnection(mysql.connector.MySQLConnection):
-    """What mysql-connector's pool asks of a connection: is it alive, and a session reset, each without the server."""
+    """A connection as mysql-connector's pool needs it: a sign of life and a session reset, without a server."""
 
     def is_connected(self) -> bool:
         return True
@@ -186,7 +186,7 @@ class FakeMySQLConnection(mysql.connector.MySQLConnection):
 
 def mysql_pool(size: int) -> Contender:
     pool = MySQLConnectionPool(pool_size=size, pool_name="benchmark")
-    pool.set_config(host="127.0.0.1")  # it lends nothing before it has some, and connects to nothing by it
+    pool.set_config(host="127.0.0.1")  # needed before a checkout; nothing connects by it
     for _ in range(size):
         pool.add_connection(cast(Any, FakeMySQLConnection()))
     return by_close("mysql-connector", pool.get_connection)
@@ -198,7 +198,7 @@ class FakeDatabase(peewee.Database):
 
 
 class PooledFakeDatabase(PooledDatabase, FakeDatabase):
-    """As peewee makes its pools of its databases; without the ping and the rollback that its one for MySQL adds."""
+    """Peewee's pool, without the ping and the rollback that its pool for MySQL adds."""
 
 
 def peewee_pool(size: int) -> Contender:

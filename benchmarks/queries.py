@@ -1,4 +1,4 @@
-"""What a query costs the process that asks: on a connection of a pool, and with PyMySQL alone."""
+"""The CPU time of a query in the client, on a connection of a pool and with PyMySQL alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def measure(run: Run) -> list[report.Table]:
     return [
         report.Table(
             name="queries",
-            title="The processor time of a query, microseconds",
+            title="CPU time of a query, µs",
             columns=[BASE, "wsgipool", "wsgipool x PyMySQL"],
             rows={**rows},
             plotted=["wsgipool x PyMySQL"],
@@ -55,7 +55,7 @@ def measure(run: Run) -> list[report.Table]:
 
 
 def processor_time(connection: Any, query: str) -> float:
-    """Return the microseconds that a query and its result take of the processor."""
+    """Return the CPU time in microseconds of a query and its result."""
     with closing(connection.cursor()) as cursor:
         start = time.thread_time()
         for _ in range(EACH_TIME):

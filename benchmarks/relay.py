@@ -1,4 +1,4 @@
-"""A TCP relay that puts loopback at a distance: every byte arrives a while later, at full throughput."""
+"""A TCP relay that adds latency to loopback: every byte arrives later, at full throughput."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Relay:
 
 
 def _serve(lifeline: Connection, target: int, delay: float) -> None:
-    # Ctrl-C in the terminal reaches this process too; its end is that of the lifeline, however the other one ends.
+    # Ctrl-C in the terminal reaches this process, too. It ends when the parent closes the lifeline, even if killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_accept, args=(listener, target, delay), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a benchmark says: tables in the terminal, plots and JSON in files."""
+"""The output of the benchmarks: tables in the terminal, plots and JSON in files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from benchmarks.measuring import Run, Spread
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 WIDTH = 120
-"""Characters, where no terminal says."""
+"""Width in characters if the output is not a terminal."""
 PEERS = (
+    "Django",
+    "Flask",
     "DBUtils",
     "SQLAlchemy",
     "psycopg-pool",
@@ -46,7 +48,7 @@ Value = Spread | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers, one row a contender; some of the columns become a plot."""
+    """A table with a row for each contender; a plot shows some of its columns."""
 
     name: str
     """The plot's file name."""
@@ -56,9 +58,9 @@ class Table:
     plotted: Sequence[str]
     logarithmic: bool = False
     panels: bool = False
-    """Whether each plotted column has a scale of its own."""
+    """Whether each plotted column has its own scale."""
     reference: float | None = None
-    """Where the plot has a line to compare with."""
+    """The value of the plot's reference line."""
     notes: Sequence[str] = ()
 
 
@@ -66,27 +68,45 @@ Measure = Callable[[Run], list[Table]]
 
 
 def main(*measures: Measure) -> None:
-    """Run benchmarks as a program: their options, their output, an orderly end by Ctrl-C or SIGTERM."""
+    """Run benchmarks from the command line, with an orderly end by Ctrl-C or SIGTERM."""
     by_name = {Path(measure.__code__.co_filename).stem: measure for measure in measures}
 
     @click.command(help="Print the tables and draw the plots of " + ", ".join(by_name) + ".")
     @click.argument("names", nargs=-1, metavar="[NAME]...", type=click.Choice(list(by_name)))
-    @click.option("--rounds", type=click.IntRange(1), help="Rounds of each measurement, in place of the usual number.")
-    @click.option("--quick", is_flag=True, help="A tenth of the rounds: enough to see that it works.")
-    @click.option("--markdown", is_flag=True, help="Print the tables as Markdown too, as the README has them.")
-    @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
+    @click.option("--rounds", type=click.IntRange(1), help="Number of rounds of each measurement.")
+    @click.option("--quick", is_flag=True, help="Run a tenth of the rounds, as a trial.")
+    @click.option("--markdown", is_flag=True, help="Also print the tables as Markdown.")
+    @click.option(
+        "--into",
+        "page",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Also put the tables into this page, each between <!-- table: NAME --> and <!-- end of table -->.",
+    )
+    @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
     def command(
-        names: tuple[str, ...], rounds: int | None, quick: bool, markdown: bool, json_file: Path | None
+        names: tuple[str, ...],
+        rounds: int | None,
+        quick: bool,
+        markdown: bool,
+        page: Path | None,
+        json_file: Path | None,
     ) -> None:
-        _run({name: by_name[name] for name in names or by_name}, rounds, quick, markdown, json_file)
+        _run({name: by_name[name] for name in names or by_name}, rounds, quick, markdown, page, json_file)
 
-    # The end by SIGTERM is that by Ctrl-C, which stops the servers; a shell's background job ignores Ctrl-C by itself.
+    # SIGTERM and Ctrl-C both stop the servers. Background jobs of a shell ignore Ctrl-C by default.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     command()
 
 
-def _run(measures: dict[str, Measure], rounds: int | None, quick: bool, markdown: bool, json_file: Path | None) -> None:
+def _run(
+    measures: dict[str, Measure],
+    rounds: int | None,
+    quick: bool,
+    markdown: bool,
+    page: Path | None,
+    json_file: Path | None,
+) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
@@ -107,6 +127,8 @@ def _run(measures: dict[str, Measure], rounds: int | None, quick: bool, markdown
             _print(console, table)
             if markdown:
                 click.echo(_markdown(table))
+            if page:
+                _put_into(page, table, _in_words(facts))
             _plot(table, _in_words(facts))
         document["benchmarks"][name] = [asdict(table) for table in tables]
         if json_file:
@@ -121,13 +143,13 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        # Between rounds only: a thread that draws ten times a second would take part in what is measured.
+        # Redraw between rounds only: a drawing thread would disturb the measurement.
         auto_refresh=False,
     )
 
 
 def environment() -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the properties of the machine and the software on which the numbers depend."""
     versions = {}
     for package in PEERS:
         try:
@@ -177,6 +199,17 @@ def _markdown(table: Table) -> str:
     lines = [f"| {table.title} | {' | '.join(table.columns)} |", f"|---{'|--:' * len(table.columns)}|"]
     lines += [f"| {name} | {' | '.join(map(_text, values))} |" for name, values in table.rows.items()]
     return "\n" + "\n".join(lines) + "\n"
+
+
+def _put_into(page: Path, table: Table, caption: str) -> None:
+    """Replace what a page has between the markers of a table."""
+    begin, end = f"<!-- table: {table.name} -->\n", "<!-- end of table -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    if not found or end not in rest:
+        raise click.ClickException(f"{page} has no {begin.strip()} with {end} after it")
+    notes = "".join(f"{note}. " for note in table.notes)
+    text = f"{_markdown(table)}\n{notes}{caption}.\n\n"
+    page.write_text(before + begin + text + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def _text(value: Value) -> str:

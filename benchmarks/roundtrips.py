@@ -1,8 +1,8 @@
-"""A lookup by key on a database a millisecond away, in round trips; and what a new connection costs.
+"""The round trips of a lookup by key on a database a millisecond away, and the cost of a new connection.
 
-A round trip is what COM_PING takes through the same relay in the same round. A lookup that waits for one answer takes
-more than that, since the server has more to do: how much, the bytes of a lookup tell that no driver makes and reads.
-How many answers a lookup waits for is what it takes longer where the database is further away.
+One round trip is the time of COM_PING through the same relay in the same round. A lookup with one answer takes longer,
+since the server does more work; a lookup without a driver, which sends and receives the same bytes, shows how much. The
+additional time at a larger distance tells how many answers a lookup waits for.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from benchmarks.relay import Relay
 from wsgipool import config, drivers
 
 DELAY, LONG_DELAY = 0.0005, 0.005
-"""Seconds in each direction: a round trip takes one millisecond, or ten."""
+"""Latency in seconds in each direction; a round trip takes 1 or 10 ms."""
 
 PAUSES = {"3 ms apart": 0.003, "back to back": 0.0}
-"""A site's requests have pauses in which an answer can arrive; only a loop asks again at once."""
+"""Seconds between two lookups, as between the requests of a site; an answer can arrive meanwhile."""
 
 EACH_TIME = 5
 
@@ -43,13 +43,13 @@ NO_DRIVER = "no driver, the bytes alone"
 END = b"\xfe\0\0" + SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT.to_bytes(2, "little")
 """An EOF packet, without its header, of a session in autocommit mode."""
 
-Borrow = Callable[[], AbstractContextManager[Any]]
+Checkout = Callable[[], AbstractContextManager[Any]]
 Actions = dict[str, Callable[[], object]]
 
 
 def measure(run: Run) -> list[report.Table]:
     with running_database() as database:
-        # First, while no TLS context has been made.
+        # First, before the first TLS context exists.
         new_connections = connecting(run, database)
         return [lookups(run, database), new_connections]
 
@@ -83,7 +83,7 @@ def lookups(run: Run, database: Database) -> report.Table:
 
 
 def answers(run: Run, near: Actions, far: Actions) -> Samples:
-    """Return how much longer each takes on the longer link, by what COM_PING does: its own work is no part of that."""
+    """Return the additional time on the longer link, divided by that of COM_PING, so that computing time cancels."""
     links = {
         f"{link} {name}": action
         for link, actions in {"near": near, "far": far}.items()
@@ -120,7 +120,7 @@ def make_actions(database: Database, port: int, close: ExitStack) -> Actions:
         close.enter_context(closing(pymysql.connect(**arguments, autocommit=autocommit)))
         for autocommit in (True, True, False)
     )
-    contenders: dict[str, Borrow] = {
+    contenders: dict[str, Checkout] = {
         "wsgipool, readonly": lambda: wsgipool.connection(f"shop{port}", readonly=True),
         'wsgipool, readonly, reset = "session"': lambda: wsgipool.connection(f"session{port}", readonly=True),
         "wsgipool, readonly, autocommit": lambda: wsgipool.connection(f"autocommit{port}", readonly=True),
@@ -135,12 +135,12 @@ def make_actions(database: Database, port: int, close: ExitStack) -> Actions:
     return {
         PING: partial(pinged.ping, reconnect=False),
         NO_DRIVER: bare_lookup(bare),
-        **{name: partial(look_up, borrow) for name, borrow in contenders.items()},
+        **{name: partial(look_up, check_out) for name, check_out in contenders.items()},
     }
 
 
 def bare_lookup(connection: Any) -> Callable[[], object]:
-    """Return what sends the bytes of a lookup and receives those of its answer, and does nothing else."""
+    """Return a function that sends the bytes of a lookup and receives its answer, without a driver."""
     query = (LOOKUP % 7).encode()
     command = struct.pack("<iB", len(query) + 1, COMMAND.COM_QUERY) + query
     ours: socket.socket = connection._sock
@@ -157,14 +157,14 @@ def bare_lookup(connection: Any) -> Callable[[], object]:
     return exchange
 
 
-def look_up(borrow: Borrow) -> None:
-    with borrow() as connection, closing(connection.cursor()) as cursor:
+def look_up(check_out: Checkout) -> None:
+    with check_out() as connection, closing(connection.cursor()) as cursor:
         cursor.execute(LOOKUP, (random.randrange(ITEMS),))
         assert cursor.fetchone()
 
 
 def mean_of(action: Callable[[], object], pause: float) -> float:
-    """Return the seconds that the action takes, the pauses left out."""
+    """Return the seconds that the action takes, without the pauses."""
     total = 0.0
     for _ in range(EACH_TIME):
         if pause:
@@ -195,12 +195,12 @@ def connecting(run: Run, database: Database) -> report.Table:
         rows={name: [Spread.of(samples[name]), Spread.of(to_plain[name])] for name in contenders},
         plotted=["ms"],
         logarithmic=True,
-        notes=[f"wsgipool's first one in a process makes the TLS context that the others share: {first:.1f} ms"],
+        notes=[f"wsgipool's first connection of a process creates the TLS context for all others: {first:.1f} ms"],
     )
 
 
 def connect_once(connect: Callable[[], Any]) -> float:
-    """Return the milliseconds until the connection is there."""
+    """Return the milliseconds until the connection is open."""
     start = perf_counter()
     connection = connect()
     elapsed = perf_counter() - start

@@ -1,8 +1,8 @@
-"""Four ways to share connections among the threads of a process, on real httpd and MariaDB: what each costs and breaks.
+"""Four ways to share connections among the threads of a process, on real httpd and MariaDB, with costs and errors.
 
-A connection per database and thread; one per database, unprotected; one per database behind a lock; a pool. Each has an
-httpd of its own, and two databases of its own on one server, so that what one way breaks is nobody else's. Each request
-asks for a key in both databases, and wrk looks whether it got that key's rows.
+They are a connection per database and thread; one per database, unprotected; one per database behind a lock; a pool.
+Each way has its own httpd and its own two databases on one server, so that it cannot break another way. Each request
+looks up a key in both databases, and wrk checks that the answer has the rows of that key.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ WAYS = {
 }
 DATABASES = {"books": "book", "prices": "price"}
 LOOKUP = "SELECT name, SLEEP(0.003) FROM item WHERE id = %s"
-"""A query that the server needs three milliseconds for, as those of a site do that are more than a lookup by key."""
+"""A query that takes the server 3 ms, more than a lookup by key."""
 TIMEOUT = 2
-"""Seconds after which a thread gives up waiting for an answer that another one has read."""
+"""Seconds that a thread waits for an answer that another thread has read."""
 SECONDS = 4
-"""Of each load."""
+"""Seconds of each load."""
 
 
 @dataclass
 class Outcome:
-    """What the loads of one way came to."""
+    """The results of one way."""
 
     rates: list[float] = field(default_factory=list)
     """Right answers a second."""
@@ -55,12 +55,12 @@ class Outcome:
     opened: int = 0
     """Connections."""
     most: int = 0
-    """Of them open at the end of a load."""
+    """Connections that are open at the end of a load."""
     right: int = 0
     others: int = 0
     """Answers with rows that were not asked for."""
     failed: int = 0
-    """Answers with an error, and none within wrk's patience."""
+    """Answers with an error, and requests without an answer in time."""
     errors: Counter[str] = field(default_factory=Counter)
 
     def per_cent(self, count: int) -> float:
@@ -76,7 +76,7 @@ def measure(run: Run) -> list[report.Table]:
             for way in shuffled(WAYS):
                 before = connections_so_far(cursor)
                 if round_number == 0:
-                    load(sites[way], way, Outcome())  # what is imported and opened once is no part of the rates
+                    load(sites[way], way, Outcome())  # imports and first connections are not measured
                 load(sites[way], way, outcomes[way])
                 outcomes[way].opened += connections_so_far(cursor) - before
                 outcomes[way].most = max(outcomes[way].most, open_connections(cursor, way))
@@ -133,7 +133,7 @@ def running_sites() -> Iterator[tuple[mariadb.MariaDB, dict[str, express.Httpd]]
 
 
 def fill(server: mariadb.MariaDB, way: str, database: str) -> dict[str, Any]:
-    """Make the database of one way, and return the arguments that PyMySQL needs for it."""
+    """Create a database of one way; return its arguments for PyMySQL."""
     name = f"{way}_{database}"
     server.create_database(name)
     with server.admin(name) as connection, connection.cursor() as cursor:
@@ -154,7 +154,7 @@ def start(folder: Path, arguments: dict[str, dict[str, dict[str, Any]]]) -> expr
 
 
 def load(httpd: express.Httpd, way: str, outcome: Outcome) -> None:
-    """Let the clients ask for a while, and add what came of it."""
+    """Load a site for a while, and add the results."""
     command = [
         "wrk", f"--threads={CLIENTS}", f"--connections={CLIENTS}", f"--duration={SECONDS}s", "--timeout=10s",
         "--script", str(Path(__file__).with_name("strategies.lua")), f"{httpd.url}/{way}", "--", str(ITEMS),

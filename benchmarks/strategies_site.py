@@ -1,4 +1,4 @@
-"""Loaded by httpd: one row of each of two databases a request, in each of the four ways to share connections.
+"""The site under load: each request reads a row of two databases, in one of the four ways to share connections.
 
 The path names the way, the query the key. settings.json beside it has the arguments for PyMySQL, by way and database.
 What a way does wrong is answered and not mended: an error is a 500 that names it.
@@ -19,14 +19,14 @@ import wsgipool
 
 SETTINGS: dict[str, Any] = json.loads((Path(__file__).parent / "settings.json").read_text(encoding="utf-8"))
 
-Borrow = Callable[[str], AbstractContextManager[Any]]
+Checkout = Callable[[str], AbstractContextManager[Any]]
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    borrow = WAYS[environ["PATH_INFO"].strip("/")]
+    check_out = WAYS[environ["PATH_INFO"].strip("/")]
     key = int(environ["QUERY_STRING"])
     try:
-        status, lines = "200 OK", [look_up(borrow, database, key) for database in SETTINGS["databases"]]
+        status, lines = "200 OK", [look_up(check_out, database, key) for database in SETTINGS["databases"]]
     except Exception as error:
         status, lines = "500 Internal Server Error", [f"{type(error).__name__}: {error}"]
     body = "\n".join(lines).encode()
@@ -34,15 +34,15 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     return [body]
 
 
-def look_up(borrow: Borrow, database: str, key: int) -> str:
-    with borrow(database) as connection, connection.cursor() as cursor:
+def look_up(check_out: Checkout, database: str, key: int) -> str:
+    with check_out(database) as connection, connection.cursor() as cursor:
         cursor.execute(SETTINGS["lookup"], (key,))
         return str(cursor.fetchone()[0])
 
 
 def connect(way: str, database: str) -> Any:
-    # Autocommit: none of the ways ends a transaction then, so they differ in how they share and in nothing else. The
-    # timeout ends the wait for an answer that another thread has read.
+    # With autocommit no way ends a transaction, so they differ only in how they share. The timeout ends the wait for an
+    # answer that another thread has read.
     return pymysql.connect(**SETTINGS["ways"][way][database], autocommit=True, read_timeout=SETTINGS["timeout"])
 
 
@@ -72,7 +72,7 @@ def unprotected(database: str) -> Iterator[Any]:
     try:
         yield connection
     except Exception:
-        # As sites do that have seen it fail: the next one opens another. Without this all would fail from here on.
+        # Connect again after an error; otherwise all later requests would fail.
         if _shared.get(database) is connection:
             del _shared[database]
         raise
@@ -99,7 +99,7 @@ def pooled(database: str) -> AbstractContextManager[Any]:
     return wsgipool.connection(database, readonly=True)
 
 
-WAYS: dict[str, Borrow] = {
+WAYS: dict[str, Checkout] = {
     "per_thread": per_thread,
     "unprotected": unprotected,
     "locked": locked,

@@ -1,4 +1,4 @@
-"""One thread borrows a connection and gives it back: nanoseconds, and how often the least that a lock can do.
+"""Checkout and return by one thread: nanoseconds, and multiples of the base, a lock with a list.
 
 The floor is `with lock: list.pop()` and `with lock: list.append()`, inline: a pool without a pool.
 """
@@ -29,7 +29,7 @@ Locks = dict[str, tuple[threading.Lock, list[FakeConnection]]]
 
 def measure(run: Run) -> list[report.Table]:
     with ExitStack() as close:
-        # The collector stays on, as in a site; what has been made so far is no part of its work.
+        # The garbage collector stays on, as in a site, but skips the objects that exist now.
         gc.collect()
         gc.freeze()
         close.callback(gc.unfreeze)
@@ -77,7 +77,7 @@ def against_the_floor(run: Run, close: ExitStack) -> report.Table:
 
 
 def flatness(run: Run, close: ExitStack) -> report.Table:
-    """Does it matter how large a pool is, and how many there are?"""
+    """Measure pools of several sizes, and several numbers of pools."""
     base = "wsgipool, 1 connection"
     loops: dict[str, Callable[[int], None]] = {}
     for size in (1, 10, 100, MANY):
@@ -94,7 +94,7 @@ def flatness(run: Run, close: ExitStack) -> report.Table:
         (f"{MANY} databases, by name in turn", names, names),
     ):
         loops[f"wsgipool, {title}"] = by_name({name: pools[name] for name in there}, turn)
-        # What the processor's caches alone make of it.
+        # The effect of the processor's caches alone.
         loops[f"floor, {title}"] = floor_by_name({name: locks[name] for name in there}, turn)
     samples = run.interleave("sizes", 200, {name: timed(loop) for name, loop in loops.items()})
     rows: dict[str, Sequence[report.Value]] = {}
@@ -109,7 +109,7 @@ def flatness(run: Run, close: ExitStack) -> report.Table:
         rows=rows,
         plotted=["x smallest"],
         reference=1.0,
-        notes=["x smallest: of 1 connection, or of 1 database of the same kind"],
+        notes=["x smallest: relative to 1 connection, or to 1 database of the same kind"],
     )
 
 
@@ -148,7 +148,7 @@ def thread_local(count: int) -> None:
     local = threading.local()
     local.connection = FakeConnection()
     for _ in repeat(None, count):
-        local.connection  # noqa: B018 - that is all there is to it
+        local.connection  # noqa: B018 - the whole checkout
 
 
 def by_name(pools: dict[str, Any], names: list[str]) -> Callable[[int], None]:

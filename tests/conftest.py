@@ -1,14 +1,15 @@
-"""For all tests: the MariaDB and the MySQL that they share; SIGTERM ends a run as Ctrl-C does, so servers are stopped.
+"""For all tests: the servers that they share, one of each kind a worker, and which tests a run has.
 
-A test that uses `database_server`, itself or by another fixture, runs on both. The markers mariadb_only and mysql_only
-choose one of them, and give the reason.
+A test that uses `database_server`, itself or by another fixture, runs on MariaDB and on MySQL. The markers mariadb_only
+and mysql_only choose one of them, and give the reason. `make test` has MariaDB, `make compat` has the tests on MySQL:
+they have the marker compat, as have those of tests/cluster.
 
-And how long those search that could search for ever: with pytest's --stress fifty times as long, beside the tests that
-take minutes.
+Searches take a moment in `make test`. With --stress they take 200 times as long.
 """
 
 import gc
-import signal
+import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,26 +19,39 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from httpd.place import IN_CONTAINERS
-from servers.kinds import KINDS, runs_on_its_kind
+from servers.ending import Ending
+from servers.kinds import KINDS, needs_mysql, runs_on_its_kind
 from servers.mysql import MySQL
+from servers.ports import use_own_ports
+from servers.postgresql import PostgreSQL
 from wsgipool.demo.mariadb import LocalServer, MariaDB
 
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+WORKERS_PER_CORE = 2
+"""Half of the time of the tests is waiting: for timeouts, for servers that start and that end."""
+STRESS = 200
+"""How many times as long searches take with --stress."""
 
-# A slow machine is no failure. What failed is printed with all its steps, so it needs no folder to be kept in.
+# A slow machine is no failure. A failure is printed with all its steps, so it needs no folder to be kept in.
 _COMMON = settings(deadline=None, print_blob=True, database=None, suppress_health_check=[HealthCheck.too_slow])
-# The same examples each time: a change that fails has itself to blame, and who repeats the run sees what failed.
-settings.register_profile("usual", _COMMON, max_examples=1000, derandomize=True)
-# Others each time: this is for finding what the thousand do not.
+# The same examples each time: a second run sees the same failure.
+settings.register_profile("usual", _COMMON, max_examples=250, derandomize=True)
+# Other examples each time.
 settings.register_profile("stress", _COMMON, max_examples=50_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--stress", action="store_true", help="search fifty times as long: see `make stress`")
+    parser.addoption("--stress", action="store_true", help=f"search {STRESS} times as long: see `make stress`")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("stress" if config.getoption("--stress") else "usual")
+    use_own_ports()
+    config.pluginmanager.register(Ending())
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+def pytest_xdist_auto_num_workers() -> int:
+    return WORKERS_PER_CORE * (os.cpu_count() or 1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,18 +59,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("server_kind", KINDS.values(), ids=KINDS, indirect=True, scope="module")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [item for item in items if not _runs(item, config)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    wanted = [item for item in items if runs_on_its_kind(item) and _runs_here(item)]
+    config.hook.pytest_deselected(items=list(set(items).difference(wanted)))
+    items[:] = wanted
+    for item in items:
+        if needs_mysql(item) or item.path.parent.name == "cluster":
+            item.add_marker("compat")
 
 
-def _runs(item: pytest.Item, config: pytest.Config) -> bool:
-    """Tell whether a test is wanted, and has what it needs here: this machine, containers, or either."""
-    if item.get_closest_marker("stress") and not config.getoption("--stress"):
-        return False
-    if not runs_on_its_kind(item):
-        return False
+def _runs_here(item: pytest.Item) -> bool:
+    """Return whether a test has what it needs here: this machine, containers, or either."""
     fixtures = getattr(item, "fixturenames", ())
     if IN_CONTAINERS:
         return "place" in fixtures or "compose" in fixtures
@@ -71,10 +85,22 @@ def _imports_frozen() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _unlocked_log() -> Iterator[None]:
+    """Give pytest's log handlers new locks after each test.
+
+    `logging.Handler.handle` takes the lock before its `try`. Some tests raise asynchronous exceptions. One between the
+    two leaves it locked, and all threads that log in later tests would wait for it.
+    """
+    yield
+    for handler in logging.getLogger().handlers:
+        handler.createLock()
+
+
 @pytest.fixture(scope="session")
 def effort(request: pytest.FixtureRequest) -> int:
-    """How many times as long as usual a test shall search."""
-    return 50 if request.config.getoption("--stress") else 1
+    """How many times as long as in `make test` a test shall search."""
+    return STRESS if request.config.getoption("--stress") else 1
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +131,16 @@ def mariadb_server(servers_folder: Path) -> Iterator[LocalServer]:
 @pytest.fixture(scope="session")
 def mysql_server(servers_folder: Path) -> Iterator[LocalServer]:
     with _shared(MySQL, servers_folder / "mysql") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql(servers_folder: Path) -> Iterator[PostgreSQL]:
+    folder = servers_folder / "postgresql"
+    folder.mkdir()
+    settings = {"log_disconnections": "on", "deadlock_timeout": "50ms", "autovacuum": "off", "shared_buffers": "16MB"}
+    with PostgreSQL(folder, settings) as server:
+        server.start()
         yield server
 
 

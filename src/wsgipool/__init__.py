@@ -1,11 +1,13 @@
 """Database connections for Python on Apache httpd and mod_wsgi: one pool per process and database.
 
-with wsgipool.connection("orders") as conn:      # committed at the end, rolled back on an error
-    with conn.cursor() as cursor:
-        cursor.execute("SELECT ...")
+Example::
+
+    with wsgipool.connection("orders") as conn:  # commits at the end, rolls back on an error
+        with conn.cursor() as cursor:
+            cursor.execute("SELECT ...")
 """
 
-from wsgipool.cache.shared import CacheStats, SharedCache
+from wsgipool.cache.shared_cache import CacheStats, SharedCache
 from wsgipool.errors import (
     CacheDeadlock,
     CacheTimeout,
@@ -25,9 +27,9 @@ from wsgipool.errors import (
 )
 from wsgipool.locks.named import Locks
 from wsgipool.pool import Pool
-from wsgipool.process import close, configure, connection, pool, transaction
+from wsgipool.pool.stats import Stats
+from wsgipool.pools import close, configure, connection, drain, pool, register, transaction
 from wsgipool.request import Middleware
-from wsgipool.stats import Stats
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,8 @@ __all__ = [
     "close",
     "configure",
     "connection",
+    "drain",
     "pool",
+    "register",
     "transaction",
 ]

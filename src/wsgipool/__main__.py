@@ -1,4 +1,4 @@
-"""`python -m wsgipool` is the command `wsgipool`."""
+"""Run the command `wsgipool` by `python -m wsgipool`."""
 
 from wsgipool.cli import main
 

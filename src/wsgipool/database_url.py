@@ -1,8 +1,8 @@
 """Database URLs: `scheme://user:password@host:port/database?option=value`.
 
-Each part is kept to the last character or the URL is refused; urllib would drop blanks, tabs and line ends, lower the
-case of a host and read a '+' as a blank. No message repeats a part of the URL, because where a password has a '/', '?',
-'@' or '&' that is not encoded, a piece of it stands in the place of another part.
+Each part is kept exactly, or the URL is refused. urllib would drop blanks, tabs and line ends, turn a host to lower
+case and read a '+' as a blank. No message repeats a part of the URL: if a password has a '/', '?', '@' or '&' that is
+not encoded, a piece of the password is parsed as another part.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from wsgipool import showing
 from wsgipool.errors import ConfigError
 
 MAX_LENGTH = 65_536
-"""Characters of a URL: far more than any, and few enough to be looked at many times."""
+"""Maximum characters of a URL."""
 
 _MAX_NAME = 255
-"""Characters of a user, a database, or a host (RFC 1035, 2.3.4); messages and logs show them."""
+"""Maximum characters of a user, a database, or a host (RFC 1035, 2.3.4). Messages and logs show them."""
 
 _MAX_PATH = 4096
-"""Characters of a file's path: Linux's PATH_MAX."""
+"""Maximum characters of a file's path: Linux's PATH_MAX."""
 
 _MAX_OPTIONS = 100
 
@@ -39,7 +39,7 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class DatabaseURL:
-    """A database's address, its parts unquoted: `scheme://user:password@host:port/database?option=value`."""
+    """The unquoted parts of a database URL, `scheme://user:password@host:port/database?option=value`."""
 
     scheme: str
     user: str | None = None
@@ -50,7 +50,7 @@ class DatabaseURL:
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     def __str__(self) -> str:
-        """The address without its password and options, for messages."""
+        """Return the address without its password and options, for messages."""
         user = f"{self.user}@" if self.user else ""
         port = f":{self.port}" if self.port else ""
         host = self.host or ""
@@ -62,7 +62,7 @@ class DatabaseURL:
 
 
 def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
-    """Return the parts of a database URL. Raises ConfigError; `where` names the URL's place in messages."""
+    """Return the parts of a database URL. Raise ConfigError, beginning with `where`, the URL's place."""
     if not isinstance(url, str):
         raise ConfigError(f"{where}: it is {showing.kind(url)}; write a string, such as mysql://user@host/database")
     try:
@@ -72,12 +72,12 @@ def parse_url(url: str, where: str = "the database URL") -> DatabaseURL:
 
 
 def is_secret(option: str) -> bool:
-    """Return whether the value of an option may be a password, which no message repeats."""
+    """Return whether the value of an option may be a password, which messages must not repeat."""
     return re.search(r"pass|pwd|secret|token", option.lower()) is not None
 
 
 def option_in_message(name: str, options: Iterable[str]) -> str:
-    """Return how a message names an option: not at all where it may be the end of a password with an '&' in it."""
+    """Return an option's name for a message, without the name if it may be a piece of a password with an '&'."""
     earlier = itertools.takewhile(lambda each: each != name, options)
     secret = next(filter(is_secret, earlier), None)
     return name if secret is None else f"that follows {secret} (an '&' in a value is written %26)"
@@ -91,12 +91,12 @@ def _parts(url: str) -> DatabaseURL:
             raise ValueError("jdbc: is for Java; leave it out")
         raise ValueError(f"no scheme; {_EXAMPLES}")
     if "#" in rest:
-        raise ValueError("'#' starts a fragment, which a database URL has not; in a password write %23")
+        raise ValueError("'#' starts a fragment, which a database URL does not have; in a password write %23")
     address, _, query = rest.partition("?")
     authority, _, path = address.partition("/")
     is_path, is_sqlite = not authority and path.startswith("/"), scheme.lower() == "sqlite"
-    # A file's path, after four slashes, may have an '@'. Anywhere else, an '@' after the host shows that the password
-    # has a '/' or '?' in it: what looks like the host or the database's name is a piece of the password.
+    # A file's path, after four slashes, may have an '@'. Elsewhere an '@' after the host shows that the password has a
+    # '/' or '?': the apparent host or database is a piece of the password.
     if "@" in path and not (is_path and is_sqlite):
         raise ValueError(f"an '@' after the host; {_ADVICE}")
     if "/" in path and not (is_path or is_sqlite):
@@ -115,7 +115,9 @@ def _parts(url: str) -> DatabaseURL:
         host=host,
         port=port,
         database=(
-            _unquoted(path, "the path of the file", most=_MAX_PATH) if is_path else _unquoted(path, "the database")
+            _unquoted(path, "the path of the file", max_length=_MAX_PATH)
+            if is_path
+            else _unquoted(path, "the database")
         ),
         options=MappingProxyType(_options(query) if query else {}),
     )
@@ -143,15 +145,15 @@ def _host_and_port(text: str) -> tuple[str | None, int | None]:
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?:(:)(.*))?", text)
     host, colon, port = bracketed.groups("") if bracketed else text.partition(":")
     if ":" in port and not bracketed and _is_ipv6(text):
-        raise ValueError("an IPv6 address stands in brackets; write mysql://user@[::1]:3306/database")
+        raise ValueError("an IPv6 address needs brackets; write mysql://user@[::1]:3306/database")
     if colon and not (re.fullmatch(r"[1-9][0-9]{0,4}", port) and int(port) <= 65_535):
         raise ValueError(f"its port is not a number from 1 to 65535; {_ADVICE}")
     host = _unquoted(host, "the host")
     if bracketed:
         if not _is_ipv6(host):
-            raise ValueError("in the brackets stands no IPv6 address; write [::1], or [fe80::1%25eth0] with a zone")
+            raise ValueError("the brackets do not hold an IPv6 address; write [::1], or [fe80::1%25eth0] with a zone")
     elif host and not _is_host(host):
-        raise ValueError(f"what should be the host is not one; {_ADVICE}")
+        raise ValueError(f"the host is not valid; {_ADVICE}")
     return host or None, int(port) if port else None
 
 
@@ -164,7 +166,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _is_host(text: str) -> bool:
-    """Return whether text is the name of a host, or of several as libpq takes them, or the folder of a Unix socket."""
+    """Return whether a text is a host, several hosts for libpq, or the folder of a Unix socket."""
     return text.startswith("/") or all(map(_is_host_name, text.split(",")))
 
 
@@ -172,7 +174,7 @@ def _is_host_name(text: str) -> bool:
     if not re.fullmatch(r"[\w.-]+", text):
         return False
     try:
-        text.encode("idna")  # as socket.getaddrinfo does
+        text.encode("idna")  # socket.getaddrinfo does the same
     except UnicodeError:
         return False
     return True
@@ -180,9 +182,9 @@ def _is_host_name(text: str) -> bool:
 
 def _options(query: str) -> dict[str, str]:
     pairs = query.split("&")
-    # SQL has variables. Anywhere else it is the '@' of a password with a '?' in it, of which no piece may be named.
+    # SQL in init_command may have variables. Elsewhere the '@' is that of a password with a '?'.
     if any("@" in pair and not pair.startswith("init_command=") for pair in pairs):
-        raise ValueError(f"an '@' after the host, where an option's value has it as %40; {_ADVICE}")
+        raise ValueError(f"an '@' after the host; in an option's value write %40; {_ADVICE}")
     if len(pairs) > _MAX_OPTIONS:
         raise ValueError(f"it has more than {_MAX_OPTIONS} options")
     options: dict[str, str] = {}
@@ -204,10 +206,13 @@ def _options(query: str) -> dict[str, str]:
     return options
 
 
-def _unquoted(text: str, part: str, *, most: int = _MAX_NAME, is_free: bool = False) -> str:
-    """Return text with its percent-encoded characters; `is_free`: of any length and with any of them but NUL."""
+def _unquoted(text: str, part: str, *, max_length: int = _MAX_NAME, is_free: bool = False) -> str:
+    """Return a text with its percent-encoded characters decoded.
+
+    With `is_free` it may have any length, and any character but NUL.
+    """
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise ValueError(f"{part} has a '%' that no two hexadecimal digits follow; a % is written %25")
+        raise ValueError(f"{part} has a '%' without two hexadecimal digits after it; a % is written %25")
     try:
         found = unquote_to_bytes(text).decode("utf-8")
     except UnicodeDecodeError:
@@ -216,6 +221,6 @@ def _unquoted(text: str, part: str, *, most: int = _MAX_NAME, is_free: bool = Fa
         ) from None
     if "\0" in found or not (is_free or found.isprintable()):
         raise ValueError(f"{part} has a NUL, a line end or another invisible character; remove it")
-    if len(found) > most and not is_free:
-        raise ValueError(f"{part} is longer than {most} characters")
+    if len(found) > max_length and not is_free:
+        raise ValueError(f"{part} is longer than {max_length} characters")
     return found

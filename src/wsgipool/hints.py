@@ -1,4 +1,4 @@
-"""What other pools and frameworks call the settings of a database, and what to write here instead."""
+"""Hints for settings as other pools and frameworks name them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _IN_THE_URL = "it is a part of the url: mysql://user@host:3306/database"
 _PASSWORD = "the password stands in the url, or in the file that password_file names"  # noqa: S105 - a hint
 _OPTION = "write it as an option of the url: mysql://user@host/database?{key}=..."
-_SIZE = "write max_size, the most connections of a process"
+_SIZE = "write max_size, the maximum number of connections of a process"
 _MIN_SIZE = "write min_size"
 _TIMEOUT = "write timeout"
 _LIFETIME = "write max_lifetime"
@@ -20,13 +20,13 @@ _LEAVE_OUT = "leave it out"
 _HINTS: Mapping[str, str] = {
     # SQLAlchemy
     "pool_size": _SIZE,
-    "max_overflow": "write max_size, which is what pool_size and max_overflow are together",
+    "max_overflow": "write max_size, the sum of pool_size and max_overflow",
     "pool_timeout": _TIMEOUT,
     "pool_recycle": _LIFETIME,
     "pool_pre_ping": _CHECK,
     "pool_reset_on_return": _RESET,
     "reset_on_return": _RESET,
-    "pool_use_lifo": "leave it out: the connection that came back last is used first",
+    "pool_use_lifo": "leave it out: the connection that was returned last is used first",
     "poolclass": _LEAVE_OUT,
     "drivername": _DRIVER,
     # Django
@@ -37,7 +37,7 @@ _HINTS: Mapping[str, str] = {
     # DBUtils
     "maxconnections": _SIZE,
     "mincached": _MIN_SIZE,
-    "maxcached": "write max_size, and max_idle to close what nobody needs",
+    "maxcached": "write max_size, and max_idle to close unused connections",
     "maxshared": "leave it out: threads share no connection",
     "maxusage": "write max_lifetime: a connection is closed by its age, not by its uses",
     "setsession": "write init_command as an option of the url: mysql://user@host/database?init_command=...",
@@ -48,7 +48,6 @@ _HINTS: Mapping[str, str] = {
     "num_workers": "write max_connecting",
     "reconnect_timeout": _LEAVE_OUT,
     "open": _LEAVE_OUT,
-    "close_returns": _LEAVE_OUT,
     "kwargs": "write them as options of the url: mysql://user@host/database?charset=utf8mb4",
     "check": _CHECK,
     "command_timeout": "write read_timeout as an option of the url: mysql://user@host/database?read_timeout=30",
@@ -63,16 +62,16 @@ _HINTS: Mapping[str, str] = {
     "keepalivetime": _CHECK,
     "connectionlimit": _SIZE,
     "max_open_conns": _SIZE,
-    "max_idle_conns": "write max_size, and max_idle to close what nobody needs",
+    "max_idle_conns": "write max_size, and max_idle to close unused connections",
     "conn_max_lifetime": _LIFETIME,
     "conn_max_idle_time": _IDLE,
-    # anybody
+    # common names
     **dict.fromkeys(("max_connections", "max", "size", "limit", "pool_max_size", "max_pool_size"), _SIZE),
     **dict.fromkeys(("min", "min_idle", "min_cached", "pool_min_size", "min_pool_size"), _MIN_SIZE),
     **dict.fromkeys(("max_age", "recycle", "ttl"), _LIFETIME),
     **dict.fromkeys(("max_idle_time", "idle_timeout", "wait_timeout"), _IDLE),
     **dict.fromkeys(("acquire_timeout", "wait", "max_wait", "checkout_timeout"), _TIMEOUT),
-    **dict.fromkeys(("pre_ping", "test_on_borrow", "health_check"), _CHECK),
+    **dict.fromkeys(("pre_ping", "test_on_borrow", "health_check"), _CHECK),  # codespell:ignore borrow
     **dict.fromkeys(
         ("host", "hostname", "server", "port", "user", "username", "db", "dbname", "database"), _IN_THE_URL
     ),
@@ -94,7 +93,7 @@ _HINTS: Mapping[str, str] = {
 
 
 def hint(key: str) -> str | None:
-    """Return what to write instead of a key that others have for a database, or None."""
+    """Return the hint for a key of another pool or framework, or None."""
     word = key.lower().replace("-", "_")
     found = _HINTS.get(word)
     return None if found is None else found.format(key=word)

@@ -1,4 +1,4 @@
-"""Questions asked as another user, by a child process that is that user and has nothing of root's."""
+"""Functions that run as another user, in a child process without root's rights, files and environment."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TIMEOUT = 30.0
 _MAX_ANSWER = 4 * 1024 * 1024
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONUTF8")
-"""Of root's environment: what says nothing secret."""
+"""Variables of root's environment that contain no secrets."""
 
 
 class NoAnswer(ConfigError):
-    """The process of another user was not done in time."""
+    """The process of another user did not answer in time."""
 
 
 def as_user(
@@ -35,11 +35,11 @@ def as_user(
     environment: Mapping[str, str] | None = None,
     timeout: float = _TIMEOUT,
 ) -> T:
-    """Return the answer to a question, asked by a child process of `user`, with the group that httpd gives it.
+    """Return the result of a function that a child process calls as `user`, with the group that httpd gives it.
 
-    The answer is of plain values that JSON has. Where the child is another user than this process, its environment is
-    `environment` alone, and it has neither this terminal nor any open file. Raises ConfigError where there is no such
-    user, where the question raises anything, and where there is no answer within `timeout` seconds.
+    The result consists of JSON's plain values. If `user` is not the user of this process, the child gets `environment`
+    and the kept variables only, and neither this terminal nor any open file. Raises ConfigError if the user does not
+    exist, if the function raises, or if there is no answer within `timeout` seconds.
     """
     known = account(user)
     if known is None:
@@ -47,7 +47,7 @@ def as_user(
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        # It ends in time, too, where this process was killed meanwhile.
+        # The child ends in time even if this process is killed.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, timeout + 1)
         _answer(known, group, environment, question, writer)
@@ -71,7 +71,7 @@ def _answer(
     question: Callable[[], object],
     writer: int,
 ) -> NoReturn:
-    # Only what cannot touch the parent's state, and out by the shortest way.
+    # Only calls that cannot change the parent's state, and no handlers at the exit.
     try:
         try:
             if os.geteuid() != known.pw_uid:
@@ -89,8 +89,8 @@ def _answer(
 
 
 def _become(known: pwd.struct_passwd, group: str | None, environment: Mapping[str, str], writer: int) -> None:
-    # What is loaded from here on may be the user's own, a plugin of a database client, say: it gets nothing of root's,
-    # neither the terminal, to which it could type, nor open files, nor passwords in the environment.
+    # Code that is loaded from here on may belong to the user, such as a plugin of a database client. So it gets neither
+    # root's terminal, to which it could type, nor open files, nor passwords in the environment.
     os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
@@ -109,7 +109,7 @@ def _become(known: pwd.struct_passwd, group: str | None, environment: Mapping[st
 
 
 def _read_answer(reader: int, deadline: float) -> bytes | None:
-    """Return what the child wrote until its end, or None where that did not come in time."""
+    """Return the whole output of the child; None if it does not end in time."""
     parts, size = [], 0
     while size <= _MAX_ANSWER:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
@@ -124,7 +124,7 @@ def _read_answer(reader: int, deadline: float) -> bytes | None:
 
 
 def _unpacked(answer: bytes, user: str) -> Any:
-    # The child may be in the user's hands: whatever it says, this process only ever gets plain values of it.
+    # The user may control the child, so its output is parsed into plain values only.
     try:
         content = json.loads(answer)
         if "error" not in content:

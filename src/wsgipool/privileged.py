@@ -1,7 +1,7 @@
-"""Files that root changes where another user may write, without giving that user root's rights.
+"""Files that root changes in folders where another user may write, without giving that user root's rights.
 
-A user who may write to a folder can put a link, a FIFO or another's file where root expects a file. So root opens no
-path through such a folder: a child process that is that user does it, and can do no more than that user can.
+A user who may write to a folder can put a link, a FIFO or a foreign file where root expects a file. So root opens no
+path through such a folder. Instead, a child process changes the file with the rights of that user.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from wsgipool.impersonation import as_user
 T = TypeVar("T")
 
 _MAX_FILE = 4 * 1024 * 1024
-"""Bytes of a file that is read whole: settings, httpd's configuration, a password."""
+"""Maximum size in bytes of a file that is read: settings, httpd's configuration, a password."""
 _MAX_LINKS = 40
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACCESS_LIST = "system.posix_acl_access"
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file that is to be changed. Raises ConfigError."""
+    """Return the text of a file that will be changed. Raises ConfigError."""
     return _where(path, partial(_read, path))
 
 
 def replace_text(path: Path, content: str, *, backup: bool = True) -> Path:
-    """Write a file that exists anew, in place, so that its owner, mode and access list stay.
+    """Overwrite an existing file in place, so that its owner, mode and access list stay.
 
-    Returns where its former self is kept, with `backup`. Raises ConfigError.
+    Returns the path of the backup, which is written if `backup` is true. Raises ConfigError.
     """
     name = _where(path, partial(_replace, path, content, backup))
     return path.resolve().with_name(name)
 
 
 def create_text(path: Path, content: str, mode: int, group: int | None = None) -> bool:
-    """Write a file that does not exist yet, and return whether it got the group. Raises ConfigError."""
+    """Create a file that does not exist yet; return whether it got the group. Raises ConfigError."""
     return _where(path, partial(_create, path, content, mode, group))
 
 
 def refuse_shared(folder: Path) -> None:
-    """Raise ConfigError where another user than this one or root could exchange what is in the folder."""
+    """Raise ConfigError if a user other than this one or root could replace files in the folder."""
     opened, _, owner = _open_folder(folder / "file")
     os.close(opened)
     if owner not in (0, os.geteuid()):
-        raise ConfigError(f"{folder} is below a folder of {_name_of(owner)}, who could exchange it")
+        raise ConfigError(f"{folder} is below a folder of {_name_of(owner)}, who could replace it")
 
 
 def owner_of(path: Path) -> str:
-    """Return the user who could exchange a file, as #NUMBER: #0 is root, and nobody else. Raises ConfigError."""
+    """Return the only user other than root who could replace a file, as #NUMBER; #0 if none. Raises ConfigError."""
     opened, name, owner = _open_folder(path, to_read=True)
     try:
         status = _status(name, opened)
@@ -67,12 +67,12 @@ def owner_of(path: Path) -> str:
     if status is None:
         return f"#{owner}"
     if status.st_mode & 0o022:
-        raise ConfigError(f"{path} may be written by others ({stat.filemode(status.st_mode)}); chmod go-w {path}")
+        raise ConfigError(f"other users may write to {path} ({stat.filemode(status.st_mode)}); chmod go-w {path}")
     return f"#{_only({owner, status.st_uid}, path)}"
 
 
 def _where(path: Path, action: Callable[[int, str], T]) -> T:
-    """Return what `action` does with the folder of a file, opened, and its name there, as the user who may write it."""
+    """Call `action` with the opened folder of a file and the file's name, as the user who may write there."""
     folder, name, owner = _open_folder(path)
     try:
         if os.geteuid() != 0 or owner == 0:
@@ -83,10 +83,10 @@ def _where(path: Path, action: Callable[[int, str], T]) -> T:
 
 
 def _open_folder(path: Path, *, to_read: bool = False) -> tuple[int, str, int]:
-    """Open the folder of a file: return its descriptor, the file's name in it, and the user whose it is to change.
+    """Open the folder of a file: return its descriptor, the file's name in it, and the user who may change the file.
 
-    That is root where nobody else could exchange anything on the way, links included, else the one user who could.
-    Raises ConfigError where there are several. Only `to_read` the folder may be a sticky one, or not be there.
+    The user is root if only root could replace a folder or link on the way, else the one user who could. Raises
+    ConfigError if there are several. With `to_read`, the folder may be a sticky one or not exist.
     """
     todo = deque(path.absolute().parts[1:])
     place, links = Path("/"), 0
@@ -102,11 +102,11 @@ def _open_folder(path: Path, *, to_read: bool = False) -> tuple[int, str, int]:
                 target = _target(name, folder, links)
                 todo.extendleft(reversed([part for part in target.parts if part != "/"]))
                 if target.is_absolute():
-                    place, folder = Path("/"), _exchange(folder, "/")
+                    place, folder = Path("/"), _step_into(folder, "/")
             elif not todo:
                 return folder, name, _only(owners, path)
             else:
-                place, folder = place / name, _exchange(folder, name)
+                place, folder = place / name, _step_into(folder, name)
                 owners.add(_owner(folder, place, is_last=len(todo) == 1 and not to_read))
     except OSError as error:
         if to_read and isinstance(error, FileNotFoundError):
@@ -124,8 +124,8 @@ def _target(name: str, folder: int, links: int) -> Path:
     return Path(os.readlink(name, dir_fd=folder))
 
 
-def _exchange(folder: int, name: str) -> int:
-    """Open a folder in the opened one and close that."""
+def _step_into(folder: int, name: str) -> int:
+    """Open a folder inside an opened one, and close the outer one."""
     inner = os.open(name, _FOLDER, dir_fd=folder)
     os.close(folder)
     return inner
@@ -133,11 +133,11 @@ def _exchange(folder: int, name: str) -> int:
 
 def _owner(folder: int, place: Path, *, is_last: bool) -> int:
     status = os.fstat(folder)
-    # In a sticky folder nobody can exchange what is another's; but names that are free can be taken.
+    # In a sticky folder, users cannot replace the files of others, but they can create files of any free name.
     if status.st_mode & 0o022 and (is_last or not status.st_mode & stat.S_ISVTX):
         raise ConfigError(
-            f"{place} may be written by others ({stat.filemode(status.st_mode)}), who could exchange what is in it; "
-            f"chmod go-w {place}, or move the file to a folder that only one user may write"
+            f"other users may write to {place} ({stat.filemode(status.st_mode)}) and could replace files in it; "
+            f"chmod go-w {place}, or move the file to a folder where only one user may write"
         )
     return status.st_uid
 
@@ -146,7 +146,7 @@ def _only(owners: set[int], path: Path) -> int:
     others = owners - {0}
     if others - {os.geteuid()} and (os.geteuid() != 0 or len(others) > 1):
         names = " and ".join(sorted(map(_name_of, others)))
-        raise ConfigError(f"{path} is below folders or links of {names}, who could exchange it; it is left alone")
+        raise ConfigError(f"{path} is below folders or links of {names}, who could replace it; nothing was changed")
     return others.pop() if others else 0
 
 
@@ -168,7 +168,7 @@ def _by() -> str:
     return f" by {_name_of(os.geteuid())}"
 
 
-# --- what is done in a folder that was opened ------------------------------------------------------------------------
+# --- actions in an opened folder -------------------------------------------------------------------------------------
 
 
 def _read(path: Path, folder: int, name: str) -> str:
@@ -212,8 +212,8 @@ def _create(path: Path, content: str, mode: int, group: int | None, folder: int,
 
 @contextlib.contextmanager
 def _regular(path: Path, name: str, how: int, folder: int) -> Iterator[int]:
-    """Open a file that has one name, and is no link, FIFO or device."""
-    # A FIFO would keep us waiting.
+    """Open a regular file that has only one name."""
+    # O_NONBLOCK: opening a FIFO would wait for its other end.
     file = os.open(name, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         _refuse_odd(path, os.fstat(file))
@@ -224,22 +224,24 @@ def _regular(path: Path, name: str, how: int, folder: int) -> Iterator[int]:
 
 def _refuse_odd(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path} is not a regular file ({stat.filemode(status.st_mode)}); it is left alone")
+        raise ConfigError(f"{path} is not a regular file ({stat.filemode(status.st_mode)}); nothing was changed")
     if status.st_nlink != 1:
-        raise ConfigError(f"{path} has {status.st_nlink} names (hard links), so it may be another's; it is left alone")
+        raise ConfigError(
+            f"{path} has {status.st_nlink} hard links, so it may be a file of another user; nothing was changed"
+        )
 
 
 def _content(path: Path, file: int) -> bytes:
     content = os.pread(file, _MAX_FILE + 1, 0)
     if len(content) > _MAX_FILE:
-        raise ConfigError(f"{path} has more than {_MAX_FILE} bytes; it is left alone")
+        raise ConfigError(f"{path} has more than {_MAX_FILE} bytes; nothing was changed")
     return content
 
 
 def _overwrite(file: int, content: bytes) -> None:
     size = os.fstat(file).st_size
     try:
-        # Where the disk is full nothing has been changed yet.
+        # Fails on a full disk before anything is overwritten.
         if content:
             os.posix_fallocate(file, 0, len(content))
     except OSError:
@@ -251,7 +253,7 @@ def _overwrite(file: int, content: bytes) -> None:
 
 
 def _keep(path: Path, content: bytes, status: os.stat_result, original: int, folder: int) -> None:
-    """Keep what a file was before, for those who may read the file, as `path` in the folder."""
+    """Write the previous content of a file to `path` in the folder, readable by the same users at most."""
     there = _status(path.name, folder)
     if there is not None and not stat.S_ISDIR(there.st_mode):
         _refuse_odd(path, there)
@@ -262,7 +264,7 @@ def _keep(path: Path, content: bytes, status: os.stat_result, original: int, fol
         mode = status.st_mode & 0o777
         if os.geteuid() == 0:
             os.fchown(file, status.st_uid, status.st_gid)
-        # With an access list the bits of the group say something else.
+        # With an access list, the group bits are the list's mask.
         if not _give_to_group(file, status.st_gid) or _has_access_list(original):
             mode &= 0o700
         os.fchmod(file, mode)
@@ -282,7 +284,7 @@ def _has_access_list(file: int) -> bool:
 
 
 def _give_to_group(file: int, group: int) -> bool:
-    """Give a file to a group, and return whether this user may."""
+    """Give a file to a group; return whether this user may do so."""
     try:
         os.fchown(file, -1, group)
     except PermissionError:

@@ -1,6 +1,6 @@
-"""Frozen dataclasses as JSON's plain values, and back: what a process of another user may say to root's.
+"""Converts frozen dataclasses to plain values of JSON and back, so that root may trust another user's process.
 
-What comes back is only ever of the types that the dataclass declares. Nothing is looked up by name, and nothing is run.
+Restored values have only types that the dataclass declares. No name is looked up, and no code is run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def plain(value: object) -> Any:
-    """Return a value as JSON has it. Raises TypeError where JSON has no such."""
+    """Return a value as a plain value of JSON. Raises TypeError if JSON has no such value."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, PurePath):
@@ -25,11 +25,11 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
-    raise TypeError(f"{type(value).__name__} is no value of a record")
+    raise TypeError(f"{type(value).__name__} cannot be part of a record")
 
 
 def restored(kind: Any, value: Any) -> Any:
-    """Return a value of type `kind` from what `plain` made of it. Raises TypeError where it is no such."""
+    """Return a value of type `kind` from the result of `plain`. Raises TypeError if it has another type."""
     if kind is object or kind is Any:
         return value
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -75,7 +75,7 @@ def _simple(kind: Any, value: Any) -> Any:
     if isinstance(kind, type):
         if issubclass(kind, PurePath) and isinstance(value, str):
             return kind(value)
-        # JSON writes 10.0 as 10.0, but some programs write 10.
+        # Some programs write 10.0 as 10.
         if kind is float and type(value) is int:
             return float(value)
         if kind in (str, int, float, bool) and type(value) is kind:

@@ -1,4 +1,4 @@
-"""Values and names as messages show them: on one line, short, and without running foreign code."""
+"""Formats values and names for messages: on one line, short, and without running foreign code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 MAX_SHOWN = 100
-"""Characters of a value, or of a name, that a message repeats."""
+"""Maximum number of characters of a value or a name in a message."""
 
 MAX_LISTED = 300
-"""Characters of all the known names that a message lists."""
+"""Maximum number of characters of the list of known names in a message."""
 
 _NAMES_COMPARED = 1000
-"""Known names that are compared with a wrong one: to compare takes some 20 µs each."""
+"""Maximum number of known names that are compared with a wrong one. Each takes some 20 µs."""
 
 _KINDS: Mapping[type, str] = {
     type(None): "None",
@@ -33,14 +33,14 @@ _KINDS: Mapping[type, str] = {
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: a string in quotes, a number, or else what kind of thing it is."""
+    """Return a value for a message: a string in quotes, a number, or the kind of any other value."""
     if isinstance(value, str):
         start = repr(str.__str__(value)[:MAX_SHOWN])
         return start if len(value) <= MAX_SHOWN else f"{start}... ({len(value)} characters)"
     if isinstance(value, bool):
         return "true" if value else "false"
     if type(value) is int:
-        # Not by its digits: Python refuses to write more than 4,300 of them.
+        # Python refuses to convert a number of more than 4,300 digits.
         return str(value) if value.bit_length() < 200 else f"a number of {value.bit_length()} bits"
     if type(value) is float:
         return repr(value)
@@ -48,7 +48,7 @@ def shown(value: object) -> str:
 
 
 def kind(value: object) -> str:
-    """Return what a value is, in the words of TOML."""
+    """Return the kind of a value, in the words of TOML."""
     known = _KINDS.get(type(value))
     if known is None:
         known = "a table" if isinstance(value, Mapping) else f"a {type(value).__name__[:40]}"
@@ -56,15 +56,15 @@ def kind(value: object) -> str:
 
 
 def assigned(value: object) -> str:
-    """Return what follows a key in a message: ` = 3`, or ` is an array` where the value itself would be long."""
+    """Return the text after a key in a message: ` = 3`, or ` is an array` for a kind of value that may be long."""
     plain = isinstance(value, str | bool) or type(value) in (int, float)
     return f" = {shown(value)}" if plain else f" is {kind(value)}"
 
 
 def name(word: object) -> str:
-    """Return a key or a name as a message shows it: as it is if it is a plain word, else in quotes.
+    """Return a key or a name for a message: a plain word unchanged, anything else in quotes.
 
-    What looks like a part of a URL, which may have a password in it, is not repeated.
+    Only the length of a possible URL is returned, because a URL may contain a password.
     """
     if not isinstance(word, str):
         return f"({kind(word)})"
@@ -74,13 +74,13 @@ def name(word: object) -> str:
 
 
 def path(file: str | PurePath) -> str:
-    """Return a file's path as a message shows it: as it is, or in quotes and shortened."""
+    """Return a file's path for a message: unchanged, or in quotes and shortened if it is unusual."""
     text = str(file)
     return text if text.isprintable() and text.strip() == text != "" and len(text) <= 255 else shown(text)
 
 
 def unknown_key(key: object, known: Iterable[str]) -> str:
-    """Return the end of a sentence that says what `key` could have meant."""
+    """Return a hint for an unknown key: the most similar known name, or all of them."""
     names = sorted(itertools.islice((each for each in known if isinstance(each, str)), _NAMES_COMPARED))
     words = {each.lower(): each for each in reversed(names)}
     close = difflib.get_close_matches(key.lower()[:MAX_SHOWN], words, n=1) if isinstance(key, str) else []

@@ -1,4 +1,4 @@
-"""Numbers and texts as people read them."""
+"""Numbers, words and texts for messages."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ _PLURALS = {"process": "processes", "child": "children", "is": "are", "was": "we
 
 
 def counted(number: int, noun: str) -> str:
-    """Return "1 thread", "2 threads"."""
+    """Return number and noun, such as "1 thread" or "2 threads"."""
     return f"{number} {plural(number, noun)}"
 
 
 def plural(number: int, word: str) -> str:
-    """Return the word as it stands with the number."""
+    """Return the singular or plural of a word, by the number."""
     return word if number == 1 else _PLURALS.get(word, f"{word}s")
 
 
 def rounded(number: float, digits: int = 2) -> str:
-    """Return a number with so many digits that say something, never in powers of ten: 130, 1.3, 0.0013."""
+    """Return a number with this many significant digits, without an exponent: 130, 1.3, 0.0013."""
     if number == 0 or not math.isfinite(number):
         return f"{number:g}"
     decimals = digits - 1 - math.floor(math.log10(abs(number)))
@@ -26,15 +26,20 @@ def rounded(number: float, digits: int = 2) -> str:
     return shown.rstrip("0").rstrip(".") if "." in shown else shown
 
 
+def describe(error: BaseException) -> str:
+    """Return an error's type and text on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def printable(text: str, keep: str = "") -> str:
-    """Return a text on one line, its control characters as numbers: a server or a file may have put them there."""
+    """Return a text from a server or a file on one line, with its control characters escaped."""
     return "".join(
         each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
     )
 
 
 def shortened(text: str, length: int = 2000) -> str:
-    """Return a text without its middle where it is longer: a value may be of any size."""
+    """Return a text of at most about `length` characters, without the middle of a longer one."""
     if len(text) <= length:
         return text
     half = length // 2

@@ -22,7 +22,7 @@ def running_cluster(servers_folder: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(running_cluster: Cluster) -> Cluster:
-    """The cluster with all its nodes in use, whatever the test before has done to them."""
+    """The cluster with all its nodes in use."""
     running_cluster.heal()
     return running_cluster
 

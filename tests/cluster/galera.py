@@ -30,7 +30,7 @@ _PATIENCE = 60.0
 
 
 class Process:
-    """A server that is stopped at the end whatever happens; it writes to a log of its own."""
+    """A server with a log of its own that is stopped at the end in any case."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -44,11 +44,11 @@ class Process:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **(environment or {}), "PATH": _PATH},
-                start_new_session=True,  # a node has helpers, of rsync, which have to end with it
+                start_new_session=True,  # a node starts rsync, which has to end with it
             )
 
     def wait_for(self, is_ready: Callable[[], bool], what: str) -> None:
-        """Wait until something of it is so, as long as it runs."""
+        """Wait for a condition while the server runs."""
         assert self._process is not None
         deadline = time.monotonic() + _PATIENCE
         while not is_ready():
@@ -57,14 +57,14 @@ class Process:
             time.sleep(0.01)
 
     def terminate(self) -> None:
-        """Let it shut down in order, and wait for its end."""
+        """Shut the server down and wait for its end."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(_PATIENCE)
         self.kill()
 
     def kill(self) -> None:
-        """End it and what it has started, at once."""
+        """Kill the server and its processes."""
         if self._process is None:
             return
         with suppress(ProcessLookupError):
@@ -93,9 +93,9 @@ class Node(Process):
                 shutil.chown(each, account)
 
     def start(self, running: Sequence[Node], password: str) -> None:
-        """Start it beside these nodes, or as the first of a new cluster, and return when it can do work."""
+        """Start the node beside these nodes, or as the first of a new cluster; return when it can do work."""
         self._password = password
-        # The balancer gives up a node while that sends its data to another: it should be one that is not in use.
+        # While a node sends its data to another, the balancer marks it down. So choose a node that is not in use.
         donors = sorted(running, key=lambda node: node.sessions("shop%"))
         command = self._command("gcomm://" + ",".join(f"127.0.0.1:{node.group_port}" for node in running))
         self.launch([*command, f"--wsrep-sst-donor={','.join(node.name for node in donors)}"])
@@ -118,7 +118,7 @@ class Node(Process):
             cursor.execute(statement)
 
     def sessions(self, user: str) -> int:
-        """Return how many sessions it has of the users whose name is like this."""
+        """Return the number of sessions of the users whose name matches."""
         with self.admin() as connection, connection.cursor() as cursor:
             return int(cursor.execute("SELECT 1 FROM information_schema.processlist WHERE user LIKE %s", (user,)))
 
@@ -131,17 +131,17 @@ class Node(Process):
             return False
 
     def catch_up(self) -> None:
-        """Wait until it has all that was committed on the others."""
+        """Wait until the node has all transactions that were committed on the others."""
         with self.admin() as connection, connection.cursor() as cursor:
             cursor.execute("SET SESSION wsrep_sync_wait = 1")
             cursor.execute("SELECT 1 FROM mysql.user LIMIT 1")
 
     def isolate(self, is_isolated: bool) -> None:
-        """Cut it off from the others, or connect it with them again."""
+        """Cut the node off from the others, or connect it with them again."""
         self.run(f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={int(is_isolated)}'")
 
     def install(self) -> None:
-        """Make the data of a new server, without a cluster."""
+        """Create the data of a new server without a cluster."""
         subprocess.run(
             ["mariadb-install-db", "--no-defaults", *self._options(), "--auth-root-authentication-method=socket"],
             check=True,
@@ -154,7 +154,7 @@ class Node(Process):
             "gmcast.listen_addr": f"tcp://127.0.0.1:{self.group_port}",
             "ist.recv_addr": f"127.0.0.1:{self._ist_port}",
             "gcache.size": "16M",
-            # A node that is silent is given up after 2 s and not after 5.
+            # A silent node is evicted after 2 s instead of 5.
             "evs.keepalive_period": "PT0.5S",
             "evs.suspect_timeout": "PT2S",
         }
@@ -181,7 +181,7 @@ class Node(Process):
         options = [
             f"--datadir={self._data}",
             f"--tmpdir={self._folder}",
-            # The data is thrown away: nothing waits for the disk.
+            # The data is temporary: do not wait for the disk.
             "--loose-debug-no-sync",
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-log-file-size=16M",
@@ -215,11 +215,11 @@ class Balancer(Process):
         self.wait_for(lambda: set(self.states().values()) == {"UP"}, f"not all nodes are up: {self.states()}")
 
     def wait_until_down(self, node: Node) -> None:
-        """Wait until it has given a node up."""
+        """Wait until the balancer has marked a node down."""
         self.wait_for(lambda: self.states()[node.name] == "DOWN", f"{node.name} is not noticed: {self.states()}")
 
     def states(self) -> dict[str, str]:
-        """Return what it thinks of each node: "UP", "DOWN", or on the way."""
+        """Return the state of each node: "UP", "DOWN", or a transition."""
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(self._socket))
             client.sendall(b"show stat -1 4 -1\n")
@@ -241,7 +241,7 @@ class Cluster:
             True: Balancer(folder / "ending", self.nodes, ends_sessions=True),
             False: Balancer(folder / "keeping", self.nodes, ends_sessions=False),
         }
-        """By whether it ends the sessions of a node that it has given up."""
+        """The balancers, by whether they end the sessions of a node that is marked down."""
         self._folder = folder
 
     def __enter__(self) -> Cluster:
@@ -262,7 +262,7 @@ class Cluster:
         first, *others = self.nodes
         first.install()
         first.start([], self.password)
-        init.write_text("")  # the others get what is there
+        init.write_text("")  # the others copy the data
         for node in others:
             node.start([node for node in self.nodes if node.runs], self.password)
         for balancer in self.balancers.values():
@@ -270,7 +270,7 @@ class Cluster:
         self.heal()
 
     def create_database(self, name: str) -> str:
-        """Create a database and a user of the same name who may use that one only; return their URL at one node."""
+        """Create a database, and a user of the same name for this database only; return their URL at one node."""
         node = self.nodes[0]
         node.run(f"CREATE DATABASE {name}")
         node.run(f"CREATE USER {name} IDENTIFIED BY '{self.password}'")
@@ -278,7 +278,7 @@ class Cluster:
         return f"mysql://{name}:{self.password}@127.0.0.1:{node.port}/{name}"
 
     def heal(self) -> None:
-        """Undo what was done to the nodes, start those that do not run, and wait until all can be used."""
+        """Restore and start all nodes, and wait until all can be used."""
         for node in self.nodes:
             if node.runs:
                 node.run("SET GLOBAL read_only = 0")
@@ -289,7 +289,7 @@ class Cluster:
             balancer.wait_for_all()
 
     def node_in_use(self, user: str) -> Node:
-        """Return the node that has most sessions of a user."""
+        """Return the node with the most sessions of a user."""
         return max((node for node in self.nodes if node.runs), key=lambda node: node.sessions(user))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Locks on a cluster: those of scope "database" are refused, and a row that each transaction changes replaces them."""
+"""Locks on a cluster: scope "database" is refused, and a row that each transaction changes replaces it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 10
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient"])
-def test_a_lock_that_only_one_node_knows_is_refused(scheme: str, url: str) -> None:
+def test_a_lock_of_a_single_node_is_refused(scheme: str, url: str) -> None:
     pool = pool_of(url.replace("mysql:", f"{scheme}:"))
     try:
         with pytest.raises(
@@ -38,7 +38,7 @@ def test_the_doctor_says_so(url: str) -> None:
     assert [finding.code for finding in databases.examine(settings, {"shop": answer})] == ["locks-of-one-node"]
 
 
-def test_a_row_that_is_changed_keeps_others_out_on_all_nodes(cluster: Cluster, url: str) -> None:
+def test_a_changed_row_is_locked_on_all_nodes(cluster: Cluster, url: str) -> None:
     node, *_ = cluster.nodes
     name = url.rpartition("/")[2]
     with node.admin(name) as connection, connection.cursor() as cursor:
@@ -69,7 +69,7 @@ def _add_books(pool: Pool[Any]) -> None:
 
 
 def _add_book(connection: Any) -> None:
-    """Read a number and write one more, which loses books unless others are kept out."""
+    """Read a number and write the next one, which needs a lock."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT turns FROM locks WHERE name = 'stock' FOR UPDATE")
         cursor.execute("UPDATE locks SET turns = turns + 1 WHERE name = 'stock'")

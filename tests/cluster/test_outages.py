@@ -1,7 +1,7 @@
-"""A node that dies, is cut off, turns read only or is restarted: what visitors see of it, and what is in the database.
+"""A node that dies, is cut off, turns read only or is restarted: the visitors' errors, and the stored data.
 
-The balancer notices it, and sends new sessions to another node. It may end the old sessions, too; where it keeps them,
-as many do, the pool may not hand out again what has failed.
+The balancer marks the node down and sends new sessions to another node. It may end the old sessions, too. If it keeps
+them, as many balancers do, the pool must not use a failed connection again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from httpd.background import Background
 
 MAX_FAILURES = 60
 MAX_FAILING = 2.0
-"""Seconds from the balancer's noticing to the last failure."""
+"""Maximum seconds from the balancer's notice to the last failure."""
 _MAX_NOTICING = 3.0
-"""Seconds from the first failure to the balancer's noticing, on a busy machine."""
+"""Maximum seconds from the first failure to the balancer's notice, on a busy machine."""
 
 
-class Watch(Background):
-    """Notes when the balancer gives up a node."""
+class BalancerLog(Background):
+    """A record of the times when the balancer marks a node down."""
 
     def __init__(self, balancer: Balancer) -> None:
         super().__init__(self._look)
@@ -48,34 +48,34 @@ class Watch(Background):
 
 @dataclass
 class Site:
-    """A database of the cluster, and those who write to it through one of the balancers."""
+    """A database of the cluster, and visitors that write to it through a balancer."""
 
     cluster: Cluster
     balancer: Balancer
     name: str
     visitors: Visitors
-    watch: Watch
+    balancer_log: BalancerLog
 
     def node_in_use(self) -> Node:
         return self.cluster.node_in_use(self.name)
 
     @contextmanager
     def writing(self) -> Iterator[Visitors]:
-        with self.watch, self.visitors as visitors:
+        with self.balancer_log, self.visitors as visitors:
             visitors.wait_for_entries(2 * THREADS)
             yield visitors
             visitors.wait_for_entries(10 * THREADS)
 
     def check_failures(self) -> None:
-        failures, described = self.visitors.failures, self.visitors.describe(self.watch.noticed)
+        failures, described = self.visitors.failures, self.visitors.describe(self.balancer_log.noticed)
         print(described)
         assert len(failures) <= MAX_FAILURES, described
-        assert all(map(self.watch.explains, failures)), described
-        # The number of an entry is its key: what was stored and called a failure would be stored once more.
+        assert all(map(self.balancer_log.explains, failures)), described
+        # The number of an entry is its key, so an entry that was stored and reported as a failure is stored once.
         assert not any("Duplicate entry" in str(failure.error) for failure in failures), described
 
     def check_entries(self) -> None:
-        """Compare what was acknowledged with what is stored, on each node that runs."""
+        """Compare the acknowledged with the stored entries on each running node."""
         written, failed = set(self.visitors.written), {failure.number for failure in self.visitors.failures}
         nodes = [node for node in self.cluster.nodes if node.can_work()]
         assert len(nodes) >= 2, f"{len(nodes)} of 3 nodes can work"
@@ -86,8 +86,8 @@ class Site:
                 entries = dict(cursor.fetchall())
                 cursor.execute("SELECT thread, entries FROM totals")
                 totals = dict(cursor.fetchall())
-            assert written <= set(entries), f"{node.name} has lost entries"
-            # A session that is lost during its COMMIT does not learn whether that was done.
+            assert written <= set(entries), f"{node.name} lacks entries"
+            # If a session ends during its COMMIT, the outcome is unknown.
             assert set(entries) <= written | failed, f"{node.name} has entries that nobody wrote"
             assert totals == {thread: list(entries.values()).count(thread) for thread in range(THREADS)}
 
@@ -97,7 +97,7 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture
 def site(cluster: Cluster, url: str) -> Iterator[MakeSite]:
-    """Makes a site with eight threads and a pool of as many connections; the pool is closed at the end."""
+    """A function that makes a site with eight threads and eight connections; the pool is closed at the end."""
     made: list[Site] = []
     parts = urlsplit(url)
     name = parts.path.removeprefix("/")
@@ -106,7 +106,7 @@ def site(cluster: Cluster, url: str) -> Iterator[MakeSite]:
         balancer = cluster.balancers[balancer_ends_sessions]
         there = parts._replace(scheme=scheme, netloc=f"{name}:{cluster.password}@127.0.0.1:{balancer.port}")
         pool = pool_of(f"{there.geturl()}?connect_timeout=3&read_timeout=10", max_size=THREADS, timeout=10)
-        made.append(Site(cluster, balancer, name, Visitors(pool), Watch(balancer)))
+        made.append(Site(cluster, balancer, name, Visitors(pool), BalancerLog(balancer)))
         return made[-1]
 
     with cluster.nodes[0].admin(name) as connection, connection.cursor() as cursor:
@@ -122,7 +122,7 @@ def site(cluster: Cluster, url: str) -> Iterator[MakeSite]:
 
 @pytest.mark.parametrize("ends_sessions", [True, False], ids=["sessions-ended", "sessions-kept"])
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient"])
-def test_a_node_that_turns_read_only_is_given_up(scheme: str, ends_sessions: bool, site: MakeSite) -> None:
+def test_a_node_that_turns_read_only_is_not_used(scheme: str, ends_sessions: bool, site: MakeSite) -> None:
     shop = site(ends_sessions, scheme)
     with shop.writing():
         node = shop.node_in_use()
@@ -134,7 +134,7 @@ def test_a_node_that_turns_read_only_is_given_up(scheme: str, ends_sessions: boo
 
 
 @pytest.mark.parametrize("ends_sessions", [True, False], ids=["sessions-ended", "sessions-kept"])
-def test_a_node_that_is_cut_off_is_given_up(ends_sessions: bool, site: MakeSite) -> None:
+def test_a_node_that_is_cut_off_is_not_used(ends_sessions: bool, site: MakeSite) -> None:
     shop = site(ends_sessions)
     with shop.writing():
         node = shop.node_in_use()
@@ -146,7 +146,7 @@ def test_a_node_that_is_cut_off_is_given_up(ends_sessions: bool, site: MakeSite)
     shop.check_entries()
 
 
-def test_a_rolling_restart_costs_a_few_transactions_each(site: MakeSite) -> None:
+def test_a_rolling_restart_costs_each_node_a_few_transactions(site: MakeSite) -> None:
     shop = site(balancer_ends_sessions=True)
     with shop.writing() as visitors:
         for node in shop.cluster.nodes:
@@ -159,7 +159,7 @@ def test_a_rolling_restart_costs_a_few_transactions_each(site: MakeSite) -> None
     shop.check_entries()
 
 
-def test_a_node_that_is_killed_is_given_up(site: MakeSite) -> None:
+def test_a_node_that_is_killed_is_not_used(site: MakeSite) -> None:
     shop = site(balancer_ends_sessions=True)
     with shop.writing() as visitors:
         node = shop.node_in_use()

@@ -1,4 +1,4 @@
-"""Eight threads that write to a ledger through a pool, as the visitors of a site would, and what came of it."""
+"""Eight threads that write entries through a pool, as a site's visitors do, and the results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wsgipool import Pool
 
 THREADS = 8
 _PACE = 0.2
-"""Seconds from one entry of a thread to its next. All begin at the same time, so each needs a connection of its own."""
+"""Seconds between two entries of a thread. All begin at the same time, so each needs a connection of its own."""
 _WORK = 0.05
-"""Seconds that a visitor's page takes for other things in the middle of its transaction."""
+"""Seconds that a page computes within its transaction."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Failure:
 
 @dataclass
 class Visitors(Background):
-    """Write entries from the beginning of a `with` block to its end; each entry has a number of its own."""
+    """Write numbered entries during a `with` block."""
 
     pool: Pool[Any]
     written: list[int] = field(default_factory=list)
-    """The numbers of the entries that were committed, by what the threads were told."""
+    """The numbers of the entries whose commit was acknowledged."""
     failures: list[Failure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Visitors(Background):
         self._progress = threading.Condition()
 
     def wait_for_entries(self, count: int, timeout: float = 30.0) -> None:
-        """Wait until so many more entries have been written."""
+        """Wait until this many more entries have been written."""
         with self._progress:
             wanted = len(self.written) + count
             assert self._progress.wait_for(lambda: len(self.written) >= wanted, timeout), self.describe([])
@@ -54,7 +54,7 @@ class Visitors(Background):
             time.sleep(0.001)
 
     def describe(self, noticed: list[float]) -> str:
-        """Return what failed and when, beside when the balancer noticed anything."""
+        """Return the failures and the balancer's notices, with their times."""
         start = min([*noticed, *(failure.when for failure in self.failures)], default=0.0)
         moments = [(when, "the balancer gives up a node") for when in noticed]
         moments += [(failure.when, repr(failure.error)) for failure in self.failures]
@@ -66,7 +66,7 @@ class Visitors(Background):
             number = next(self._numbers)
             try:
                 self.pool.transaction(partial(_enter, number=number, thread=thread), retry=3)
-            except Exception as error:  # whatever it is, it is looked at
+            except Exception as error:  # any error is a result
                 self.failures.append(Failure(time.monotonic(), number, error))
             else:
                 with self._progress:

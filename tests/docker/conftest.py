@@ -16,7 +16,7 @@ def compose() -> Compose:
 
 @pytest.fixture
 def database(compose: Compose) -> Iterator[Database]:
-    """The service db as its administrator sees it; at the test's end it answers again."""
+    """The service db, as its administrator sees it; after the test it works again."""
     database = Database(compose)
     yield database
     database.wait_until_it_answers()

@@ -1,4 +1,4 @@
-"""Several hosts on one database server: each keeps to its share of what the server allows."""
+"""Several hosts on one database server: each keeps to its share of the connections."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ def share(database: Database, hosts: int) -> int:
     return (database.max_connections() - RESERVE) // hosts
 
 
-def test_each_service_has_its_share_of_the_server_and_none_more(compose: Compose, database: Database) -> None:
-    most_each = share(database, len(SITES))
+def test_no_service_exceeds_its_share_of_the_server(compose: Compose, database: Database) -> None:
+    share_of_each = share(database, len(SITES))
     addresses = {compose.container(site).address_on(compose.network("back")): site for site in SITES}
     database.begin_to_count()
     with Census(database) as census, Load(urls_of(compose, *SITES), visitors=80) as load:
-        eventually(lambda: all(census.most[host, "wsgipool:bookshop"] >= most_each for host in addresses), "full use")
+        eventually(
+            lambda: all(census.maximum[host, "wsgipool:bookshop"] >= share_of_each for host in addresses), "full use"
+        )
         load.wait_for("200", 20)
 
-    assert {addresses[host] for host, _ in census.most} == set(SITES), census.most
-    assert max(census.most_lasting.values()) <= most_each, census.most_lasting
+    assert {addresses[host] for host, _ in census.maximum} == set(SITES), census.maximum
+    assert max(census.maximum_lasting.values()) <= share_of_each, census.maximum_lasting
     assert not database.has_refused()
     assert all(set(outcomes) == {"200"} for outcomes in load.outcomes.values()), load.outcomes
 
 
 @pytest.fixture
 def replicas(compose: Compose) -> Iterator[list[str]]:
-    """The URLs of three containers of the service worker, which have the database to themselves."""
+    """The URLs of three containers of the service worker, the only ones that use the database."""
     others = [container for site in SITES if site != "worker" for container in compose.containers(site)]
     docker("stop", *(container.name for container in others))
     port = compose.container("worker").published_port()
@@ -44,22 +46,25 @@ def replicas(compose: Compose) -> Iterator[list[str]]:
         wait_until_healthy(others)
 
 
-def test_three_replicas_share_one_budget_and_restart_one_by_one_without_a_failed_request(
+def test_three_replicas_share_a_budget_and_restart_without_a_failed_request(
     replicas: list[str], compose: Compose, database: Database
 ) -> None:
     assert len(replicas) == 3
-    most_each = share(database, 3)
+    share_of_each = share(database, 3)
     database.begin_to_count()
     with Census(database) as census, Load(replicas, visitors=48) as load:
-        eventually(lambda: len(census.most) == 3 and min(census.most.values()) >= most_each, "full use by three hosts")
+        eventually(
+            lambda: len(census.maximum) == 3 and min(census.maximum.values()) >= share_of_each,
+            "full use by three hosts",
+        )
         for container in compose.containers("worker"):
-            # By its stop signal, httpd's graceful stop.
+            # The stop signal means a graceful stop of httpd.
             docker("restart", "--time=30", container.name)
             wait_until_healthy([container])
             load.wait_for("200")
 
-    assert max(census.most_lasting.values()) <= most_each, census.most_lasting
+    assert max(census.maximum_lasting.values()) <= share_of_each, census.maximum_lasting
     assert not database.has_refused()
-    # While a replica is away its visitors go to the next one.
+    # While a replica is down, its visitors use the next one.
     for outcomes in load.outcomes.values():
         assert set(outcomes) <= {"200", "no connection"}, load.outcomes

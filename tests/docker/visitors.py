@@ -1,4 +1,4 @@
-"""Visitors of the demo site in containers, and what its database says of them meanwhile."""
+"""Visitors of the demo site in containers, and the sessions on its database."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ RESERVE = 5
 """Sessions that `connections = "auto"` leaves to others."""
 
 DEADLINE = 15.0
-"""Seconds within which a visitor has an answer, whatever has become of the database.
+"""Seconds within which a visitor gets an answer, during any outage of the database.
 
-A site waits 5 s for a connection (WSGIPOOL_TIMEOUT) and 3 s for an answer (read_timeout); the rest is a busy machine's.
+A site waits 5 s for a connection (WSGIPOOL_TIMEOUT) and 3 s for an answer (read_timeout); the rest allows for a busy
+machine.
 """
 
 
@@ -51,7 +52,7 @@ class Database(Server):
         eventually(answers, "the database to answer")
 
     def begin_to_count(self) -> None:
-        """Forget what was: connections that were given up while the server was paused came all at once."""
+        """Reset the maximum, since connections that were closed during a pause arrived all at once."""
         with self.admin() as connection, connection.cursor() as cursor:
             try:
                 cursor.execute("FLUSH GLOBAL STATUS")  # MariaDB 11.5 and later, where FLUSH STATUS is the session's
@@ -59,9 +60,9 @@ class Database(Server):
                 cursor.execute("FLUSH STATUS")
 
     def has_refused(self) -> bool:
-        """Tell whether a connection was one too many for the server since it began to count.
+        """Return whether the server has refused a connection since the last reset.
 
-        MariaDB counts it among those in use before it refuses it, while Connection_errors_max_connections stays 0.
+        MariaDB counts a connection as used before it refuses it, but Connection_errors_max_connections stays 0.
         """
         with self.admin() as connection, connection.cursor() as cursor:
             cursor.execute("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
@@ -69,7 +70,7 @@ class Database(Server):
         return most_used > self.max_connections()
 
     def wait_until_shares_are_kept(self) -> None:
-        """Wait until no session is left that a site has given up, and the server not yet."""
+        """Wait until the server has ended all sessions that the sites have closed."""
         most = self.max_connections() - RESERVE
 
         def are_kept() -> bool:
@@ -94,12 +95,12 @@ class Census(Background):
 
     def __init__(self, database: Database) -> None:
         super().__init__(self._sample)
-        self.most: Counter[tuple[str, str]] = Counter()
-        """The most at once."""
-        self.most_lasting: Counter[tuple[str, str]] = Counter()
-        """The most that were there at one moment and at the next.
+        self.maximum: Counter[tuple[str, str]] = Counter()
+        """Maximum at once."""
+        self.maximum_lasting: Counter[tuple[str, str]] = Counter()
+        """Maximum of the sessions that two consecutive counts have in common.
 
-        The server shows a session until it has noticed its end, which on a busy machine takes it a while.
+        The server shows a session until it notices its end, which takes a while on a busy machine.
         """
         self._database = database
 
@@ -116,14 +117,14 @@ class Census(Background):
                 for session, host, program in cursor.fetchall():
                     now[host, program].add(session)
                 for who, sessions in now.items():
-                    self.most[who] = max(self.most[who], len(sessions))
+                    self.maximum[who] = max(self.maximum[who], len(sessions))
                     lasting = sessions & before.get(who, set())
-                    self.most_lasting[who] = max(self.most_lasting[who], len(lasting))
+                    self.maximum_lasting[who] = max(self.maximum_lasting[who], len(lasting))
                 before = now
 
 
 class Load(Background):
-    """Visitors of some sites; each sends one request after the other, and takes another site if one refuses."""
+    """Visitors of some sites; each sends requests one after the other, and changes the site if one refuses."""
 
     def __init__(self, urls: list[str], path: str = "/slow?seconds=0.1", visitors: int = 8) -> None:
         super().__init__(*(partial(self._visit, number) for number in range(visitors)))
@@ -155,7 +156,7 @@ class Load(Background):
             self.longest = max(self.longest, time.monotonic() - began)
 
     def wait_for(self, outcome: str, number: int = 5) -> None:
-        """Wait until each site has answered so, as often as this from now on."""
+        """Wait until each site has given a number of such answers."""
         before = {url: self.outcomes[url][outcome] for url in self._urls}
         eventually(
             lambda: all(self.outcomes[url][outcome] >= before[url] + number for url in self._urls),

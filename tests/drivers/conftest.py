@@ -1,27 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drivers.shops import Connect, MakePool, Shop, driver_of, new_name, shop_on
+from servers.postgresql import PostgreSQL
 from unit.fakes import PATIENCE, eventually
 from wsgipool import Pool
 from wsgipool.demo.mariadb import Server
-from wsgipool.demo.postgresql import PostgreSQL
 from wsgipool.drivers import Driver
-
-
-@pytest.fixture(scope="session")
-def postgresql(servers_folder: Path) -> Iterator[PostgreSQL]:
-    folder = servers_folder / "postgresql"
-    folder.mkdir()
-    settings = {"log_disconnections": "on", "deadlock_timeout": "50ms", "autovacuum": "off", "shared_buffers": "16MB"}
-    with PostgreSQL(folder, settings) as server:
-        server.start()
-        yield server
 
 
 @pytest.fixture
@@ -33,7 +22,7 @@ def mariadb_shop(database_server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def postgresql_shop(postgresql: PostgreSQL) -> Iterator[str]:
-    """The URL of a new database on PostgreSQL with a table of books; at the test's end it has no session left."""
+    """The URL of a new PostgreSQL database with a table of books; all its sessions end with the test."""
     name = new_name()
     url = postgresql.create_database(name)
     with postgresql.admin(name) as connection:
@@ -54,7 +43,7 @@ def driver(shop: Shop) -> Driver[Any]:
 
 @pytest.fixture
 def connect(shop: Shop) -> Iterator[Connect]:
-    """Connects to the module's shop, by a URL with these options, and closes at the end."""
+    """A function that connects to the shop by a URL with these options; connections are closed at the end."""
     connected: list[Any] = []
 
     def connect(options: str = "") -> Any:
@@ -68,7 +57,7 @@ def connect(shop: Shop) -> Iterator[Connect]:
 
 @pytest.fixture
 def make_pool(shop: Shop) -> Iterator[MakePool]:
-    """Makes pools for the module's shop, and closes them at the end."""
+    """A function that makes pools for the module's shop; all are closed at the end."""
     pools: list[Pool[Any]] = []
 
     def make(**settings: Any) -> Pool[Any]:

@@ -19,7 +19,7 @@ from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.demo.mariadb import Server
 
 Connect = Callable[..., Any]
-"""Connects to the shop, by a URL with these options."""
+"""A function that connects to the shop by a URL with these options."""
 MakePool = Callable[..., Pool[Any]]
 
 
@@ -57,16 +57,16 @@ class Shop:
 
     dbapi: Any
     session: str
-    """In SQL, the number of one's own session."""
+    """The SQL expression for the number of the current session."""
     sessions: str
-    """In SQL, how many sessions have a number."""
+    """The SQL query that counts the sessions with a number."""
     end: str
     nap: bytes
     """A statement that takes half a second and has no rows."""
     deadlock: int | str
     lock_timeout: int | str
     leftovers: ClassVar[dict[str, tuple[str, str]]]
-    """What a session can keep: a statement that makes it so, and a query whether it is."""
+    """The kinds of session state, each with a statement that sets it and a query that reads it."""
 
     def __init__(self, server: Any, url: str) -> None:
         self.server = server
@@ -82,15 +82,15 @@ class Shop:
         raise NotImplementedError
 
     def unread(self, connection: Any) -> Iterator[Any]:
-        """Run a query whose rows come one by one, and are too many to be read to their end."""
+        """Run an unbuffered query with more rows than can be read."""
         raise NotImplementedError
 
-    def hears_a_goodbye(self, session: int) -> contextlib.AbstractContextManager[None]:
+    def sees_session_end(self, session: int) -> contextlib.AbstractContextManager[None]:
         """Check that a session ends within the block, and as the server expects it."""
         raise NotImplementedError
 
     def kill(self, session: int) -> None:
-        """End a session as an administrator does, and wait until it is gone."""
+        """End a session as an administrator does, and wait for its end."""
         with self.server.admin() as admin:
             run(admin, self.end.format(session))
         self.await_end(session)
@@ -131,7 +131,7 @@ class MariaDBShop(Shop):
         return iter(cursor)
 
     @contextlib.contextmanager
-    def hears_a_goodbye(self, session: int) -> Iterator[None]:
+    def sees_session_end(self, session: int) -> Iterator[None]:
         def aborted() -> str:
             with self.server.admin() as admin, admin.cursor() as cursor:
                 cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
@@ -174,7 +174,7 @@ class PostgreSQLShop(Shop):
         return iter(connection.cursor().stream("SELECT * FROM generate_series(1, 1000000)"))
 
     @contextlib.contextmanager
-    def hears_a_goodbye(self, session: int) -> Iterator[None]:
+    def sees_session_end(self, session: int) -> Iterator[None]:
         logged = self.server.log.stat().st_size
         yield
 
@@ -196,7 +196,7 @@ def new_name() -> str:
 
 @contextlib.contextmanager
 def shop_on(server: Server) -> Iterator[str]:
-    """The URL of a new database on MariaDB or MySQL with a table of books; at the end it has no session left."""
+    """The URL of a new database on MariaDB or MySQL with a table of books; at the end all its sessions have ended."""
     name = new_name()
     url = server.create_database(name)
     with server.admin(name) as connection, connection.cursor() as cursor:

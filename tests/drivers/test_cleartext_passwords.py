@@ -1,4 +1,4 @@
-"""A server that asks mysqlclient for the password itself gets it over a way that nobody else can read, or never."""
+"""A server that asks mysqlclient for the password itself gets it only over a private connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unit.fakes import PATIENCE, Task
 
 SECRET = "fourteen-geese"
 _SCRAMBLE = b"12345678"
-_CAPABILITIES = 0x00FF_F7FF  # all that are old enough, but TLS
+_CAPABILITIES = 0x00FF_F7FF  # all old capabilities, without TLS
 
 
 def packet(number: int, payload: bytes) -> bytes:
@@ -32,7 +32,7 @@ def greeting(plugin: str) -> bytes:
 
 
 class Asking:
-    """A server that asks for the password by a plugin, and keeps what it is told."""
+    """A server that asks for the password by a plugin, and records the client's packets."""
 
     def __init__(self, listener: socket.socket, first: str, then: str, after_login: bool) -> None:
         self.heard = b""
@@ -49,7 +49,7 @@ class Asking:
             client.sendall(greeting(self._first))
             answer = self._hear(client)
             if not answer:
-                return  # it has heard enough in the greeting
+                return  # the greeting is enough
             if self._after_login:
                 ok = b"\0\0\0\x02\0\0\0"
                 client.sendall(packet(answer[3] + 1, ok))
@@ -99,7 +99,7 @@ def test_no_byte_of_a_password_is_sent_in_clear_text(
     assert SECRET.encode() not in server.heard
 
 
-def test_a_server_that_has_no_tls_where_it_is_to_be_verified_is_told_nothing(listener: socket.socket) -> None:
+def test_a_server_without_tls_gets_no_password_if_it_must_be_verified(listener: socket.socket) -> None:
     server = Asking(listener, "mysql_native_password", "mysql_clear_password", after_login=False)
 
     with pytest.raises(MySQLdb.OperationalError, match="SSL is required"):
@@ -110,7 +110,7 @@ def test_a_server_that_has_no_tls_where_it_is_to_be_verified_is_told_nothing(lis
 
 
 @pytest.mark.parametrize("plugin", ["mysql_clear_password", "dialog"])
-def test_no_byte_of_it_is_sent_in_a_session_reset_either(plugin: str, listener: socket.socket) -> None:
+def test_a_session_reset_sends_no_byte_of_the_password_either(plugin: str, listener: socket.socket) -> None:
     server = Asking(listener, "mysql_native_password", plugin, after_login=True)
     driver = driver_of(url(listener))
     connection = driver.connect(PATIENCE)
@@ -124,7 +124,7 @@ def test_no_byte_of_it_is_sent_in_a_session_reset_either(plugin: str, listener: 
     assert SECRET.encode() not in server.heard
 
 
-def test_a_unix_socket_is_a_way_that_nobody_else_can_read() -> None:
+def test_a_unix_socket_may_carry_a_clear_text_password() -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         path = Path(folder, "mysqld.sock")
         listener.bind(str(path))
@@ -137,7 +137,7 @@ def test_a_unix_socket_is_a_way_that_nobody_else_can_read() -> None:
             ).connect(1)
         )
 
-        with pytest.raises(MySQLdb.OperationalError):  # it gives no answer to the password
+        with pytest.raises(MySQLdb.OperationalError):  # the server does not answer the password
             connecting.result()
         server.serving.result()
         assert SECRET.encode() in server.heard

@@ -1,4 +1,4 @@
-"""What the doctor learns from real servers: `tests/httpd/test_doctor.py` has what it needs a site for."""
+"""The doctor's findings from real servers. `tests/httpd/test_doctor.py` tests those that need a site."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found(settings: Settings) -> list[str]:
 
 
 @pytest.mark.parametrize("driver", ["mysql", "mysql+mysqlclient"])
-def test_mariadb_says_what_a_session_is_like(driver: str, mariadb_shop: str) -> None:
+def test_the_doctor_reads_the_state_of_a_mariadb_session(driver: str, mariadb_shop: str) -> None:
     known = session(of(mariadb_shop.replace("mysql:", f"{driver}:")))
 
     assert (known.idle_timeout, known.idle_setting) == (28800, "wait_timeout")
@@ -39,7 +39,7 @@ def test_mariadb_says_what_a_session_is_like(driver: str, mariadb_shop: str) -> 
     assert 0 < known.most_used < 200
 
 
-def test_postgresql_says_what_a_session_is_like(postgresql_shop: str) -> None:
+def test_the_doctor_reads_the_state_of_a_postgresql_session(postgresql_shop: str) -> None:
     known = session(of(postgresql_shop))
 
     assert (known.idle_timeout, known.autocommit, known.isolation) == (None, False, "READ COMMITTED")
@@ -53,7 +53,7 @@ def test_postgresql_says_what_a_session_is_like(postgresql_shop: str) -> None:
         ("?autocommit=true", []),
     ],
 )
-def test_postgresql_can_surprise_too(options: str, expected: list[str], postgresql_shop: str) -> None:
+def test_unusual_options_of_postgresql_are_findings(options: str, expected: list[str], postgresql_shop: str) -> None:
     assert found(of(f"{postgresql_shop}{options}")) == expected
 
 
@@ -79,7 +79,7 @@ def test_a_node_of_a_cluster_has_no_locks_for_all(mariadb_shop: str) -> None:
 
 
 @pytest.mark.parametrize(("has_cryptography", "expected"), [(False, ["cryptography-missing"]), (True, [])])
-def test_a_password_that_only_the_servers_memory_spares_us_to_encrypt(
+def test_missing_cryptography_is_a_finding_for_an_account_of_sha2(
     has_cryptography: bool, expected: list[str], mariadb_shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = of(mariadb_shop.replace("mysql+mysqlclient:", "mysql:"))
@@ -96,5 +96,5 @@ def test_a_server_that_is_down_is_a_finding() -> None:
     assert answer.code == "database-unreachable"
 
 
-def test_a_file_is_not_asked() -> None:
+def test_a_file_is_not_asked_for_limits() -> None:
     assert databases.answers(of("sqlite:////srv/shop.db"), timeout=1) == {}

@@ -1,4 +1,4 @@
-"""An exception of the program is not taken for the server's answer, whatever its class and wherever it strikes."""
+"""An exception of the program is not taken for the server's answer, whatever its class and place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ only_postgresql = pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
 
 
 def answers_itself(connection: Any, shop: Shop) -> bool:
-    """Return whether the next statement gets its own answer; an error will do, another's answer will not."""
+    """Return whether the next statement gets its own answer or an error, and not another answer."""
     try:
         answer = value(connection, "SELECT 42")
     except shop.dbapi.Error:
@@ -77,7 +77,7 @@ def test_a_converter_that_raises_leaves_no_row_for_the_next_statement(
 
 
 @only_mariadb
-def test_an_answer_left_by_send_query_is_not_that_of_the_next_statement(shop: Shop, make_pool: MakePool) -> None:
+def test_an_answer_left_by_send_query_is_not_read_by_the_next_statement(shop: Shop, make_pool: MakePool) -> None:
     pool = make_pool(max_size=1)
     with pool.connection(readonly=True) as connection:
         connection.send_query("SELECT 7")
@@ -99,7 +99,7 @@ def test_an_error_that_answers_a_query_sent_by_send_query_is_its_answer(shop: Sh
 
 
 @only_mariadb
-def test_an_error_whose_text_is_in_another_character_set_is_still_that_error(connect: Connect) -> None:
+def test_an_error_with_a_text_in_another_character_set_keeps_its_code(connect: Connect) -> None:
     connection = connect()
     connection.set_character_set("latin1")
 
@@ -111,7 +111,7 @@ def test_an_error_whose_text_is_in_another_character_set_is_still_that_error(con
 
 
 UNANSWERED = (psycopg.Error, AttributeError)
-"""What a psycopg cursor raises that has no answer; an AttributeError where it was interrupted when it got one."""
+"""The error of a psycopg cursor without an answer; an AttributeError after an exception while it got one."""
 
 
 class Odd:
@@ -204,7 +204,7 @@ def two_phases(connection: Any, error: Exception) -> None:
 @pytest.mark.parametrize(
     "act", [load, dump, make_rows, stream, copy_out, copy_in, server_cursor, in_a_pipeline, two_phases]
 )
-def test_no_answer_is_left_for_the_next_statement_where_psycopgs_user_raises(
+def test_an_exception_of_the_program_leaves_no_answer_for_psycopgs_next_statement(
     act: Any, error: type[Exception], shop: Shop, make_pool: MakePool
 ) -> None:
     pool = make_pool(max_size=1)
@@ -219,7 +219,7 @@ def test_no_answer_is_left_for_the_next_statement_where_psycopgs_user_raises(
 
 
 @only_postgresql
-def test_answers_that_a_pipeline_has_read_together_stay_with_their_questions(connect: Connect) -> None:
+def test_answers_that_a_pipeline_reads_together_match_their_queries(connect: Connect) -> None:
     def refuse(_: Any) -> Any:
         raise ValueError("refused")
 
@@ -245,18 +245,18 @@ def test_answers_that_a_pipeline_has_read_together_stay_with_their_questions(con
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-class Struck(Exception):
-    """What a signal's handler raises."""
+class HandlerError(Exception):
+    """An exception of a signal handler."""
 
 
 @contextlib.contextmanager
-def struck_after(seconds: float, error: Exception) -> Iterator[None]:
-    """Raise an ordinary exception from a signal's handler, unless the block ends before."""
+def raised_after(seconds: float, error: Exception) -> Iterator[None]:
+    """Raise an ordinary exception from a signal handler, unless the block ends before."""
 
-    def strike(*_: object) -> None:
+    def raise_error(*_: object) -> None:
         raise error
 
-    before = signal.signal(signal.SIGALRM, strike)
+    before = signal.signal(signal.SIGALRM, raise_error)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -265,52 +265,50 @@ def struck_after(seconds: float, error: Exception) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it strikes a destructor
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # if it is raised in a destructor
 @pytest.mark.parametrize("of_the_driver", [False, True])
-def test_answers_belong_to_their_questions_however_often_a_signals_handler_raises(
+def test_answers_match_their_queries_however_often_a_signal_handler_raises(
     of_the_driver: bool, shop: Shop, connect: Connect
 ) -> None:
     connection = connect()
     chance = random.Random(17)
-    strikes = 0
+    raised = 0
 
     for number in range(400):
-        error = shop.dbapi.OperationalError("struck") if of_the_driver else Struck()
+        error = shop.dbapi.OperationalError("raised by the handler") if of_the_driver else HandlerError()
         try:
-            with struck_after(chance.uniform(0.00002, 0.0004), error):
+            with raised_after(chance.uniform(0.00002, 0.0004), error):
                 for question in (number, number + 1):
                     assert value(connection, f"SELECT {question}") == question
-        except (Struck, shop.dbapi.Error):
-            strikes += 1
+        except (HandlerError, shop.dbapi.Error):
+            raised += 1
         if not answers_itself(connection, shop):
             with pytest.raises(shop.dbapi.Error):
                 shop.driver.check_in(connection, "rollback")
             shop.driver.close(connection)
             connection = connect()
 
-    assert strikes
+    assert raised
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @only_postgresql
-def test_a_pipelines_answers_belong_to_their_questions_when_a_signals_handler_raises(
-    shop: Shop, connect: Connect
-) -> None:
+def test_a_pipelines_answers_match_their_queries_when_a_signal_handler_raises(shop: Shop, connect: Connect) -> None:
     connection = connect()
     chance = random.Random(17)
-    strikes = 0
+    raised = 0
 
     for number in range(200):
         asked = [number, number + 1, number + 2]
         cursors = [connection.cursor() for _ in asked]
         with contextlib.suppress(psycopg.Error), connection.pipeline() as pipeline:
             try:
-                with struck_after(chance.uniform(0.00002, 0.0006), Struck()):
+                with raised_after(chance.uniform(0.00002, 0.0006), HandlerError()):
                     for question, cursor in zip(asked, cursors, strict=True):
                         cursor.execute("SELECT %s::int", (question,))
                     pipeline.sync()
-            except Struck:
-                strikes += 1
+            except HandlerError:
+                raised += 1
             for question, cursor in zip(asked, cursors, strict=True):
                 with contextlib.suppress(*UNANSWERED):
                     assert cursor.fetchone() in ((question,), None)
@@ -319,4 +317,4 @@ def test_a_pipelines_answers_belong_to_their_questions_when_a_signals_handler_ra
             shop.driver.close(connection)
             connection = connect()
 
-    assert strikes
+    assert raised

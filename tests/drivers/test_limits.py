@@ -1,4 +1,4 @@
-"""What database servers say of their limits, asked by each driver."""
+"""The limits of database servers, asked by each driver."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 import wsgipool
 from drivers.shops import run
-from wsgipool import PoolTimeout, config, drivers, process
+from servers.postgresql import PostgreSQL
+from wsgipool import PoolTimeout, config, drivers, pools
 from wsgipool.demo.mariadb import MariaDB
-from wsgipool.demo.postgresql import PostgreSQL
-from wsgipool.drivers.limits import ServerLimit, account, ask, has_limit, sessions_allowed
+from wsgipool.drivers.limits import ServerLimit, ask, has_limit, sessions_allowed
 
 
 def settings(url: str) -> config.DatabaseSettings:
@@ -31,7 +31,7 @@ def connected(known: config.DatabaseSettings) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("driver", ["mysql", "mysql+mysqlclient"])
-def test_mariadb_says_its_own_limit_and_the_accounts(driver: str, mariadb: MariaDB, mariadb_shop: str) -> None:
+def test_mariadb_reports_the_limits_of_server_and_account(driver: str, mariadb: MariaDB, mariadb_shop: str) -> None:
     known = settings(mariadb_shop.replace("mysql+mysqlclient", driver))
     user = known.url.user
 
@@ -44,7 +44,7 @@ def test_mariadb_says_its_own_limit_and_the_accounts(driver: str, mariadb: Maria
     assert after == [*before, ServerLimit("user", "max_user_connections", 12)]
 
 
-def test_postgresql_says_its_own_limit_the_roles_and_the_databases(postgresql: PostgreSQL) -> None:
+def test_postgresql_reports_the_limits_of_server_role_and_database(postgresql: PostgreSQL) -> None:
     url = postgresql.create_database("limited")
 
     before = ask(settings(url), timeout=10)
@@ -63,9 +63,7 @@ def test_postgresql_says_its_own_limit_the_roles_and_the_databases(postgresql: P
 
 
 @pytest.mark.parametrize("driver", ["mysql", "mysql+mysqlclient"])
-def test_a_pools_connection_hears_what_mariadb_allows_to_all_and_to_its_account(
-    driver: str, mariadb: MariaDB, mariadb_shop: str
-) -> None:
+def test_mariadbs_limits_for_all_and_the_account_are_read(driver: str, mariadb: MariaDB, mariadb_shop: str) -> None:
     known = settings(mariadb_shop.replace("mysql+mysqlclient", driver))
 
     with connected(known) as connection:
@@ -84,7 +82,7 @@ def test_a_pools_connection_hears_what_mariadb_allows_to_all_and_to_its_account(
         (["ROLE {} CONNECTION LIMIT 7", "DATABASE {} CONNECTION LIMIT 9"], 7),
     ],
 )
-def test_a_pools_connection_hears_what_postgresql_allows_to_all_and_to_its_role_and_database(
+def test_postgresqls_limits_for_all_the_role_and_the_database_are_read(
     limits: list[str], fewest: int, postgresql: PostgreSQL, postgresql_shop: str
 ) -> None:
     known = settings(postgresql_shop)
@@ -101,8 +99,8 @@ def test_a_pools_connection_hears_what_postgresql_allows_to_all_and_to_its_role_
 
 @pytest.fixture
 def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Makes databases, URLs by name, those of this process, with an automatic budget that leaves nothing to others."""
-    monkeypatch.setattr(process, "_current", None)
+    """A function that configures databases with an automatic budget, given their URLs by name."""
+    monkeypatch.setattr(pools, "_current", None)
 
     def configure(**urls: str) -> None:
         wsgipool.configure(
@@ -157,12 +155,12 @@ def test_an_automatic_budget_keeps_to_the_limits_of_all_accounts_of_a_server(
         pool.putconn(connection)
 
 
-def test_accounts_are_told_apart_by_what_may_have_a_limit() -> None:
+def test_accounts_differ_if_the_server_may_limit_them_separately() -> None:
     """In PostgreSQL a database may have one, too."""
     mysql, postgresql = ("mysql://{}@db/{}", "postgresql://{}@db/{}")
 
     def is_one(url: str, *accounts: tuple[str, str]) -> bool:
-        return len({account(settings(url.format(*each)).url) for each in accounts}) == 1
+        return len({drivers.account_of(settings(url.format(*each)).url) for each in accounts}) == 1
 
     assert is_one(mysql, ("shop", "orders"), ("shop", "archive"))
     assert not is_one(mysql, ("shop", "orders"), ("report", "orders"))

@@ -18,6 +18,7 @@ from pymysql.constants import FIELD_TYPE
 
 import wsgipool
 from servers.mysql import MySQL
+from servers.postgresql import PostgreSQL
 from unit.fakes import PATIENCE, Task, eventually
 from unit.test_locks import in_a_child, run_at_random
 from wsgipool import (
@@ -29,13 +30,10 @@ from wsgipool import (
     Pool,
     PoolDeadlock,
     drivers,
-    process,
 )
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.demo.mariadb import MariaDB, Server
-from wsgipool.demo.postgresql import PostgreSQL
-from wsgipool.locks import host as hostlock
-from wsgipool.locks import named
+from wsgipool.locks import host_lock, named
 
 MakeLocks = Callable[[], Locks]
 
@@ -52,7 +50,7 @@ def url(mariadb_shop: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def pools(url: str) -> Iterator[Callable[[], Pool[Any]]]:
-    """Makes pools, each as good as a host of its own."""
+    """A function that makes pools; each stands for another host."""
     made: list[Pool[Any]] = []
 
     def make() -> Pool[Any]:
@@ -89,7 +87,7 @@ def _cursors(connection: Any) -> Any:
 
 
 def _convert(connection: Any, convert: Callable[[Any], object]) -> None:
-    """Let all numbers that are read be something else."""
+    """Replace all numbers that are read."""
     for kind in (FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG, FIELD_TYPE.NEWDECIMAL, FIELD_TYPE.DECIMAL):
         if isinstance(connection, pymysql.connections.Connection):
             connection.decoders = {**connection.decoders, kind: convert}
@@ -98,7 +96,7 @@ def _convert(connection: Any, convert: Callable[[Any], object]) -> None:
 
 
 def is_free(locks: Locks, name: str) -> bool:
-    """Tell whether another thread could have the lock at once; to connect takes a moment."""
+    """Return whether another thread gets the lock at once, apart from the time for its connect."""
 
     def take() -> bool:
         try:
@@ -119,7 +117,7 @@ def kill_all(mariadb: MariaDB) -> None:
 
 
 def locks_held(server: Server) -> list[str]:
-    """Return the names of our locks that any session of the server has."""
+    """Return the names of the test's locks that any session holds."""
     with server.admin() as connection, connection.cursor() as cursor:
         if isinstance(server, MySQL):
             cursor.execute(
@@ -136,7 +134,7 @@ def locks_held(server: Server) -> list[str]:
         return names
 
 
-def test_another_host_is_kept_out_until_it_is_given_back(pools: Callable[[], Pool[Any]]) -> None:
+def test_another_host_waits_for_the_lock_until_its_release(pools: Callable[[], Pool[Any]]) -> None:
     here, there = locks_of(pools()), locks_of(pools())
 
     with here.hold("Stock of Emma", "orders"):
@@ -158,7 +156,7 @@ def test_no_connection_comes_back_with_a_lock(pools: Callable[[], Pool[Any]], ma
     assert not locks_held(mariadb)
 
 
-def test_a_timeout_says_who_has_it_and_keeps_no_connection(pools: Callable[[], Pool[Any]]) -> None:
+def test_a_timeout_names_the_holder_and_keeps_no_connection(pools: Callable[[], Pool[Any]]) -> None:
     pool = pools()
     here, there = locks_of(pool), locks_of(pools())
 
@@ -169,10 +167,12 @@ def test_a_timeout_says_who_has_it_and_keeps_no_connection(pools: Callable[[], P
     assert is_free(here, "stock")
 
 
-def test_who_has_no_time_to_connect_has_timed_out(pools: Callable[[], Pool[Any]]) -> None:
+def test_a_thread_without_time_to_connect_times_out(pools: Callable[[], Pool[Any]]) -> None:
     here = locks_of(pools())
 
-    with pytest.raises(LockTimeout, match=r"within 0 s .* no connection in time to ask for it \(no connection of pool"):
+    with pytest.raises(
+        LockTimeout, match=r"within 0 s .* no connection was free in time to ask for it \(no connection of pool"
+    ):
         here.hold("stock", timeout=0).__enter__()
 
     assert is_free(here, "stock")
@@ -188,7 +188,9 @@ def test_reading_is_writing_to_a_database(pools: Callable[[], Pool[Any]]) -> Non
             there.hold(read="stock", timeout=0.3).__enter__()
 
 
-def test_a_session_that_was_lost_while_it_held_says_so(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+def test_a_session_that_ended_while_it_held_a_lock_is_reported(
+    pools: Callable[[], Pool[Any]], mariadb: MariaDB
+) -> None:
     pool = pools()
     here = locks_of(pool)
 
@@ -199,7 +201,9 @@ def test_a_session_that_was_lost_while_it_held_says_so(pools: Callable[[], Pool[
     assert is_free(here, "stock")
 
 
-def test_what_the_function_raises_comes_before_a_lost_lock(pools: Callable[[], Pool[Any]], mariadb: MariaDB) -> None:
+def test_the_functions_own_error_takes_precedence_over_a_lost_lock(
+    pools: Callable[[], Pool[Any]], mariadb: MariaDB
+) -> None:
     here = locks_of(pools())
 
     @here.requires("stock")
@@ -222,7 +226,7 @@ def test_the_locks_of_two_databases_of_a_server_are_two(pools: Callable[[], Pool
 
 
 @pytest.mark.parametrize("change", [_dictionaries, _unbuffered, _texts, _bytes], ids=lambda change: change.__name__)
-def test_what_a_holder_has_made_of_a_connection_is_no_matter(
+def test_a_lock_works_on_a_connection_that_configure_has_changed(
     change: Callable[[Any], None], url: str, pools: Callable[[], Pool[Any]]
 ) -> None:
     settings = DatabaseSettings(name="shop", url=parse_url(url), origin="the test")
@@ -245,7 +249,7 @@ def test_a_replicas_lock_is_refused_until_it_is_the_primary(pools: Callable[[], 
     pool = pools()
     here = locks_of(pool)
     with here.hold("stock"):
-        """There is a connection in the pool, from when it was the primary."""
+        """The pool has a connection from the time when the server was the primary."""
     set_read_only(mariadb, 1)
     try:
         with pytest.raises(ConfigError, match="is read_only, a replica or no longer the primary"):
@@ -286,7 +290,7 @@ def test_a_member_of_group_replication_is_refused(pools: Callable[[], Pool[Any]]
             cursor.execute("UNINSTALL PLUGIN group_replication")
 
 
-def test_a_pool_without_a_connection_left_says_so_at_once(url: str) -> None:
+def test_a_nonblocking_request_at_an_exhausted_pool_fails_at_once(url: str) -> None:
     pool = pool_of(url, max_size=1)
     with locks_of(pool).hold("stock"), pytest.raises(PoolDeadlock):
         pool.getconn()
@@ -294,17 +298,17 @@ def test_a_pool_without_a_connection_left_says_so_at_once(url: str) -> None:
 
 
 def test_the_database_is_named_as_in_the_settings(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_current", None)
+    monkeypatch.setattr("wsgipool.pools._current", None)
     monkeypatch.setattr(named, "_beyond_process", {})
-    process.configure({"databases": {"shop": {"url": url}}})
+    wsgipool.configure({"databases": {"shop": {"url": url}}})
     here = Locks(scope="database", database="shop")
 
     with here.hold("stock"):
-        assert not is_free(Locks(scope="database", database=process.pool("shop")), "stock")
-    process.close()
+        assert not is_free(Locks(scope="database", database=wsgipool.pool("shop")), "stock")
+    wsgipool.close()
 
 
-def test_what_a_request_leaves_behind_is_given_back_before_its_connection(
+def test_locks_of_a_request_are_released_before_its_connection_is_returned(
     url: str, pools: Callable[[], Pool[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     wsgipool.configure({"databases": {"shop": {"url": url, "max_size": 1}}})
@@ -325,7 +329,7 @@ def test_what_a_request_leaves_behind_is_given_back_before_its_connection(
         assert is_free(there, "stock")
         assert wsgipool.pool("shop").in_use == 0
         assert "was still held at the end of the request" in caplog.text
-        assert "not given back" not in caplog.text
+        assert "not returned" not in caplog.text
     finally:
         wsgipool.close()
 
@@ -361,7 +365,7 @@ with wsgipool.Locks(scope="database", database="shop").hold("stock"):
 """
 
 
-def test_who_is_killed_while_it_holds_frees_it(url: str, pools: Callable[[], Pool[Any]]) -> None:
+def test_a_holder_that_is_killed_frees_the_lock(url: str, pools: Callable[[], Pool[Any]]) -> None:
     here = locks_of(pools())
     python = subprocess.Popen([sys.executable, "-c", HOLD.format(url=url)], stdout=subprocess.PIPE, text=True)
     assert python.stdout is not None
@@ -377,7 +381,9 @@ def test_who_is_killed_while_it_holds_frees_it(url: str, pools: Callable[[], Poo
 def test_other_databases_have_no_such_locks(postgresql: PostgreSQL, postgresql_shop: str) -> None:
     assert postgresql
     pool = pool_of(postgresql_shop)
-    with pytest.raises(ConfigError, match="takes GET_LOCK of MySQL or MariaDB; pool 'shop' is of another kind"):
+    with pytest.raises(
+        ConfigError, match="needs GET_LOCK of MySQL or MariaDB; pool 'shop' has another kind of database"
+    ):
         locks_of(pool).hold("stock").__enter__()
     assert pool.in_use == 0
     pool.close()
@@ -386,9 +392,9 @@ def test_other_databases_have_no_such_locks(postgresql: PostgreSQL, postgresql_s
 def test_32_threads_at_random_in_all_scopes_never_hang_and_keep_their_data(
     mariadb_shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: int
 ) -> None:
-    monkeypatch.setattr(hostlock, "runtime_dir", lambda: tmp_path / "run")
+    monkeypatch.setattr(host_lock, "runtime_dir", lambda: tmp_path / "run")
     monkeypatch.setattr(named, "_beyond_process", {})
-    # Two a thread at most, and one that was just being opened.
+    # At most two a thread, and one that was being opened.
     pool = pool_of(mariadb_shop.replace("mysql+mysqlclient://", "mysql://"), max_size=96)
     here = Locks()
     for name in ("database a", "database b"):
@@ -397,7 +403,7 @@ def test_32_threads_at_random_in_all_scopes_never_hang_and_keep_their_data(
         here.group(name, scope="host")
 
     order = ["database a", "database b", "host a", "host b", "process a", "process b"]
-    assert run_at_random(here, order, seconds=5 if effort == 1 else 60) > 1
+    assert run_at_random(here, order, seconds=2 if effort == 1 else 60) > 1
 
     assert pool.in_use == 0
     pool.close()

@@ -1,4 +1,4 @@
-"""The login to MySQL by caching_sha2_password: what it takes while an account is not in the server's cache."""
+"""The login to MySQL by caching_sha2_password while the server's cache does not have the account."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from servers.mysql import MySQL
 from unit.fakes import PATIENCE, run_python
 from wsgipool import ConfigError
 from wsgipool.demo.mariadb import Server
+
+pytestmark = pytest.mark.compat  # it takes a MySQL
 
 WITHOUT_CRYPTOGRAPHY = """
 import sys
@@ -43,7 +45,7 @@ def mysql_with_tls(servers_folder: Path) -> Iterator[MySQL]:
 
 
 def url_of_new_account(server: Server, driver: str = "mysql") -> str:
-    """Return the URL of an account that has never logged in, so that the server does not have it in its cache."""
+    """Return the URL of an account that has never logged in, so the server's cache does not have it."""
     name = new_name()
     with server.admin() as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE USER {name} IDENTIFIED BY %s", (server.password,))
@@ -91,7 +93,7 @@ def test_a_first_login_by_mysqlclient_needs_no_cryptography(mysql_server: Server
         )
     ],
 )
-def test_no_password_is_sent_in_clear_text_where_the_server_has_no_tls(
+def test_no_password_is_sent_in_clear_text_to_a_server_without_tls(
     driver: str, options: str, mysql_server: Server
 ) -> None:
     with Proxy(mysql_server.port) as proxy:

@@ -1,4 +1,4 @@
-"""The mysqlclient driver against a real MariaDB, where it promises more than others do or differs from them."""
+"""The promises of the mysqlclient driver alone, tested on a real MariaDB."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shop(mariadb: MariaDB, mariadb_shop: str) -> MariaDBShop:
 
 
 def connect_arguments(options: str, timeout: float, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return what MySQLdb would be called with."""
+    """Return MySQLdb's arguments."""
     given: dict[str, Any] = {}
 
     class Recorded(Exception):
@@ -59,10 +59,10 @@ def test_a_fraction_of_a_second_counts_as_a_whole_one(monkeypatch: pytest.Monkey
         ("ssl_mode=VERIFY_CA", "VERIFY_CA", None),
     ],
 )
-def test_each_client_library_is_told_the_mode_and_mariadbs_what_it_may_send(
+def test_each_client_library_gets_the_mode_and_mariadbs_the_allowed_plugins(
     options: str, mode: str, restricted: str | None, of_mariadb: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mysqlclient, "IS_MARIADBS", of_mariadb)
+    monkeypatch.setattr(mysqlclient, "IS_MARIADB_LIBRARY", of_mariadb)
     if of_mariadb and mode == "VERIFY_CA":
         with pytest.raises(ConfigError, match=r"ssl_mode=VERIFY_CA: MariaDB's client library"):
             connect_arguments(options, 1, monkeypatch)
@@ -72,7 +72,7 @@ def test_each_client_library_is_told_the_mode_and_mariadbs_what_it_may_send(
 
     assert arguments["ssl_mode"] == mode
     assert arguments.get("read_default_group") == (restricted if of_mariadb else None)
-    # Where the URL names no authority, the system's, which the libraries would not all take.
+    # Without an authority in the URL, the system's; not all libraries would use these.
     assert bool(arguments.get("ssl")) is mode.startswith("VERIFY")
 
 
@@ -108,12 +108,22 @@ def test_the_options_reach_the_session_and_outlast_its_reset(
     assert value(connection, "SELECT 'ж'") == "ж"
 
 
-def test_tls_that_is_required_and_not_to_be_had_is_an_error(shop: MariaDBShop) -> None:
+def test_required_tls_that_the_server_lacks_is_an_error(shop: MariaDBShop) -> None:
     with pytest.raises(MySQLdb.OperationalError, match=r"(?i)ssl|tls"):
         driver_of(f"{shop.url}?ssl_mode=REQUIRED").connect(PATIENCE)
 
 
 # --- the reset -------------------------------------------------------------------------------------------------------
+
+
+def test_a_reset_begins_no_transaction(driver: MySQLClientDriver, connect: Connect) -> None:
+    returned, other = connect("autocommit=on"), connect()
+    run(returned, "SET completion_type = 1", "START TRANSACTION")
+    clean(driver, returned)
+
+    run(returned, "UPDATE books SET stock = 7")
+
+    assert value(other, "SELECT MIN(stock) FROM books") == 7
 
 
 def test_a_reset_ends_the_snapshot_of_a_select(driver: MySQLClientDriver, connect: Connect) -> None:
@@ -138,7 +148,7 @@ def test_a_session_reset_drops_temporary_tables_and_unlocks(driver: MySQLClientD
 
 
 @pytest.mark.parametrize("how", ["rollback", "session"])
-def test_a_second_result_that_nobody_asked_for_is_not_waited_for(
+def test_an_unexpected_second_result_is_not_waited_for(
     how: drivers.Reset, driver: MySQLClientDriver, connect: Connect
 ) -> None:
     connection = connect()
@@ -151,9 +161,7 @@ def test_a_second_result_that_nobody_asked_for_is_not_waited_for(
     del cursor
 
 
-def test_a_second_result_that_takes_long_is_not_waited_for(
-    driver: MySQLClientDriver, shop: MariaDBShop, connect: Connect
-) -> None:
+def test_a_slow_second_result_is_not_waited_for(driver: MySQLClientDriver, shop: MariaDBShop, connect: Connect) -> None:
     connection = connect()
     session = shop.session_of(connection)
     connection.query("SELECT 1; DO SLEEP(60)")
@@ -168,7 +176,7 @@ def test_a_second_result_that_takes_long_is_not_waited_for(
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_got_the_number_of_a_lost_socket_is_left_alone(
+def test_another_file_with_the_number_of_a_closed_socket_is_left_alone(
     shop: MariaDBShop, connect: Connect, tmp_path: Path
 ) -> None:
     connection = connect()
@@ -180,7 +188,7 @@ def test_a_file_that_got_the_number_of_a_lost_socket_is_left_alone(
     orders = os.open(tmp_path / "orders", os.O_CREAT | os.O_RDWR)
     os.dup2(orders, number)
 
-    shop.driver.abandon(connection)
+    shop.driver.after_fork(connection)
 
     assert os.path.sameopenfile(orders, number)
     for descriptor in {orders, number}:
@@ -192,7 +200,7 @@ def test_a_file_that_got_the_number_of_a_lost_socket_is_left_alone(
 
 @pytest.mark.parametrize("is_closed", [True, False])
 @pytest.mark.parametrize("readonly", [True, False])
-def test_the_status_of_a_call_that_was_not_read_costs_no_session(
+def test_an_unread_status_of_a_call_costs_no_session(
     readonly: bool, is_closed: bool, make_pool: MakePool, connect: Connect
 ) -> None:
     run(connect(), "CREATE PROCEDURE list_books() SELECT * FROM books")
@@ -212,7 +220,7 @@ def test_the_status_of_a_call_that_was_not_read_costs_no_session(
 
 
 @pytest.mark.parametrize("statement", ["SELECT 1; SELECT 2", "SELECT 1; DO 0; SELECT 2"])
-def test_rows_that_were_not_read_are_named_with_their_remedy(
+def test_the_error_for_unread_rows_names_the_remedy(
     statement: str, driver: MySQLClientDriver, connect: Connect
 ) -> None:
     connection = connect()

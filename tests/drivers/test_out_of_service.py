@@ -1,4 +1,4 @@
-"""A server that can do no work keeps its sessions open: a connection that has said so is not used again."""
+"""A connection is not used again after its server reported that it can do no work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from drivers.shops import Connect, MakePool, MariaDBShop, PostgreSQLShop, Shop, driver_of, run, value
 from unit.fakes import PATIENCE
-from wsgipool.drivers import PlainDriver
+from wsgipool.drivers import BaseDriver
 
 SHOPS: dict[str, type[Shop]] = {"mariadb": MariaDBShop, "postgresql": PostgreSQLShop}
 
@@ -47,7 +47,7 @@ FAILING = [
 
 
 @pytest.mark.parametrize(("shop", "statement"), FAILING, indirect=["shop"])
-def test_a_connection_whose_server_can_do_no_work_is_not_used_again_though_the_error_was_caught(
+def test_a_connection_of_a_server_that_can_do_no_work_is_closed_after_a_caught_error(
     statement: str, shop: Shop, make_pool: MakePool
 ) -> None:
     pool = make_pool(max_size=1)
@@ -89,9 +89,9 @@ def test_other_errors_leave_a_connection_in_use(statement: str, shop: Shop, make
 )
 def test_the_settings_can_name_more_codes(statement: str, code: int | str, shop: Shop) -> None:
     driver = driver_of(shop.url)
-    assert isinstance(driver, PlainDriver)
+    assert isinstance(driver, BaseDriver)
     connection = driver.connect(PATIENCE)
-    driver.out_of_service = {code}
+    driver.close_on_errors = {code}
     with pytest.raises(shop.dbapi.Error):
         run(connection, statement)
 
@@ -103,7 +103,7 @@ def test_the_settings_can_name_more_codes(statement: str, code: int | str, shop:
 
 @only_mariadb
 @pytest.mark.parametrize("how", ["a second result", "an unbuffered row", "a commit of one's own"])
-def test_mysqlclient_notices_it_wherever_the_error_comes(how: str, shop: Shop, connect: Connect) -> None:
+def test_mysqlclient_notices_an_unusable_server_at_every_command(how: str, shop: Shop, connect: Connect) -> None:
     run(connect("autocommit=on"), f"CREATE FUNCTION fail() RETURNS INT BEGIN {signal(1290)}; RETURN 1; END")
     connection = connect()
 
@@ -129,7 +129,7 @@ def test_mysqlclient_notices_it_wherever_the_error_comes(how: str, shop: Shop, c
 
 @only_postgresql
 @pytest.mark.parametrize("how", ["copy", "stream", "pipeline", "executemany", "commit"])
-def test_psycopg_notices_it_wherever_the_error_comes(how: str, shop: Shop, connect: Connect) -> None:
+def test_psycopg_notices_an_unusable_server_at_every_command(how: str, shop: Shop, connect: Connect) -> None:
     connection = connect()
     connection.execute(f"CREATE FUNCTION fail() RETURNS INT LANGUAGE plpgsql AS {body('57P03')}")
     connection.execute(

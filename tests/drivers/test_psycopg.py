@@ -1,4 +1,4 @@
-"""The psycopg driver against a real PostgreSQL, where it promises more than others do or differs from them."""
+"""The promises of the psycopg driver alone, tested on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from psycopg.rows import dict_row
 
 from drivers.shops import Connect, PostgreSQLShop, clean, driver_of, is_alive, value
+from servers.postgresql import PostgreSQL
 from unit.fakes import PATIENCE, Task
 from wsgipool import drivers
-from wsgipool.demo.postgresql import PostgreSQL
 from wsgipool.drivers.psycopg import PsycopgDriver
 from wsgipool.drivers.psycopg_connection import ready
 
@@ -68,7 +68,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("language", REFUSED)
-def test_a_refused_password_is_one_in_any_language_of_the_server(language: str) -> None:
+def test_a_refused_password_is_recognized_in_any_language_of_the_server(language: str) -> None:
     severity, message = REFUSED[language]
     fields = [f"S{severity}", "VFATAL", "C28P01", f"M{message}", "Fauth.c", "L334", "Rauth_failed"]
     answer = "".join(f"{field}\0" for field in fields).encode() + b"\0"
@@ -87,7 +87,7 @@ def test_a_refused_password_is_one_in_any_language_of_the_server(language: str) 
     assert str(caught.value).endswith(f"{severity}:  28P01: {message}")
 
 
-def test_errors_on_an_open_connection_are_told_as_psycopg_tells_them(connect: Connect) -> None:
+def test_errors_on_an_open_connection_are_psycopgs_own(connect: Connect) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable) as caught:
         connect().execute("SELECT * FROM nowhere")
 
@@ -109,7 +109,7 @@ def test_a_reset_ends_a_transaction_that_has_failed(driver: PsycopgDriver, conne
 
 
 @pytest.mark.parametrize("options", ["", "autocommit=on"])
-def test_outside_a_transaction_nothing_is_owed(options: str, driver: PsycopgDriver, connect: Connect) -> None:
+def test_a_return_outside_a_transaction_sends_nothing(options: str, driver: PsycopgDriver, connect: Connect) -> None:
     connection = connect(options)
     connection.execute("UPDATE books SET stock = 7 WHERE id = 1")
     connection.commit()
@@ -120,7 +120,7 @@ def test_outside_a_transaction_nothing_is_owed(options: str, driver: PsycopgDriv
     assert value(connection, "SELECT stock FROM books WHERE id = 1") == 7
 
 
-def test_a_session_reset_puts_psycopgs_own_settings_back(driver: PsycopgDriver, connect: Connect) -> None:
+def test_a_session_reset_restores_psycopgs_settings(driver: PsycopgDriver, connect: Connect) -> None:
     connection = connect()
     connection.autocommit = connection.read_only = connection.deferrable = True
     connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
@@ -134,7 +134,7 @@ def test_a_session_reset_puts_psycopgs_own_settings_back(driver: PsycopgDriver, 
 
 
 @pytest.mark.parametrize("how", ["rollback", "session"])
-def test_what_psycopg_has_prepared_does_not_outlive_a_reset(
+def test_statements_that_psycopg_has_prepared_end_with_a_reset(
     how: drivers.Reset, driver: PsycopgDriver, connect: Connect
 ) -> None:
     connection = connect()
@@ -148,17 +148,17 @@ def test_what_psycopg_has_prepared_does_not_outlive_a_reset(
     assert value(connection, "SELECT count(*) FROM books") == 2
 
 
-def test_a_pipeline_left_open_makes_a_connection_useless(driver: PsycopgDriver, connect: Connect) -> None:
+def test_an_open_pipeline_makes_a_connection_unusable(driver: PsycopgDriver, connect: Connect) -> None:
     connection = connect()
     left_open = connection.pipeline()
     left_open.__enter__()
 
-    with pytest.raises(psycopg.OperationalError, match="a pipeline left open"):
+    with pytest.raises(psycopg.OperationalError, match="a pipeline was left open"):
         driver.check_in(connection, "rollback")
 
 
 @pytest.mark.parametrize("statement", [None, "SELECT 1"])
-def test_a_transaction_block_left_open_makes_a_connection_useless(
+def test_an_open_transaction_block_makes_a_connection_unusable(
     statement: str | None, driver: PsycopgDriver, connect: Connect
 ) -> None:
     connection = connect()
@@ -171,7 +171,7 @@ def test_a_transaction_block_left_open_makes_a_connection_useless(
         clean(driver, connection)
 
 
-def test_an_answer_that_is_an_error_is_one(driver: PsycopgDriver, connect: Connect) -> None:
+def test_an_error_in_answer_to_a_command_is_raised(driver: PsycopgDriver, connect: Connect) -> None:
     connection = connect()
     connection.send(b"DISCARD NOTHING")
 
@@ -196,7 +196,7 @@ def test_a_notification_is_a_sign_of_life_and_reaches_its_handler(driver: Psycop
 
 
 def test_the_reason_for_the_end_is_enough_even_before_the_end(driver: PsycopgDriver) -> None:
-    """The server sends why it ends a session, and closes the socket a moment later."""
+    """The server sends the reason for a session's end, and closes the socket a moment later."""
     fatal = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

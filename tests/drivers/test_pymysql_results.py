@@ -1,4 +1,4 @@
-"""What PyMySQL makes of the answers of a real MariaDB or MySQL, the driver makes of them too, in its quicker way."""
+"""The driver reads the answers of a real MariaDB or MySQL as PyMySQL does, with and without fast_reading."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from servers.sql import numbers
 from unit.fakes import PATIENCE
 
 LENGTHS = (0, 1, 250, 251, 252, 65_535, 65_536, 70_000)
-"""Of values: what stands before them grows from one byte to three and to four. The reader's buffer has 8 KiB."""
+"""Lengths of values at which the length's own encoding grows. The reader's buffer has 8 KiB."""
 
 
-@pytest.fixture
-def connect(mariadb_shop: str) -> Iterator[Any]:
-    """Connects as the driver does, or plainly with PyMySQL, by a URL with these options."""
+@pytest.fixture(params=["true", "false"], ids=["fast", "not fast"])
+def connect(mariadb_shop: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that connects by the driver, or by PyMySQL alone, with these options."""
     with contextlib.ExitStack() as close:
 
         def connect(options: str = "", *, plain: bool = False) -> Any:
-            driver: Any = driver_of(f"{mariadb_shop.replace('+mysqlclient', '')}?{options}")
+            driver: Any = driver_of(
+                f"{mariadb_shop.replace('+mysqlclient', '')}?{options}{'&' * bool(options)}fast_reading={request.param}"
+            )
             if plain:
                 return close.enter_context(contextlib.closing(pymysql.connect(**driver._arguments)))
             connection = driver.connect(PATIENCE)
@@ -38,7 +40,7 @@ def connect(mariadb_shop: str) -> Iterator[Any]:
 
 
 def outcome(connection: Any, query: str, kind: type[Cursor] = Cursor) -> list[object]:
-    """Return all that a program can see of the results of a query."""
+    """Return the visible parts of a query's results."""
     seen: list[object] = []
     with connection.cursor(kind) as cursor:
         seen.append(cursor.execute(query))
@@ -72,7 +74,7 @@ QUERIES = {
     "1,000 columns": many(1000),
     "names twice": "SELECT 1 AS n, 2 AS n",
     "1,000 rows": "SELECT seq, REPEAT('x', seq % 300), IF(seq % 7, seq, NULL) FROM " + numbers(1000),
-    "100,000 rows": "SELECT seq FROM " + numbers(100_000),
+    "20,000 rows": "SELECT seq FROM " + numbers(20_000),
     "warnings": "SELECT 1 / 0, CAST('a' AS SIGNED)",
     "no result": "DO 1",
     "changed rows": "UPDATE books SET stock = stock + 1",
@@ -118,7 +120,7 @@ def test_characters_are_decoded_as_the_connection_is_set(connect: Any) -> None:
         assert outcome(ours, "SELECT 'é'") == outcome(plain, "SELECT 'é'")
 
 
-def test_values_become_what_the_connections_own_decoders_say_at_the_time(connect: Any) -> None:
+def test_values_are_converted_by_the_connections_current_decoders(connect: Any) -> None:
     ours, other = connect(), connect()
     assert outcome(ours, "SELECT 1")[1] == ((1,),)
 

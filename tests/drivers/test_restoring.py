@@ -1,4 +1,4 @@
-"""What a holder changes on the object of a connection is not there for the next one, however it was returned."""
+"""The next holder does not find a holder's changes of the connection object, however it was returned."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ POSTGRESQL: dict[str, Change] = {
 
 
 def state(connection: Any) -> list[Any]:
-    """Return what a holder finds."""
+    """Return the state that a holder finds."""
     if isinstance(connection, MySQLdb.connections.Connection):
         with connection.cursor() as cursor:
             cursor.execute("SELECT %s, 'ж', @@autocommit, @@collation_connection, @@character_set_client", (1,))
@@ -113,7 +113,7 @@ def shop(request: pytest.FixtureRequest) -> Shop:
 @pytest.mark.parametrize("pipeline", [True, False])
 @pytest.mark.parametrize("configured", [False, True])
 @pytest.mark.parametrize("shop", SHOPS, indirect=True)
-def test_the_next_holder_finds_a_connection_as_it_was_configured(
+def test_the_next_holder_finds_the_configured_state(
     configured: bool, pipeline: bool, shop: Shop, connect: Connect
 ) -> None:
     changes = SHOPS["mariadb" if isinstance(shop, MariaDBShop) else "postgresql"][1]
@@ -138,7 +138,7 @@ def test_the_next_holder_finds_a_connection_as_it_was_configured(
 
 
 @pytest.mark.parametrize("shop", ["mariadb"], indirect=True)
-def test_another_holder_never_works_as_the_user_of_the_last_one(shop: Shop, connect: Connect) -> None:
+def test_change_user_of_the_last_holder_closes_the_connection(shop: Shop, connect: Connect) -> None:
     connection = connect()
     connection.change_user(shop.user, parse_url(shop.url).password, "information_schema")
 
@@ -159,7 +159,7 @@ def test_a_ping_does_not_connect_again(shop: Shop, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("shop", ["mariadb"], indirect=True)
-def test_no_database_is_left_where_the_url_names_none(shop: Shop) -> None:
+def test_no_database_stays_selected_if_the_url_names_none(shop: Shop) -> None:
     driver: MySQLClientDriver = driver_of(shop.url.removesuffix(shop.user))  # type: ignore[assignment]
     connection = driver.connect(PATIENCE)
     connection.select_db("information_schema")
@@ -171,7 +171,7 @@ def test_no_database_is_left_where_the_url_names_none(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("shop", ["mariadb"], indirect=True)
-def test_an_empty_sql_mode_is_one_and_costs_no_session(shop: Shop, connect: Connect) -> None:
+def test_an_empty_sql_mode_is_set_and_costs_no_session(shop: Shop, connect: Connect) -> None:
     driver = driver_of(f"{shop.url}?sql_mode=")
     connection = connect("sql_mode=")
 
@@ -191,7 +191,7 @@ def test_an_init_command_of_several_statements_outlasts_a_session_reset(shop: Sh
 
 
 @pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
-def test_notifications_for_the_last_holder_are_not_handed_to_the_next(shop: Shop, connect: Connect) -> None:
+def test_the_next_holder_does_not_get_notifications_for_the_last(shop: Shop, connect: Connect) -> None:
     listening, other = connect(), connect()
     listening.autocommit = other.autocommit = True
     listening.execute("LISTEN orders")
@@ -221,7 +221,7 @@ def test_a_trace_ends_with_its_holder(shop: Shop, connect: Connect) -> None:
 
 @pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("how", [None, "rollback"])
-def test_a_generator_that_holds_the_connections_lock_makes_it_useless(
+def test_a_generator_that_holds_the_connections_lock_makes_it_unusable(
     how: drivers.Reset | None, shop: Shop, connect: Connect
 ) -> None:
     listening, other = connect("autocommit=on"), connect("autocommit=on")
@@ -237,7 +237,7 @@ def test_a_generator_that_holds_the_connections_lock_makes_it_useless(
 
 
 @pytest.mark.parametrize("shop", ["postgresql"], indirect=True)
-def test_what_is_registered_for_all_after_the_connect_does_not_change_a_connection(
+def test_a_global_adapter_registered_after_the_connect_does_not_change_a_connection(
     shop: Shop, connect: Connect
 ) -> None:
     driver = shop.driver

@@ -1,9 +1,10 @@
-"""TLS against real servers: whom each URL trusts, and that TLS which is required cannot be taken away on the way."""
+"""TLS on real servers: each URL trusts the right server, and required TLS cannot be removed by an attacker."""
 
 from __future__ import annotations
 
 import contextlib
 import select
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 
 from drivers.shops import driver_of, run, value
+from servers.postgresql import PostgreSQL
 from unit.certificates import Authority
 from unit.fakes import PATIENCE
+from wsgipool import ConfigError
+from wsgipool.config import parse_url
 from wsgipool.demo.mariadb import MariaDB
-from wsgipool.demo.postgresql import PostgreSQL
+from wsgipool.drivers import Driver, driver
 
 SCHEMES = ["mysql", "mysql+mysqlclient"]
 _CLIENT_SSL = 0x0800
@@ -45,7 +49,7 @@ def secured(servers_folder: Path, folder: Path) -> Iterator[MariaDB]:
         "ssl_ca": f"{folder}/own.pem",
         "ssl_cert": f"{folder}/server.pem",
         "ssl_key": f"{folder}/server.key",
-        "innodb_fast_shutdown": 2,  # its data is thrown away
+        "innodb_fast_shutdown": 2,  # its data is temporary
     }
     with MariaDB(own, settings) as server:
         server.start()
@@ -54,7 +58,7 @@ def secured(servers_folder: Path, folder: Path) -> Iterator[MariaDB]:
 
 @pytest.fixture(scope="module")
 def shop(secured: MariaDB) -> str:
-    """A database there: its URL after the scheme."""
+    """The URL of a database on this server, without the scheme."""
     return secured.create_database("tls_shop").removeprefix("mysql://")
 
 
@@ -76,7 +80,7 @@ def cipher_of(url: str) -> str:
 
 
 def refusal_of(url: str) -> str:
-    """Return the error of the DB-API module: no connection, and nothing else."""
+    """Return the DB-API module's error of a failed connect."""
     driver = driver_of(url.rstrip("?"))
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of two modules
         driver.connect(PATIENCE)
@@ -84,7 +88,7 @@ def refusal_of(url: str) -> str:
     return str(caught.value)
 
 
-# --- whom a URL trusts -----------------------------------------------------------------------------------------------
+# --- trust -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -98,7 +102,7 @@ def refusal_of(url: str) -> str:
         "ssl_cert={}/client.pem&ssl_key={}/client.key",
     ],
 )
-def test_the_server_that_the_url_trusts_is_reached_by_tls(options: str, scheme: str, shop: str, folder: Path) -> None:
+def test_a_trusted_server_is_reached_by_tls(options: str, scheme: str, shop: str, folder: Path) -> None:
     assert cipher_of(f"{scheme}://{shop}?{options.replace('{}', str(folder))}")
 
 
@@ -137,7 +141,7 @@ def test_the_systems_authorities_verify_the_name_too(
 
 
 @pytest.mark.parametrize("option", ["ssl_mode=VERIFY_CA", "ssl_verify_identity=false"])
-def test_pymysql_leaves_the_name_out_where_the_url_says_so(option: str, shop: str, folder: Path) -> None:
+def test_verify_ca_makes_pymysql_ignore_the_name(option: str, shop: str, folder: Path) -> None:
     elsewhere = shop.replace("@127.0.0.1:", "@localhost:")
 
     assert cipher_of(f"mysql://{elsewhere}?ssl_ca={folder}/own.pem&{option}")
@@ -145,16 +149,16 @@ def test_pymysql_leaves_the_name_out_where_the_url_says_so(option: str, shop: st
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_no_tls_is_used_where_the_url_says_so(scheme: str, shop: str) -> None:
+def test_no_tls_is_used_if_the_url_disables_it(scheme: str, shop: str) -> None:
     assert cipher_of(f"{scheme}://{shop}?ssl_mode=DISABLED") == ""
 
 
-# --- a server without TLS, or a man in the middle who says so --------------------------------------------------------
+# --- a server without TLS, or an attacker that pretends it -----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def stripped(secured: MariaDB, shop: str) -> Iterator[str]:
-    """The shop's URL by way of somebody who takes the offer of TLS out of the server's greeting."""
+    """The shop's URL through an attacker that removes the offer of TLS from the server's greeting."""
     links: list[threading.Thread] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepting = threading.Thread(target=_accept, args=(listener, secured.port, links))
@@ -197,23 +201,23 @@ def test_tls_that_is_required_cannot_be_taken_away(options: str, scheme: str, st
     assert any(word in message.lower() for word in ("ssl is required", "tls is required"))
 
 
-def test_tls_is_used_where_the_server_has_it(shop: str) -> None:
+def test_tls_is_used_if_the_server_has_it(shop: str) -> None:
     assert cipher_of(f"mysql://{shop}")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_tls_that_is_preferred_is_gone_without(scheme: str, stripped: str) -> None:
+def test_preferred_tls_allows_a_connection_without_tls(scheme: str, stripped: str) -> None:
     assert cipher_of(f"{scheme}://{stripped}?ssl_mode=PREFERRED") == ""
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_server_without_tls_is_refused_where_tls_is_required(scheme: str, mariadb_shop: str) -> None:
+def test_a_server_without_tls_is_refused_if_tls_is_required(scheme: str, mariadb_shop: str) -> None:
     _, _, address = mariadb_shop.partition("://")
 
     assert "required" in refusal_of(f"{scheme}://{address}?ssl_mode=REQUIRED")
 
 
-# --- what only the server can know -----------------------------------------------------------------------------------
+# --- values that only the server can check ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -256,12 +260,58 @@ def test_an_empty_sql_mode_reaches_the_session(scheme: str, shop: str) -> None:
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-def test_postgresql_is_verified_where_the_url_names_an_authority(postgresql: PostgreSQL, folder: Path) -> None:
+def test_an_authority_in_the_url_verifies_postgresql(postgresql: PostgreSQL, folder: Path) -> None:
     _, _, address = postgresql.create_database("tls_shop").partition("://")
     url = f"postgresql://{address}?sslrootcert={folder}/own.pem"
 
-    # This server has no TLS: libpq would connect all the same, had sslrootcert not meant more than its default.
+    # This server has no TLS. libpq's default with sslrootcert would connect without TLS.
     with pytest.raises(Exception, match="SSL"):
         driver_of(url).connect(PATIENCE)
     with connected(f"postgresql://{address}") as connection:
         run(connection, "SELECT 1")
+
+
+# --- certificates that are renewed -----------------------------------------------------------------------------------
+
+
+DRIVERS = ["mysql", "mysql+mysqlclient", "pymysql by arguments"]
+
+
+@pytest.fixture(params=DRIVERS)
+def trusting_a_file(
+    request: pytest.FixtureRequest, shop: str, folder: Path, tmp_path: Path
+) -> tuple[Driver[Any], Path]:
+    """A driver and the file with its trusted authority, which is not yet the server's."""
+    trusted = tmp_path / "trusted.pem"
+    shutil.copy(folder / "other.pem", trusted)
+    if request.param in SCHEMES:
+        return driver_of(f"{request.param}://{shop}?ssl_ca={trusted}"), trusted
+    url = parse_url(f"mysql://{shop}")
+    arguments = {"host": url.host, "port": url.port, "user": url.user, "password": url.password}
+    return driver("pymysql", **arguments, ssl_ca=str(trusted), ssl_verify_cert=True, ssl_verify_identity=True), trusted
+
+
+def test_a_renewed_authority_is_trusted_after_a_reload(trusting_a_file: tuple[Driver[Any], Path], folder: Path) -> None:
+    driver, trusted = trusting_a_file
+    with pytest.raises(Exception, match=r"(?i)certificate|tls"):
+        driver.connect(PATIENCE)
+    shutil.copy(folder / "own.pem", trusted)
+
+    driver.reload()
+
+    driver.close(driver.connect(PATIENCE))
+
+
+@pytest.mark.parametrize("trusting_a_file", ["mysql", "pymysql by arguments"], indirect=True)
+def test_a_reload_of_unusable_files_keeps_the_earlier_ones(
+    trusting_a_file: tuple[Driver[Any], Path], folder: Path
+) -> None:
+    driver, trusted = trusting_a_file
+    shutil.copy(folder / "own.pem", trusted)
+    driver.reload()
+    trusted.write_text("half a file")
+
+    with pytest.raises(ConfigError, match="the TLS files cannot be used"):
+        driver.reload()
+
+    driver.close(driver.connect(PATIENCE))

@@ -32,7 +32,7 @@ def new_shop(mariadb: Server) -> str:
 
 @pytest.fixture
 def shop(mariadb: Server) -> Iterator[str]:
-    """The URL of a new database; at the test's end it has no session left."""
+    """The URL of a new database; all its sessions end with the test."""
     url = new_shop(mariadb)
     yield url
     user = url.rpartition("/")[2]
@@ -41,7 +41,7 @@ def shop(mariadb: Server) -> Iterator[str]:
 
 @pytest.fixture
 def make_pool(shop: str) -> Iterator[MakePool]:
-    """Makes pools for the shop, or another URL, and closes them at the end."""
+    """A function that makes pools for the shop or another URL; all are closed at the end."""
     pools: list[Pool[Any]] = []
 
     def make(url: str = shop, **settings: Any) -> Pool[Any]:
@@ -62,6 +62,6 @@ def proxy(mariadb: Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What the package writes to the log, from level INFO."""
+    """The package's log, from level INFO."""
     caplog.set_level(logging.INFO, logger="wsgipool")
     return caplog

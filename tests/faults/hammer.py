@@ -1,7 +1,7 @@
-"""A plain program that asks its pools for more than the budget has, from many threads and from children that it forks.
+"""A program that wants more connections than its budget has, in many threads and in forked children.
 
-Run with a wsgipool.toml. A line a tenth of a second says how many requests were served so far, another one at once what
-went wrong. It ends when its standard input does.
+The argument is a wsgipool.toml. Every tenth of a second the program prints the number of served requests. It prints
+errors at once, and ends at the end of its standard input.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ THREADS = 6
 
 
 def say(line: str) -> None:
-    # Not by print(), whose lock another thread may hold while this one forks.
+    # Not by print(): another thread may hold its lock during a fork.
     os.write(1, f"{line}\n".encode())
 
 
 class Hammer:
-    """Threads that borrow one connection after the other."""
+    """Threads that check connections out, one after the other."""
 
     def __init__(self) -> None:
         self.served = 0

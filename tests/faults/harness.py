@@ -1,4 +1,4 @@
-"""What the tests of faults say over and over: a pool for a URL, a statement, a value."""
+"""Helpers of the tests of faults: a pool for a URL, a statement, a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pymysql.connections import Connection
 from wsgipool import Pool, config, drivers
 
 SOON = 5.0
-"""Seconds within which even a busy machine does what it does at once; far less than any time it must not wait for."""
+"""Seconds that suffice for an immediate action on a busy machine; far less than any timeout in the tests."""
 
 
 def pool_of(url: str, **settings: Any) -> Pool[Any]:
@@ -70,7 +70,7 @@ def connect_plainly(url: str, **arguments: Any) -> Connection:
 
 
 class Clock:
-    """Tells how long ago it was made."""
+    """A stopwatch that starts when it is made."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()

@@ -1,8 +1,7 @@
-"""A TCP proxy that a test owns, between a pool and its server: it passes on, refuses, resets, swallows, delays, cuts.
+"""A TCP proxy between a pool and its server that forwards, refuses, resets, drops, delays or cuts.
 
-What it does to new connections is `refuse()`, `listen()` and the attribute `greeting`; to those that are open,
-`swallowing`, `delay`, `answers_twice` and `cut()`. Everything takes effect with the next connection or the next piece
-of data.
+`refuse()`, `listen()` and the attribute `greeting` concern new connections. `swallowing`, `delay`, `answers_twice` and
+`cut()` concern open ones. Everything takes effect with the next connection or the next piece of data.
 """
 
 from __future__ import annotations
@@ -23,62 +22,62 @@ _LOGGED_IN, _LOGIN_FAILED = 0x00, 0xFF
 
 
 class Proxy:
-    """Listens on a port of its own; a context manager that leaves no thread and no socket."""
+    """A proxy on a port of its own; a context manager that ends all threads and sockets."""
 
     def __init__(self, upstream: int) -> None:
         self.port = free_port()
         self.upstream = upstream
         self.greeting: Greeting = "pass"
-        """What a new connection meets: the server, a reset, or silence."""
+        """The fate of a new connection: the server, a reset, or silence."""
         self.swallowing = False
-        """Whether what is sent disappears."""
+        """Whether all data is dropped."""
         self.delay = 0.0
         """Seconds that each piece of data takes in each direction."""
         self.answer_limit: int | None = None
-        """How many more bytes a client is told in all; the rest disappears."""
+        """The number of bytes that clients still receive; the rest is dropped."""
         self.impatient = False
         """Whether a client has sent a command before the answer to the one before."""
         self.answers_twice = False
         """Whether each piece of the server's data is sent two times."""
         self.accepted = 0
-        self.most_logins_at_once = 0
+        self.max_logins_at_once = 0
         self.to_server = bytearray()
         self.to_client = bytearray()
         self._links: set[_Link] = set()
         self._logging_in: set[_Link] = set()
         self._lock = threading.Lock()
-        # Bound by its number, so that the port stays ours while nobody listens on it.
+        # Bound by its number, so the port stays reserved while nothing listens on it.
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", self.port))
         self._accepting: threading.Thread | None = None
 
     def through(self, url: str) -> str:
-        """Return the URL of the same database by way of this proxy."""
+        """Return the URL of the same database through this proxy."""
         assert f"127.0.0.1:{self.upstream}/" in url
         return url.replace(f"127.0.0.1:{self.upstream}/", f"127.0.0.1:{self.port}/")
 
     @property
     def open(self) -> int:
-        """Connections that are open."""
+        """The number of open connections."""
         return len(self._links)
 
     def listen(self) -> None:
-        """Accept connections, again or for the first time."""
+        """Accept connections, for the first time or again."""
         assert self._accepting is None
         self._listener.listen(128)
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
     def refuse(self) -> None:
-        """Refuse new connections; those that are open stay."""
+        """Refuse new connections and keep the open ones."""
         if self._accepting is not None:
             self._listener.shutdown(socket.SHUT_RDWR)  # on Linux: ends listening and accept(), keeps the port
             self._accepting.join()
             self._accepting = None
 
     def cut(self) -> None:
-        """Reset all connections that are open, at both ends."""
+        """Reset all open connections at both ends."""
         with self._lock:
             links = list(self._links)
         for link in links:
@@ -119,7 +118,7 @@ class Proxy:
         with self._lock:
             self._links.add(link)
             self._logging_in.add(link)
-            self.most_logins_at_once = max(self.most_logins_at_once, len(self._logging_in))
+            self.max_logins_at_once = max(self.max_logins_at_once, len(self._logging_in))
         link.start()
 
     def _logged_in(self, link: _Link) -> None:
@@ -178,7 +177,7 @@ class _Link:
         for data in self._pieces(self._server):
             self._is_answered = True
             if greeted and data[4:5] in (bytes([_LOGGED_IN]), bytes([_LOGIN_FAILED])):
-                # Said before the client has it, which then may let the next one connect.
+                # Counted before the client gets it, since the client may then start the next connect.
                 self._proxy._logged_in(self)
             greeted = True
             if self._proxy.answer_limit is not None:
@@ -203,7 +202,7 @@ class _Link:
                 self._wake()
 
     def _end(self, sink: socket.socket | None) -> None:
-        """End one direction: tell the other end so, and close both when both directions have ended."""
+        """End one direction; close both ends when both directions have ended."""
         if sink is not None and not self._cut.is_set():
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)

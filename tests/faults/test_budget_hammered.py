@@ -1,6 +1,6 @@
-"""Two programs with more threads than their budget has connections, and a server that counts them.
+"""Two programs with more threads than their budget has connections, and a server that counts connections.
 
-They are killed, fork and resize their pools all the while: for a minute, under --stress for an hour.
+The programs are killed, fork and resize their pools for a quarter of a minute, with --stress for an hour.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from faults.harness import SOON
 from httpd.harness import eventually
-from httpd.loads import ServerWatch, full_mariadb
+from httpd.loads import ServerMonitor, full_mariadb
 from httpd.place import ThisMachine
 from wsgipool import config, drivers
-from wsgipool.host.budget import Budget, Limit
-from wsgipool.permits import Permit
+from wsgipool.budget.budget import Budget, BudgetLimit
+from wsgipool.budget.permits import Permit
 
 BUDGET = 4
 IN_A_ROUND = 250
-"""Requests of both together, after which one is killed."""
+"""Number of requests of both programs together in a round. After each round one program is killed."""
 
 
 class Hammer:
-    """tests/faults/hammer.py as a process; a context manager that ends it."""
+    """A process with the program tests/faults/hammer.py."""
 
     def __init__(self, settings: Path) -> None:
         self.served = 0
@@ -47,7 +47,7 @@ class Hammer:
         for line in self._process.stdout:
             if line.startswith("served "):
                 self.served = int(line.split()[1])
-            elif line.endswith("\n"):  # it was not killed in the middle of it
+            elif line.endswith("\n"):  # not killed in the middle of the line
                 self.troubles.append(line)
 
     def kill(self) -> None:
@@ -55,7 +55,7 @@ class Hammer:
         self.stop()
 
     def stop(self) -> int:
-        """Let it end as a program does, and return its exit status."""
+        """End the program normally, and return its exit status."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         exit_status = self._process.wait()
@@ -65,8 +65,8 @@ class Hammer:
         return exit_status
 
 
-def test_two_programs_hammer_one_budget(tmp_path: Path, servers_folder: Path, effort: int) -> None:
-    seconds = 60 if effort == 1 else 3600
+def test_two_overloaded_programs_keep_one_budget(tmp_path: Path, servers_folder: Path, effort: int) -> None:
+    seconds = 15 if effort == 1 else 3600
     folder = servers_folder / "hammered"
     folder.mkdir(mode=0o755)
     troubles: list[str] = []
@@ -91,7 +91,7 @@ def test_two_programs_hammer_one_budget(tmp_path: Path, servers_folder: Path, ef
             hammers.insert(place, hammer)
             eventually(lambda: hammer.served > 0, "a new program's turn")
 
-        with ServerWatch(mariadb) as watch:
+        with ServerMonitor(mariadb) as monitor:
             began, rounds = time.monotonic(), 0
             begin(0)
             begin(1)
@@ -108,16 +108,16 @@ def test_two_programs_hammer_one_budget(tmp_path: Path, servers_folder: Path, ef
                 assert hammer.stop() == 0
                 troubles += hammer.troubles
 
-        print(f"{rounds} rounds, served {dict(served)}, {watch.most_ever} connections")
+        print(f"{rounds} rounds, served {dict(served)}, {monitor.maximum_ever} connections")
         assert not troubles, troubles[0]
-        assert watch.most <= watch.most_ever == BUDGET
+        assert monitor.maximum <= monitor.maximum_ever == BUDGET
         assert max(served.values()) <= 1.5 * min(served.values())
 
-    assert_no_permit_is_lost(tmp_path / "run", url)
+    assert_no_permit_has_leaked(tmp_path / "run", url)
 
 
 def wait_for_turns(hammers: list[Hammer]) -> list[int]:
-    """Return the requests that each has served of the next `IN_A_ROUND`."""
+    """Return how many of the next `IN_A_ROUND` requests each program has served."""
     before = [hammer.served for hammer in hammers]
 
     def turns() -> list[int]:
@@ -127,10 +127,10 @@ def wait_for_turns(hammers: list[Hammer]) -> list[int]:
     return turns()
 
 
-def assert_no_permit_is_lost(folder: Path, url: str) -> None:
+def assert_no_permit_has_leaked(folder: Path, url: str) -> None:
     server = drivers.server_of(config.parse_url(url))
     assert server is not None
-    budget = Budget(folder, server, Limit(BUDGET))
+    budget = Budget(folder, server, BudgetLimit(BUDGET))
     permits: list[Permit] = []
 
     def has_all() -> bool:

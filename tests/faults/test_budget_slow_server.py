@@ -1,6 +1,6 @@
-"""A server that takes its time to end a session: as long as it counts that, nobody else has its place in the budget.
+"""A server that is slow to end a session: no other pool gets the permit before that.
 
-That it never has counted more is looked at after all of them.
+At the end the server's own count of connections is checked.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import pymysql
 import pytest
 
 from faults.harness import Clock, pool_of, run, value
-from httpd.loads import ServerWatch, full_mariadb
+from httpd.loads import ServerMonitor, full_mariadb
 from httpd.place import ThisMachine
-from unit.fakes import Task, eventually
+from unit.fakes import HolderThread, Task, eventually
 from wsgipool import Pool
+from wsgipool.budget.budget import Budget, BudgetLimit
 from wsgipool.demo.mariadb import LocalServer
-from wsgipool.host.budget import Budget, Limit
 
 
 class SlowServer:
-    """A server, and two pools that share a budget of one as two processes would."""
+    """A server, and two pools that share a budget of one connection, like two processes."""
 
     def __init__(self, mariadb: LocalServer, folder: Path, runtime_dir: Path) -> None:
         self._process = int((folder / "mariadb" / "server.pid").read_text())
@@ -33,14 +33,14 @@ class SlowServer:
         self.pools: list[Pool[Any]] = [
             pool_of(
                 f"{url}?autocommit=true&read_timeout=0.3",
-                permits=Budget(runtime_dir, "mysql://db.example.com:3306", Limit(1)),
+                permits=Budget(runtime_dir, "mysql://db.example.com:3306", BudgetLimit(1)),
             )
             for _ in range(2)
         ]
-        self.watch = ServerWatch(mariadb)
+        self.monitor = ServerMonitor(mariadb)
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
+    def stopped(self) -> Iterator[None]:
         os.kill(self._process, signal.SIGSTOP)
         try:
             yield
@@ -57,14 +57,14 @@ def server(
     with full_mariadb(ThisMachine(folder), 1, server_kind) as mariadb:
         assert isinstance(mariadb, LocalServer)
         server = SlowServer(mariadb, folder, tmp_path_factory.mktemp("run"))
-        with server.watch:
+        with server.monitor:
             yield server
             for pool in server.pools:
                 pool.close()
-        assert server.watch.most_ever == 1
+        assert server.monitor.maximum_ever == 1
 
 
-def test_a_statement_that_runs_on_after_its_connection_was_given_up_is_counted(server: SlowServer) -> None:
+def test_a_statement_that_outlives_its_closed_connection_is_counted(server: SlowServer) -> None:
     impatient, other = server.pools
     clock = Clock()
     with (
@@ -79,17 +79,17 @@ def test_a_statement_that_runs_on_after_its_connection_was_given_up_is_counted(s
     assert clock.seconds > 1.5
 
 
-def test_a_server_that_stands_still_while_a_connection_moves_never_counts_two(server: SlowServer) -> None:
-    giver, taker = server.pools
+def test_a_stopped_server_never_counts_two_connections_while_a_permit_moves(server: SlowServer) -> None:
+    yielding, taker = server.pools
 
-    def has_given() -> bool:
-        return giver.size == 0
+    def has_yielded() -> bool:
+        return yielding.size == 0
 
     for _ in range(5):
-        with giver.connection(readonly=True) as connection:
+        with yielding.connection(readonly=True) as connection:
             run(connection, "SELECT 1")
-        with server.standing_still():
-            waiter = Task(taker.getconn)
-            eventually(has_given)
-        taker.putconn(waiter.result())
-        giver, taker = taker, giver
+        with server.stopped():
+            waiter = Task(lambda: HolderThread(taker.getconn, taker.putconn))  # noqa: B023
+            eventually(has_yielded)
+        waiter.result().give_back()
+        yielding, taker = taker, yielding

@@ -1,8 +1,8 @@
-"""What a borrower leaves in a session, and what of it the next one meets: on a real MariaDB.
+"""State that a holder leaves in a session, and what the next holder finds, on a real MariaDB.
 
 `reset="rollback"` ends the transaction, and no more: variables, temporary tables and locks of the session stay.
-`reset="session"` ends all of it. Where cleaning would cost more than a new connection, or cannot be trusted, the
-connection is replaced. The session's number tells which of these it was.
+`reset="session"` ends all of it. If cleaning would cost more than a new connection, or cannot be trusted, the
+connection is replaced. The session's number shows whether it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from faults.harness import SOON, Clock, connect_plainly, error_number, run, sess
 from faults.proxy import Proxy
 from httpd.harness import eventually, sessions
 from servers.sql import ISOLATION, numbers
-from unit.fakes import Borrower, Task
+from unit.fakes import HolderThread, Task
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.errors import WrongThread
 
@@ -40,7 +40,7 @@ def admin_value(mariadb: MariaDB, query: str, *arguments: object) -> Any:
         return value(admin, query, *arguments)
 
 
-# --- transactions: no way of cleaning leaves one ---------------------------------------------------------------------
+# --- transactions: every kind of cleaning ends them ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -96,12 +96,12 @@ def test_a_block_that_raises_is_rolled_back_and_its_connection_is_used_again(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("borrow", ["putconn", "readonly"])
-def test_an_open_snapshot_is_not_what_the_next_borrower_reads_from(
-    make_pool: MakePool, mariadb: MariaDB, shop: str, way: dict[str, Any], borrow: str
+@pytest.mark.parametrize("checkout", ["putconn", "readonly"])
+def test_the_next_holder_does_not_read_from_an_open_snapshot(
+    make_pool: MakePool, mariadb: MariaDB, shop: str, way: dict[str, Any], checkout: str
 ) -> None:
     pool = make_pool(**way)
-    if borrow == "readonly":
+    if checkout == "readonly":
         with pool.connection(readonly=True) as connection:
             first = session_of(connection)
             assert value(connection, f"SELECT {ISOLATION}") == "REPEATABLE-READ"
@@ -134,9 +134,7 @@ def test_with_autocommit_a_transaction_begun_by_hand_is_rolled_back(make_pool: M
 
 
 @pytest.mark.parametrize("way", [ROLLBACK, SESSION])
-def test_with_autocommit_switched_off_in_the_session_the_transaction_is_rolled_back(
-    make_pool: MakePool, shop: str, way: Any
-) -> None:
+def test_a_transaction_is_rolled_back_after_sql_turned_autocommit_off(make_pool: MakePool, shop: str, way: Any) -> None:
     pool = make_pool(f"{shop}?autocommit=true", **way)
     connection = pool.getconn()
     run(connection, "SET autocommit = 0")
@@ -148,7 +146,21 @@ def test_with_autocommit_switched_off_in_the_session_the_transaction_is_rolled_b
         assert value(connection, "SELECT stock FROM books WHERE id = 1") == 10
 
 
-def test_with_autocommit_nothing_is_owed_and_nothing_is_sent(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
+def test_a_return_begins_no_transaction(make_pool: MakePool, shop: str) -> None:
+    pool = make_pool(f"{shop}?autocommit=true", max_size=1, **ROLLBACK)
+    connection = pool.getconn()
+    run(connection, "SET completion_type = 1")
+    run(connection, "START TRANSACTION")
+    pool.putconn(connection)
+
+    connection = pool.getconn()
+    run(connection, "UPDATE books SET stock = 7")
+    with make_pool().connection() as other:
+        assert value(other, "SELECT MIN(stock) FROM books") == 7
+    pool.putconn(connection)
+
+
+def test_a_return_with_autocommit_sends_nothing(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(f"{proxy.through(shop)}?autocommit=true", reset="rollback")
     pool.putconn(pool.getconn())
     sent = len(proxy.to_server)
@@ -159,7 +171,7 @@ def test_with_autocommit_nothing_is_owed_and_nothing_is_sent(make_pool: MakePool
     assert len(proxy.to_server) == sent
 
 
-def test_a_committed_block_owes_no_rollback(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
+def test_a_committed_block_sends_no_rollback(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(proxy.through(shop), reset="rollback")
     for _ in range(3):
         with pool.connection() as connection:
@@ -220,7 +232,7 @@ def test_both_sides_of_a_deadlock_come_back_clean(make_pool: MakePool, way: Any)
         assert {session_of(one), session_of(two)} == used
 
 
-# --- the session: "rollback" leaves it, "session" ends it ------------------------------------------------------------
+# --- the session: "rollback" keeps it, "session" ends it -------------------------------------------------------------
 
 
 def test_rollback_leaves_lock_tables(make_pool: MakePool) -> None:
@@ -263,7 +275,7 @@ def test_rollback_leaves_named_locks(make_pool: MakePool, mariadb: MariaDB, shop
 
 
 @pytest.mark.parametrize("pipeline", [True, False])
-def test_a_session_reset_frees_named_locks_without_waiting_for_the_next_borrower(
+def test_a_session_reset_frees_named_locks_before_the_next_checkout(
     make_pool: MakePool, mariadb: MariaDB, shop: str, pipeline: bool
 ) -> None:
     pool = make_pool(pipeline=pipeline, **SESSION)
@@ -312,9 +324,7 @@ def test_rollback_leaves_the_database_that_was_changed_to(make_pool: MakePool) -
 
 @pytest.mark.parametrize("pipeline", [True, False])
 @pytest.mark.parametrize("how", ["USE", "select_db"])
-def test_a_session_reset_goes_back_to_the_urls_database(
-    make_pool: MakePool, shop: str, how: str, pipeline: bool
-) -> None:
+def test_a_session_reset_selects_the_urls_database(make_pool: MakePool, shop: str, how: str, pipeline: bool) -> None:
     pool = make_pool(pipeline=pipeline, **SESSION)
     with pool.connection() as connection:
         first = session_of(connection)
@@ -360,7 +370,7 @@ def test_rollback_leaves_settings_and_variables(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("pipeline", [True, False])
-def test_a_session_reset_puts_settings_and_variables_back_as_they_were(make_pool: MakePool, pipeline: bool) -> None:
+def test_a_session_reset_restores_settings_and_variables(make_pool: MakePool, pipeline: bool) -> None:
     pool = make_pool(pipeline=pipeline, **SESSION)
     with pool.connection() as connection:
         first, fresh = session_of(connection), all_settings(connection)
@@ -374,7 +384,7 @@ def test_a_session_reset_puts_settings_and_variables_back_as_they_were(make_pool
 
 @pytest.mark.parametrize("pipeline", [True, False])
 @pytest.mark.parametrize("autocommit", ["true", "false"])
-def test_a_session_reset_puts_the_settings_of_the_url_in_force_again(
+def test_a_session_reset_restores_the_settings_of_the_url(
     make_pool: MakePool, shop: str, autocommit: str, pipeline: bool
 ) -> None:
     options = (
@@ -386,7 +396,7 @@ def test_a_session_reset_puts_the_settings_of_the_url_in_force_again(
         first, fresh = session_of(connection), value(connection, look)
         change_all_settings(connection)
         run(connection, f"SET autocommit = {int(autocommit == 'false')}")
-        run(connection, "SET @greeting = 'goodbye'")
+        run(connection, "SET @greeting = 'another'")
         run(connection, "SET NAMES utf8mb4")
 
     with pool.connection() as connection:
@@ -410,7 +420,7 @@ def test_a_session_reset_undoes_what_was_set_by_pymysqls_own_methods(make_pool: 
         assert session_of(connection) == first
 
 
-def test_without_reset_even_the_transaction_stays(make_pool: MakePool) -> None:
+def test_without_reset_even_the_transaction_stays_open(make_pool: MakePool) -> None:
     pool = make_pool(reset=None)
     connection = pool.getconn()
     run(connection, "UPDATE books SET stock = 0 WHERE id = 1")
@@ -420,18 +430,18 @@ def test_without_reset_even_the_transaction_stays(make_pool: MakePool) -> None:
         assert value(connection, "SELECT stock FROM books WHERE id = 1") == 0
 
 
-# --- what is not cleaned but replaced --------------------------------------------------------------------------------
+# --- connections that are replaced -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_result_that_was_not_read_to_its_end_is_not_the_next_borrowers(
+def test_the_next_holder_does_not_get_an_unread_result(
     make_pool: MakePool, mariadb: MariaDB, shop: str, way: dict[str, Any]
 ) -> None:
     pool = make_pool(**way)
     connection = pool.getconn()
     first = session_of(connection)
     cursor = connection.cursor(SSCursor)
-    cursor.execute(f"SELECT seq FROM {numbers(100_000_000)}")  # 1 GB, of which one row is read
+    cursor.execute(f"SELECT seq FROM {numbers(100_000_000)}")  # 1 GB; one row is read
     assert cursor.fetchone() == (1,)
     clock = Clock()
     pool.putconn(connection)
@@ -444,7 +454,7 @@ def test_a_result_that_was_not_read_to_its_end_is_not_the_next_borrowers(
     eventually(lambda: first not in sessions(mariadb, user_of(shop)), "the server to end the unread session")
 
 
-def test_an_unread_cursor_that_outlives_its_connection_is_collected_in_silence(
+def test_an_unread_cursor_outlives_its_connection_without_a_warning(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[object] = []
@@ -462,9 +472,7 @@ def test_an_unread_cursor_that_outlives_its_connection_is_collected_in_silence(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_further_results_of_a_procedure_are_not_the_next_borrowers(
-    make_pool: MakePool, way: dict[str, Any]
-) -> None:
+def test_the_next_holder_does_not_get_further_results_of_a_procedure(make_pool: MakePool, way: dict[str, Any]) -> None:
     pool = make_pool(**way)
     with pool.connection() as connection:
         run(connection, "CREATE PROCEDURE two_results() BEGIN SELECT 1; SELECT 2; END")
@@ -479,7 +487,7 @@ def test_the_further_results_of_a_procedure_are_not_the_next_borrowers(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_connection_closed_by_its_borrower_is_replaced(
+def test_a_connection_closed_by_its_holder_is_replaced(
     make_pool: MakePool, mariadb: MariaDB, shop: str, way: dict[str, Any]
 ) -> None:
     pool = make_pool(**way)
@@ -497,7 +505,7 @@ def test_a_connection_closed_by_its_borrower_is_replaced(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_connection_that_lost_its_server_is_replaced(
+def test_a_connection_whose_server_went_away_is_replaced(
     make_pool: MakePool, mariadb: MariaDB, way: dict[str, Any]
 ) -> None:
     pool = make_pool(**way)
@@ -533,9 +541,7 @@ def test_a_connection_whose_cleaning_the_server_refused_is_replaced(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_block_interrupted_in_the_middle_of_a_result_has_its_connection_replaced(
-    make_pool: MakePool, way: dict[str, Any]
-) -> None:
+def test_a_block_interrupted_in_a_result_has_its_connection_replaced(make_pool: MakePool, way: dict[str, Any]) -> None:
     class RequestTimeout(BaseException):
         pass
 
@@ -558,17 +564,19 @@ def test_a_block_interrupted_in_the_middle_of_a_result_has_its_connection_replac
     assert pool.size == 1
 
 
-# --- returns that are none -------------------------------------------------------------------------------------------
+# --- wrong returns ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_double_return_is_refused_and_lends_the_connection_once(make_pool: MakePool, way: dict[str, Any]) -> None:
+def test_a_double_return_is_refused_and_checks_the_connection_out_once(
+    make_pool: MakePool, way: dict[str, Any]
+) -> None:
     pool = make_pool(max_size=2, **way)
     connection = pool.getconn()
     first = session_of(connection)
     pool.putconn(connection)
 
-    with pytest.raises(ValueError, match="not lent out"):
+    with pytest.raises(ValueError, match="not checked out"):
         pool.putconn(connection)
 
     assert (pool.size, pool.idle) == (1, 1)
@@ -577,29 +585,29 @@ def test_a_double_return_is_refused_and_lends_the_connection_once(make_pool: Mak
         assert session_of(two) != first
 
 
-def test_a_late_second_return_does_not_take_the_connection_from_its_next_borrower(make_pool: MakePool) -> None:
+def test_a_late_second_return_does_not_take_the_connection_from_its_next_holder(make_pool: MakePool) -> None:
     pool = make_pool(max_size=2, **ROLLBACK)
     connection = pool.getconn()
     pool.putconn(connection)
-    next_borrower = Borrower(pool.getconn, pool.putconn)
-    assert next_borrower.connection is connection
+    next_holder = HolderThread(pool.getconn, pool.putconn)
+    assert next_holder.connection is connection
 
     with pytest.raises(WrongThread):
         pool.putconn(connection)
 
     with pool.connection() as another:
         assert another is not connection
-    next_borrower.give_back()
+    next_holder.give_back()
 
 
 @pytest.mark.parametrize("origin", ["no pool", "another pool"])
-def test_a_foreign_connection_is_refused_and_left_as_it_is(make_pool: MakePool, shop: str, origin: str) -> None:
+def test_a_foreign_connection_is_refused_and_not_changed(make_pool: MakePool, shop: str, origin: str) -> None:
     pool, other = make_pool(**SESSION), make_pool(**SESSION)
     foreign = connect_plainly(shop) if origin == "no pool" else other.getconn()
     run(foreign, "UPDATE books SET stock = 0 WHERE id = 1")
     run(foreign, "SET @basket = 7")
 
-    with pytest.raises(ValueError, match="not lent out"):
+    with pytest.raises(ValueError, match="not checked out"):
         pool.putconn(foreign)
 
     assert (pool.size, pool.idle) == (0, 0)

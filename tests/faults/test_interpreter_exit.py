@@ -1,6 +1,6 @@
-"""How a program ends that has pools, and how it forks: soon, and with a goodbye to the server wherever one can be said.
+"""The exit and the fork of a program with pools: soon, and with an orderly end of sessions if possible.
 
-The server counts in Aborted_clients the sessions that ended without a goodbye.
+The server counts in Aborted_clients the sessions that ended without COM_QUIT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsgipool.demo.mariadb import MariaDB
 pytestmark = pytest.mark.mariadb_only("what a program does at its end does not depend on the kind of server")
 
 PATIENCE = 60.0
-"""Seconds that a program may take, of which it needs one or two; far less than those that it must not wait for."""
+"""Maximum seconds of a program. It needs one or two, and the timeouts in the tests are far longer."""
 
 PREAMBLE = """
 import json, os, sys, threading, time, traceback, warnings
@@ -48,7 +48,7 @@ def fork(function):
 
 
 def outcome_of(program: str, url: str, **settings: Any) -> dict[str, Any]:
-    """Run a program to its end; return what it has put into `report`, each time it printed it, as one."""
+    """Run a program to its end; return all that it printed by `report`, merged."""
     preamble = PREAMBLE.format(tests=str(Path(__file__).parents[1]), url=url, settings=settings)
     with subprocess.Popen(
         [sys.executable, "-c", preamble + program],
@@ -60,7 +60,7 @@ def outcome_of(program: str, url: str, **settings: Any) -> dict[str, Any]:
         try:
             output, errors = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its children too, which have the pipes open
+            os.killpg(process.pid, signal.SIGKILL)  # also its children, which have the pipes open
             raise
     assert process.returncode == 0, errors
     assert errors == ""
@@ -71,7 +71,7 @@ def outcome_of(program: str, url: str, **settings: Any) -> dict[str, Any]:
 
 
 class Aborted:
-    """The sessions that ended without a goodbye since this was made, when all sessions of the shop have ended."""
+    """The sessions that ended without COM_QUIT, counted when all sessions of the shop have ended."""
 
     def __init__(self, mariadb: MariaDB, url: str) -> None:
         self._mariadb = mariadb
@@ -95,7 +95,7 @@ WAYS = [{"reset": "rollback"}, {"reset": "session"}, {"reset": "session", "pipel
 
 
 @pytest.mark.parametrize("settings", WAYS)
-def test_at_exit_idle_connections_say_goodbye(shop: str, aborted: Aborted, settings: dict[str, Any]) -> None:
+def test_at_exit_idle_connections_end_their_sessions(shop: str, aborted: Aborted, settings: dict[str, Any]) -> None:
     report = outcome_of(
         """
 with pool.connection() as one, pool.connection(readonly=True) as two:
@@ -111,7 +111,7 @@ print(json.dumps({"idle": pool.idle}))
     assert aborted.count() == 0
 
 
-def test_at_exit_by_sys_exit_in_a_block_the_connection_says_goodbye(shop: str, aborted: Aborted) -> None:
+def test_sys_exit_in_a_block_ends_the_session(shop: str, aborted: Aborted) -> None:
     outcome_of(
         """
 with pool.connection() as connection:
@@ -124,8 +124,8 @@ with pool.connection() as connection:
     assert aborted.count() == 0
 
 
-def test_at_exit_a_connection_in_use_is_left_to_the_server(shop: str, aborted: Aborted) -> None:
-    # Whoever holds it may be in the middle of a command, where a goodbye would be taken for something else.
+def test_at_exit_a_connection_in_use_is_not_closed(shop: str, aborted: Aborted) -> None:
+    # The holder may be in the middle of a command, where COM_QUIT would be read as something else.
     outcome_of(
         """
 held = pool.getconn()
@@ -158,7 +158,7 @@ with pool.connection() as connection:
         f"{shop}?autocommit=true",
     )
 
-    # The server itself would notice only after some seconds that nobody listens any more.
+    # The server alone would notice the dead client only after some seconds.
     with mariadb.admin() as admin:
         for number in sessions(mariadb, user_of(shop)):
             admin.kill(number)
@@ -178,7 +178,7 @@ eventually(lambda: pool.waiting == 3)
     assert aborted.count() == 4
 
 
-def test_at_exit_threads_that_the_interpreter_joins_are_served_to_their_end(shop: str, aborted: Aborted) -> None:
+def test_at_exit_joined_threads_are_served_to_their_end(shop: str, aborted: Aborted) -> None:
     report = outcome_of(
         """
 leave = threading.Event()
@@ -220,7 +220,7 @@ eventually(lambda: pool.size == 1)
     assert aborted.count() == 0
 
 
-def test_at_exit_a_network_that_swallows_is_not_waited_for(proxy: Proxy, shop: str) -> None:
+def test_at_exit_a_black_hole_is_not_waited_for(proxy: Proxy, shop: str) -> None:
     proxy.delay = 0.1
     outcome_of(
         """
@@ -233,7 +233,7 @@ with pool.connection(readonly=True) as connection:
     proxy.cut()
 
 
-def test_a_pool_made_by_hand_and_closed_says_goodbye(shop: str, aborted: Aborted) -> None:
+def test_a_pool_made_by_hand_and_closed_ends_its_sessions(shop: str, aborted: Aborted) -> None:
     outcome_of(
         """
 pool = pool_of(url, max_size=2)
@@ -247,7 +247,7 @@ pool.close()
     assert aborted.count() == 0
 
 
-def test_a_pool_made_by_hand_and_left_open_does_not_keep_the_program_from_its_end(shop: str, aborted: Aborted) -> None:
+def test_an_open_pool_does_not_keep_the_program_from_ending(shop: str, aborted: Aborted) -> None:
     outcome_of(
         """
 pool = pool_of(url, max_size=2)
@@ -260,7 +260,33 @@ with pool.connection() as one, pool.connection() as two:
     assert aborted.count() <= 2
 
 
-def test_at_exit_housekeeping_ends_and_what_it_has_opened_says_goodbye(shop: str, aborted: Aborted) -> None:
+@pytest.mark.parametrize("made_by", ["a URL", "a callable"])
+def test_at_exit_a_registered_pool_ends_its_sessions(shop: str, aborted: Aborted, made_by: str) -> None:
+    report = outcome_of(
+        f"made_by = {made_by!r}"
+        """
+import pymysql
+from wsgipool.config import parse_url
+parts = parse_url(url)
+
+def connect():
+    return pymysql.connect(
+        unix_socket=parts.options.get("unix_socket"), host=parts.host or "", port=parts.port or 3306, user=parts.user,
+        password=parts.password or "", database=parts.database,
+    )
+
+pool = wsgipool.register("by hand", url if made_by == "a URL" else connect, min_size=7)
+eventually(lambda: pool.idle == 7)
+print(json.dumps({"idle": pool.idle}))
+""",
+        shop,
+    )
+
+    assert report == {"idle": 7}
+    assert aborted.count() == 0
+
+
+def test_at_exit_maintenance_ends_and_so_do_the_sessions_it_has_opened(shop: str, aborted: Aborted) -> None:
     report = outcome_of(
         """
 pool.resize(2)
@@ -294,7 +320,7 @@ print(json.dumps({"size": pool.size}))
 
 
 @pytest.mark.parametrize("settings", WAYS)
-def test_a_fork_with_idle_connections_leaves_the_parent_its_sessions_and_gives_the_child_its_own(
+def test_a_fork_leaves_the_parent_its_sessions_and_gives_the_child_its_own(
     shop: str, aborted: Aborted, settings: dict[str, Any]
 ) -> None:
     report = outcome_of(
@@ -325,7 +351,7 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
-def test_a_child_that_ends_as_programs_do_ends_its_own_sessions_and_no_other(shop: str, aborted: Aborted) -> None:
+def test_a_child_that_exits_normally_ends_only_its_own_sessions(shop: str, aborted: Aborted) -> None:
     report = outcome_of(
         """
 with pool.connection() as connection:
@@ -359,8 +385,8 @@ print(json.dumps(report))
 
 
 def test_the_first_connect_holds_no_lock_that_a_fork_would_keep(shop: str) -> None:
-    # A fork or an exit while a thread is in ssl.create_default_context(), or imports a codec for getaddrinfo(), leaves
-    # locks that nobody frees, or crashes; so both have been done before a thread connects.
+    # A fork or an exit while a thread is in ssl.create_default_context(), or imports a codec for getaddrinfo(), keeps
+    # locks forever, or crashes. So both are done before a thread connects.
     report = outcome_of(
         """
 import ssl
@@ -416,11 +442,11 @@ MOMENTS = {
     "TLS handshake": ("mysql", "do_handshake"),
     "PostgreSQL": ("postgresql", "_finish_connecting"),
 }
-"""Where a thread may stand while it connects: by which driver, and in which function."""
+"""The places where a thread may be while it connects, by driver and function."""
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_forks_child_keeps_no_socket_that_its_parent_was_opening(moment: str, shop: str) -> None:
+def test_a_forks_child_releases_a_socket_that_its_parent_was_opening(moment: str, shop: str) -> None:
     scheme, function = MOMENTS[moment]
     report = outcome_of(
         f"moment, scheme, function = {moment!r}, {scheme!r}, {function!r}\n"
@@ -435,7 +461,7 @@ listener.bind(("127.0.0.1", 0))
 listener.listen(0 if moment == "TCP connect" else 10)
 address = listener.getsockname()
 waiting = [socket.socket() for _ in range(4)] if moment == "TCP connect" else []
-for one in waiting:  # until the listener's queue is full, and who comes next is not answered
+for one in waiting:  # until the listener's queue is full and the next connect gets no answer
     one.setblocking(False)
     one.connect_ex(address)
 
@@ -537,12 +563,12 @@ print(json.dumps(report))
 
 
 LEAVINGS = {"normally": "ValueError", "by an exception": "KeyError", "as a closed generator": None}
-"""How the child of a fork in the middle of a block leaves that, and what it meets."""
+"""The ways in which the child of a fork leaves the parent's block, with the results."""
 
 
 @pytest.mark.parametrize("way", LEAVINGS)
 @pytest.mark.parametrize("settings", WAYS)
-def test_a_forks_child_that_leaves_the_parents_block_commits_nothing_and_gives_nothing_to_its_own_pool(
+def test_a_forks_child_that_leaves_the_parents_block_commits_and_returns_nothing(
     shop: str, aborted: Aborted, settings: dict[str, Any], way: str
 ) -> None:
     report = outcome_of(
@@ -599,26 +625,24 @@ print(json.dumps(report | {"error": error}))
     assert aborted.count() == 0
 
 
-def test_a_fork_leaves_the_parent_its_housekeeping_and_gives_the_child_one_of_its_own(
-    shop: str, aborted: Aborted
-) -> None:
+def test_after_a_fork_parent_and_child_each_have_maintenance(shop: str, aborted: Aborted) -> None:
     report = outcome_of(
         """
-def has_housekeeping():
-    return any(thread.name == "wsgipool-housekeeping" for thread in threading.enumerate())
+def has_maintenance():
+    return any(thread.name == "wsgipool-maintenance" for thread in threading.enumerate())
 
 def use_and_wait_for_its_end():
     with pool.connection() as connection:
         stock = value(connection, "SELECT stock FROM books WHERE id = 2")
     eventually(lambda: pool.size == 0)  # as nobody needs it
-    return [stock, has_housekeeping()]
+    return [stock, has_maintenance()]
 
 with pool.connection() as connection:
     run(connection, "SELECT 1")
-report["before"] = has_housekeeping()
+report["before"] = has_maintenance()
 
 def child():
-    print(json.dumps({"begin": has_housekeeping(), "child": use_and_wait_for_its_end()}), flush=True)
+    print(json.dumps({"begin": has_maintenance(), "child": use_and_wait_for_its_end()}), flush=True)
 
 report["status"] = fork(child)
 report["parent"] = use_and_wait_for_its_end()
@@ -632,7 +656,7 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
-def test_a_fork_while_connections_open_in_the_background_leaves_both_sides_a_working_pool(
+def test_a_fork_while_connections_open_leaves_both_sides_a_working_pool(
     proxy: Proxy, shop: str, aborted: Aborted
 ) -> None:
     proxy.delay = 0.1
@@ -668,16 +692,16 @@ print(json.dumps(report))
 
 # Python 3.12 has the other kind too, but an `import ssl` there is enough to crash it.
 GILS = ["the GIL of all"] if sys.version_info < (3, 13) else ["the GIL of all", "a GIL of its own"]
-ENDS = {"mod_wsgi": "wsgipool.process._end()", "nobody": "atexit._run_exitfuncs()"}
-"""What is called before an interpreter ends: by mod_wsgi the shutdown callbacks, by every interpreter this."""
+ENDS = {"mod_wsgi": "wsgipool._runtime.end()", "nobody": "atexit._run_exitfuncs()"}
+"""The call before an interpreter ends, as mod_wsgi calls its shutdown callbacks."""
 
 
 @pytest.mark.parametrize("caller", ENDS)
 @pytest.mark.parametrize("gil", GILS)
-def test_an_interpreter_ends_with_housekeeping_alive_while_others_go_on(
+def test_an_interpreter_ends_with_maintenance_alive_while_others_go_on(
     shop: str, aborted: Aborted, gil: str, caller: str
 ) -> None:
-    # One that still has a thread refuses to end, or aborts the process.
+    # An interpreter with a thread refuses to end, or aborts the process.
     report = outcome_of(
         f"gil, end = {gil!r}, {ENDS[caller]!r}"
         """
@@ -686,7 +710,7 @@ import atexit, sys
 sys.path[:] = {sys.path!r}
 from unit.fakes import eventually
 import wsgipool
-from wsgipool.housekeeping import housekeeping
+from wsgipool._background import background
 
 wsgipool.configure({{"databases": {{"shop": {{"url": {url!r}, "max_size": 4}}}}}})
 pool = wsgipool.pool("shop")
@@ -694,7 +718,7 @@ with pool.connection() as connection, connection.cursor() as cursor:
     cursor.execute("SELECT 1")
 pool.resize(2)
 eventually(lambda: pool.idle == 2)
-assert housekeeping.is_running
+assert background.is_running
 {end}
 '''
 

@@ -1,9 +1,8 @@
-"""A command that an exception from outside interrupts takes its connection with it: nobody reads another's rows.
+"""An asynchronous exception in a command closes its connection: no holder reads another's rows.
 
-PyMySQL leaves a connection that was interrupted in the middle of an answer open and out of step: the next borrower
-would get the rest of that answer for its own; so would its own next command, a COMMIT too, where a program goes on
-after the interruption. Here requests are interrupted at random moments, with a real server, while others go on; each
-asks for rows that only it can have asked for.
+After an exception in the middle of an answer, PyMySQL keeps the connection open with the rest of the answer unread. The
+next command would read that rest, be it the next holder's, or a COMMIT of a program that goes on. Here exceptions come
+at random moments, with a real server, while other requests go on. Each request asks for rows that no other asks for.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     ("", {"reset": "session"}),
     ("?autocommit=true", {"reset": "session", "pipeline": False}),
 ]
-TIMES = 30
-"""Interruptions of each kind of work, each way."""
+TIMES = 10
+"""Number of exceptions for each kind of work and each way."""
 LATEST = 0.02
-"""Seconds after which a thread at work is interrupted at the latest, in which it does some rounds."""
+"""Maximum seconds before an exception in a working thread, enough for some rounds of work."""
 ROWS = 1000
 
 _numbers = itertools.count(1)
@@ -75,23 +74,23 @@ def read_by_hand(pool: Pool[Any]) -> None:
 
 
 class Swallowing:
-    """Goes on after an interruption as if nothing had been, and remembers it only when all is done."""
+    """A holder that ignores the exception, goes on, and reports it at the end."""
 
     def __init__(self) -> None:
-        self._interruptions: list[BaseException] = []
+        self._raised: list[BaseException] = []
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            self._interruptions.append(error)
+            self._raised.append(error)
 
     def __enter__(self) -> Swallowing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in self._interruptions:
+        for each in self._raised:
             raise each
 
 
@@ -146,7 +145,7 @@ def test_interrupted_requests_leave_no_answer_to_others(
             write(pool)
 
     others = [Task(other_requests) for _ in range(2)]
-    # An SSCursor that was interrupted before it had its connection misses that in its destructor.
+    # The destructor of an SSCursor fails if an exception came before the cursor had its connection.
     with debris_ignored(AttributeError):
         for _ in range(TIMES):
             thread_id = interrupt_at_work(lambda: work(pool), moments.uniform(0, LATEST))
@@ -155,8 +154,8 @@ def test_interrupted_requests_leave_no_answer_to_others(
     for other in others:
         other.result()
 
-    assert pool.stats().closed["broken"] > TIMES / 10, "hardly any struck a connection in use"
-    eventually(lambda: not pool.stats().connecting)  # one may still be opened for somebody who has been served
+    assert pool.stats().closed["broken"] > TIMES / 10, "hardly any hit a connection in use"
+    eventually(lambda: not pool.stats().connecting)  # a connect may still run for a waiter that was served
     assert (pool.in_use, pool.waiting, pool.size) == (0, 0, pool.idle)
     eventually(lambda: len(sessions(mariadb, user_of(shop))) == pool.size)
     connections = [pool.getconn() for _ in range(pool.max_size)]

@@ -1,10 +1,10 @@
-"""The bugs that other pools have or had, each a test of this one.
+"""Bugs that other pools have or had, each with a test of this pool.
 
-Where the promise is about servers the server is real; elsewhere fake connections make the moment exact. Some of these
-stand under names of their own among the tests of the pool (tests/unit/test_pool_*.py) and are not written twice:
+A promise about servers is tested on a real server; for others, fake connections make the moment exact. Some of these
+bugs have their tests among those of the pool (tests/unit/test_pool_*.py):
 
-DBUtils and SQLAlchemy, a connection returned goes to whoever comes first:
-    test_nobody_overtakes_a_waiter, test_waiters_are_served_in_the_order_of_their_coming
+DBUtils and SQLAlchemy, a returned connection goes to the first thread that asks:
+    test_no_thread_overtakes_a_waiter, test_waiters_are_served_in_the_order_of_their_arrival
 every Python pool, not fork-safe by itself, with fake connections:
     test_the_pool_of_a_forks_child_is_empty and those that follow it
 """
@@ -28,10 +28,10 @@ from faults.harness import SOON, run, session_of, user_of, value
 from faults.proxy import Proxy
 from httpd.harness import sessions
 from unit.fakes import (
-    Borrower,
     FakeConnection,
     FakeDatabase,
     Gate,
+    HolderThread,
     Task,
     eventually,
     in_turn,
@@ -46,11 +46,11 @@ FakePool = Pool[FakeConnection]
 MakeFakePool = Callable[..., FakePool]
 
 LATER = 60.0
-"""Seconds that a borrower would wait: a test in which somebody waits that long has failed before."""
+"""Seconds that a waiter would wait: a test fails before."""
 
 
 class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt and mod_wsgi's RequestTimeout."""
+    """A stand-in for KeyboardInterrupt and mod_wsgi's RequestTimeout."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def make_fake_pool(database: FakeDatabase) -> MakeFakePool:
 
 
 def assert_whole(pool: FakePool, database: FakeDatabase) -> None:
-    """Assert that no place has been lost: as many threads as the pool has room for hold a connection at once."""
+    """Assert that no slot has leaked: max_size threads hold a connection at once."""
     assert (pool.in_use, pool.waiting, pool.size) == (0, 0, pool.idle)
     together = threading.Barrier(pool.max_size + 1, timeout=SOON)
     eventually(lambda: pool._connector.pause_left() <= 0)
@@ -89,7 +89,7 @@ def assert_whole(pool: FakePool, database: FakeDatabase) -> None:
 
 
 def waiting(pool: FakePool, work: Callable[[], Any]) -> Task[Any]:
-    """Return a thread that does the work, once it waits for a connection."""
+    """Start a thread that does the work, and return it as soon as it waits for a connection."""
     already = pool.waiting
     task = Task(work)
     eventually(lambda: pool.waiting == already + 1)
@@ -99,7 +99,7 @@ def waiting(pool: FakePool, work: Callable[[], Any]) -> Task[Any]:
 # --- DBUtils, SQLAlchemy, connpool: newcomers overtake waiters -------------------------------------------------------
 
 
-def test_dbutils_sqlalchemy_connpool_no_thread_starves_while_others_take_turn_after_turn(
+def test_dbutils_sqlalchemy_connpool_no_thread_starves_beside_busy_ones(
     make_fake_pool: MakeFakePool,
 ) -> None:
     # 32 threads on 8 connections there: some had 1,450 turns, others 1.
@@ -122,7 +122,7 @@ def test_dbutils_sqlalchemy_connpool_no_thread_starves_while_others_take_turn_af
     assert max(turns.values()) <= 60
 
 
-def test_dbutils_sqlalchemy_connpool_who_returns_and_borrows_again_lets_the_waiting_go_first(
+def test_dbutils_sqlalchemy_connpool_a_returning_thread_does_not_overtake_waiters(
     make_fake_pool: MakeFakePool,
 ) -> None:
     pool = make_fake_pool(1)
@@ -135,11 +135,11 @@ def test_dbutils_sqlalchemy_connpool_who_returns_and_borrows_again_lets_the_wait
 
     first, second = waiting(pool, lambda: visit("first")), waiting(pool, lambda: visit("second"))
     pool.putconn(connection)
-    visit("the one who had it before")
+    visit("the former holder")
     first.result()
     second.result()
 
-    assert order == ["first", "second", "the one who had it before"]
+    assert order == ["first", "second", "the former holder"]
 
 
 # --- DBUtils: connects, pings and closes inside its lock -------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_dbutils_a_close_does_not_wait_behind_anothers_connect(
 
 
 @pytest.mark.parametrize("error", [OSError("refused"), Interrupt()], ids=["refused", "interrupted"])
-def test_dbutils_go_10886_a_waiter_whose_own_connect_fails_wakes_the_next_one(
+def test_dbutils_go_10886_a_waiter_whose_connect_fails_wakes_the_next(
     make_fake_pool: MakeFakePool, database: FakeDatabase, error: BaseException
 ) -> None:
     pool = make_fake_pool(1)
@@ -204,19 +204,19 @@ def test_dbutils_go_10886_a_waiter_whose_own_connect_fails_wakes_the_next_one(
     database.hooks["connect"] = in_turn(then(gate, raising(error)))
     unlucky = Task(pool.getconn)
     gate.wait_until_reached()
-    next_one = waiting(pool, pool.getconn)
-    last_one = waiting(pool, pool.getconn)
+    next_one = waiting(pool, lambda: HolderThread(pool.getconn, pool.putconn))
+    last_one = waiting(pool, lambda: HolderThread(pool.getconn, pool.putconn))
 
     gate.open()
 
     with pytest.raises((ConnectFailed, Interrupt)):
         unlucky.result()
-    pool.putconn(next_one.result())
-    pool.putconn(last_one.result())
+    next_one.result().give_back()
+    last_one.result().give_back()
     assert_whole(pool, database)
 
 
-def test_dbutils_go_10886_a_waiter_that_gives_up_while_it_connects_wakes_the_next_one(
+def test_dbutils_go_10886_a_waiter_that_gives_up_while_connecting_wakes_the_next(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
     pool = make_fake_pool(2, max_connecting=1)
@@ -224,35 +224,35 @@ def test_dbutils_go_10886_a_waiter_that_gives_up_while_it_connects_wakes_the_nex
     database.hooks["connect"] = in_turn(then(gate, raising(TimeoutError("no answer"))))
     gives_up = Task(lambda: pool.getconn(timeout=0.01))
     gate.wait_until_reached()
-    next_one = waiting(pool, pool.getconn)
+    next_one = waiting(pool, lambda: HolderThread(pool.getconn, pool.putconn))
 
     gate.open()
 
     with pytest.raises((ConnectFailed, PoolTimeout)):
         gives_up.result()
-    pool.putconn(next_one.result())
+    next_one.result().give_back()
     assert_whole(pool, database)
 
 
-# --- psycopg_pool 3.3.3: a waiter hit by KeyboardInterrupt still accepts a connection, which is lost -----------------
+# --- psycopg_pool 3.3.3: a waiter hit by KeyboardInterrupt still accepts a connection, which leaks -----------------
 
 
 def test_psycopg_pool_a_waiter_hit_by_keyboard_interrupt_accepts_no_connection(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
     pool = make_fake_pool(1)
-    holder = Borrower(pool.getconn, pool.putconn)
-    struck = threading.Event()
+    holder = HolderThread(pool.getconn, pool.putconn)
+    interrupted = threading.Event()
 
     def handler(*_: object) -> None:
-        if not struck.is_set():
-            struck.set()
+        if not interrupted.is_set():
+            interrupted.set()
             raise KeyboardInterrupt
 
     def press_ctrl_c() -> None:
         eventually(lambda: pool.waiting == 1)
-        # Again and again: CPython does not notice one that comes just before it begins to wait.
-        while not struck.wait(0.01):
+        # Repeated, because CPython does not notice an exception that comes just before a wait.
+        while not interrupted.wait(0.01):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     previous = signal.signal(signal.SIGINT, handler)
@@ -328,18 +328,18 @@ def test_connpool_an_interrupted_reset_loses_no_slot(
     assert_whole(pool, database)
 
 
-def test_connpool_an_interrupted_reset_hands_the_slot_to_the_one_who_waits(
+def test_connpool_an_interrupted_reset_hands_the_slot_to_the_waiter(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
     pool = make_fake_pool(1)
     connection = pool.getconn()
-    waiter = waiting(pool, pool.getconn)
+    waiter = waiting(pool, lambda: HolderThread(pool.getconn, pool.putconn))
     database.hooks["rollback"] = in_turn(raising(Interrupt()))
 
     with pytest.raises(Interrupt):
         pool.putconn(connection)
 
-    pool.putconn(waiter.result())
+    waiter.result().give_back()
     assert_whole(pool, database)
 
 
@@ -356,7 +356,7 @@ def test_connpool_an_interrupted_close_loses_no_slot(make_fake_pool: MakeFakePoo
     assert_whole(pool, database)
 
 
-# --- SQLAlchemy #2772 #8974: the count is lost when a reconnect fails; BaseException leaks ---------------------------
+# --- SQLAlchemy #2772 #8974: the count is wrong after a failed reconnect; BaseException leaks ----------------------
 
 
 @pytest.mark.parametrize("error", [OSError("refused"), Interrupt()], ids=["refused", "interrupted"])
@@ -378,7 +378,7 @@ def test_sqlalchemy_2772_8974_a_reconnect_that_fails_keeps_the_count(
     assert_whole(pool, database)
 
 
-def test_sqlalchemy_2772_8974_blocks_left_by_a_base_exception_leak_nothing(
+def test_sqlalchemy_2772_8974_a_base_exception_in_a_block_leaks_nothing(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
     pool = make_fake_pool(2)
@@ -400,7 +400,7 @@ def test_sqlalchemy_2772_8974_blocks_left_by_a_base_exception_leak_nothing(
 # --- mysql-connector: puts a broken connection back when the reset raises --------------------------------------------
 
 
-def test_mysql_connector_a_connection_whose_reset_raises_is_not_lent_again(
+def test_mysql_connector_a_connection_whose_reset_raises_is_closed(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
     pool = make_fake_pool(1)
@@ -417,7 +417,7 @@ def test_mysql_connector_a_connection_whose_reset_raises_is_not_lent_again(
 
 @pytest.mark.parametrize("reset", ["rollback", "session"])
 @pytest.mark.parametrize("pipeline", [True, False])
-def test_mysql_connector_a_connection_whose_reset_the_server_does_not_answer_is_not_lent_again(
+def test_mysql_connector_a_connection_whose_reset_has_no_answer_is_closed(
     make_pool: MakeRealPool, proxy: Proxy, shop: str, reset: str, pipeline: bool
 ) -> None:
     pool = make_pool(proxy.through(shop), reset=reset, pipeline=pipeline)
@@ -485,13 +485,13 @@ def test_hikaricp_1256_a_pool_at_zero_refills(make_fake_pool: MakeFakePool, data
     assert_whole(pool, database)
 
 
-def test_hikaricp_1256_those_who_wait_while_the_pool_falls_to_zero_are_served(
+def test_hikaricp_1256_waiters_are_served_after_the_pool_fell_to_zero(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
     pool = make_fake_pool(2)
     one, two = pool.getconn(), pool.getconn()
     tasks = [waiting(pool, lambda: pool.putconn(pool.getconn())) for _ in range(4)]
-    database.hooks["rollback"] = in_turn(raising(OSError("gone")), raising(OSError("gone")))
+    database.hooks["rollback"] = in_turn(raising(OSError("closed")), raising(OSError("closed")))
 
     pool.putconn(one)
     pool.putconn(two)
@@ -521,7 +521,7 @@ def test_go_16873_nested_acquire_on_one_thread_is_refused_at_once(make_fake_pool
 def test_go_16873_nested_acquires_of_all_threads_at_once_do_not_deadlock_the_pool(
     make_fake_pool: MakeFakePool, database: FakeDatabase
 ) -> None:
-    # Each holds one and wants one more: what the last of them waits for would never come.
+    # Each holds one and asks for another, so the last would wait forever.
     pool = make_fake_pool(4)
     all_hold_one = threading.Barrier(4, timeout=SOON)
 
@@ -546,7 +546,7 @@ def test_go_16873_nested_acquires_of_all_threads_at_once_do_not_deadlock_the_poo
 
 
 def test_every_python_pool_a_fork_shares_no_connection(make_pool: MakeRealPool, mariadb: MariaDB, shop: str) -> None:
-    # Of two processes that share one, each reads the other's rows: 722 wrong answers of 4,000.
+    # If two processes share a connection, each reads the other's rows: 722 wrong answers of 4,000.
     pool = make_pool(max_size=2)
     with pool.connection(readonly=True) as connection:
         mine = session_of(connection)
@@ -607,9 +607,9 @@ SHARED_BUDGET = """
 from pathlib import Path
 from faults.harness import pool_of, value
 from unit.fakes import Task
-from wsgipool.host.budget import Budget, Limit
+from wsgipool.budget.budget import Budget, BudgetLimit
 
-pool = pool_of({url!r}, max_size=4, permits=Budget(Path({folder!r}), "mysql://db:3306", Limit(2)))
+pool = pool_of({url!r}, max_size=4, permits=Budget(Path({folder!r}), "mysql://db:3306", BudgetLimit(2)))
 
 def visit():
     with pool.connection() as connection:
@@ -632,7 +632,7 @@ def test_every_python_pool_a_budget_holds_across_processes(mariadb: MariaDB, sho
     assert [process.result() for process in processes] == ["100\n"] * 2
 
 
-def test_every_python_pool_the_error_of_a_lost_connection_reaches_its_borrower_unchanged(
+def test_every_python_pool_the_holder_gets_a_broken_connections_error_unchanged(
     make_pool: MakeRealPool, proxy: Proxy, shop: str
 ) -> None:
     pool = make_pool(proxy.through(shop))

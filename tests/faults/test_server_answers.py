@@ -1,4 +1,4 @@
-"""What a pool makes of a server's errors, by their codes: refusals that stay, conflicts that pass."""
+"""The pool's reaction to a server's error codes: permanent refusals, and temporary conflicts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsgipool.demo.mariadb import MariaDB
 
 @pytest.mark.parametrize("change", ["ACCOUNT LOCK", "REQUIRE SUBJECT '/CN=somebody'"])
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient"])
-def test_an_account_that_is_refused_is_not_tried_again_at_once(
+def test_a_refused_account_is_not_tried_again_at_once(
     scheme: str, change: str, make_pool: MakePool, proxy: Proxy, shop: str, mariadb: MariaDB
 ) -> None:
     with mariadb.admin() as connection:
@@ -33,10 +33,10 @@ def test_an_account_that_is_refused_is_not_tried_again_at_once(
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient"])
-def test_an_account_whose_password_has_expired_is_served_when_it_has_another(
+def test_an_account_with_an_expired_password_is_served_after_its_change(
     scheme: str, make_pool: MakePool, shop: str, mariadb: MariaDB
 ) -> None:
-    # MariaDB lets it log in, and the session answers each statement with 1820 to its end; MySQL answers the login so.
+    # MariaDB allows the login and answers each statement with 1820. MySQL answers the login with it.
     pool = make_pool(shop.replace("mysql:", f"{scheme}:"))
 
     def is_served() -> bool:
@@ -52,14 +52,14 @@ def test_an_account_whose_password_has_expired_is_served_when_it_has_another(
         run(connection, f"ALTER USER {user_of(shop)} IDENTIFIED BY '{password_of(shop)}'")
 
     with connect_plainly(shop):
-        """The first login to MySQL without TLS takes more than mysqlclient has."""
+        """mysqlclient cannot do the first login to MySQL without TLS."""
 
     assert not expired
     eventually(is_served)
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient"])
-def test_a_transaction_that_will_not_wait_for_a_lock_is_run_again(scheme: str, make_pool: MakePool, shop: str) -> None:
+def test_a_transaction_with_nowait_can_be_run_again(scheme: str, make_pool: MakePool, shop: str) -> None:
     pool = make_pool(shop.replace("mysql:", f"{scheme}:"), timeout=5)
     other = connect_plainly(shop)
     run(other, "SELECT stock FROM books WHERE id = 1 FOR UPDATE")
@@ -75,13 +75,11 @@ def test_a_transaction_that_will_not_wait_for_a_lock_is_run_again(scheme: str, m
     assert pool.transaction(take_stock, retry=2) == 10
     assert len(tries) == 2
     with other:
-        """It is closed at the end."""
+        """Make a pool that is closed at the end."""
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient"])
-def test_a_transaction_of_its_own_that_is_read_only_costs_no_connection(
-    scheme: str, make_pool: MakePool, shop: str
-) -> None:
+def test_the_programs_read_only_transaction_costs_no_connection(scheme: str, make_pool: MakePool, shop: str) -> None:
     pool = make_pool(shop.replace("mysql:", f"{scheme}:"))
     connection = pool.getconn()
 

@@ -1,5 +1,4 @@
-"""What servers and networks do to connections, through a proxy that the tests own: the pool answers in time, says so
-once, and recovers by itself."""
+"""Faults of servers and networks, made by a proxy: the pool answers in time, logs them once and recovers."""
 
 from __future__ import annotations
 
@@ -41,13 +40,13 @@ BOOK = "SELECT stock FROM books WHERE id = 2"
 
 @pytest.fixture
 def quiet(shop: str, log: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """The package's log; whatever a test does, the password is not in it."""
+    """The package's log, which must not have the password in any test."""
     yield log
     assert password_of(shop) not in log.text
 
 
 def errors_and_recoveries(log: pytest.LogCaptureFixture) -> list[str]:
-    """Return the levels of what was logged about the server's going and coming."""
+    """Return the levels of the log records about the server's outages and returns."""
     return [
         record.levelname
         for record in log.records
@@ -88,7 +87,7 @@ def test_a_server_that_turns_connections_away_is_reported_at_once(
     assert errors_and_recoveries(quiet) == ["ERROR"]
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_within_the_timeout(
+def test_a_silent_server_fails_the_connect_within_the_timeout(
     make_pool: MakePool, proxy: Proxy, shop: str, quiet: pytest.LogCaptureFixture
 ) -> None:
     proxy.greeting = "black hole"
@@ -105,36 +104,36 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_within_the_timeout(
     assert errors_and_recoveries(quiet) in ([], ["ERROR"])
 
 
-def test_a_server_that_stops_in_the_middle_of_the_login_is_given_up_within_the_timeout(
+def test_a_server_that_stops_in_the_login_fails_the_connect_within_the_timeout(
     make_pool: MakePool, proxy: Proxy, shop: str
 ) -> None:
     pool = make_pool(proxy.through(shop), max_size=2)
-    proxy.delay = 0.2  # so that there is a middle
+    proxy.delay = 0.2  # so the query takes some time
     clock = Clock()
-    borrowing = Task(lambda: pool.getconn(timeout=1))
+    checkout = Task(lambda: pool.getconn(timeout=1))
     eventually(lambda: bool(proxy.to_client), "the server's greeting to pass")
     proxy.swallowing = True
 
     with pytest.raises((ConnectFailed, PoolTimeout)):
-        borrowing.result()
+        checkout.result()
 
     assert clock.seconds < SOON
     assert pool.size == 0
 
 
-def test_many_threads_before_a_silent_server_all_have_their_answer_within_the_timeout(
+def test_many_threads_before_a_silent_server_all_fail_within_the_timeout(
     make_pool: MakePool, proxy: Proxy, shop: str, quiet: pytest.LogCaptureFixture
 ) -> None:
     proxy.greeting = "black hole"
     pool = make_pool(proxy.through(shop), max_size=8, max_connecting=2)
 
-    def borrow() -> float:
+    def check_out() -> float:
         clock = Clock()
         with pytest.raises(PoolError):
             pool.getconn(timeout=1)
         return clock.seconds
 
-    tasks = [Task(borrow) for _ in range(12)]
+    tasks = [Task(check_out) for _ in range(12)]
     eventually(lambda: (pool.size, pool.waiting) == (2, 10), "two to connect, and ten to wait for them")
 
     assert max(task.result() for task in tasks) < SOON
@@ -142,9 +141,7 @@ def test_many_threads_before_a_silent_server_all_have_their_answer_within_the_ti
     assert errors_and_recoveries(quiet) in ([], ["ERROR"])
 
 
-def test_connections_that_are_open_go_on_serving_while_new_ones_cannot_be_opened(
-    make_pool: MakePool, proxy: Proxy, shop: str
-) -> None:
+def test_open_connections_serve_while_new_ones_cannot_be_opened(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(proxy.through(shop), max_size=4, max_connecting=1)
     with pool.connection() as connection:
         only = session_of(connection)
@@ -166,7 +163,7 @@ def test_connections_that_are_open_go_on_serving_while_new_ones_cannot_be_opened
     proxy.cut()
 
 
-def test_the_right_password_is_asked_for_in_a_message_without_the_wrong_one(
+def test_a_wrong_password_of_a_key_is_not_in_the_message(
     make_pool: MakePool, proxy: Proxy, shop: str, quiet: pytest.LogCaptureFixture
 ) -> None:
     url = proxy.through(shop).replace(password_of(shop), "not-the-password")
@@ -200,9 +197,7 @@ def test_bad_credentials_are_not_tried_again_and_again(make_pool: MakePool, prox
 # --- in a query ------------------------------------------------------------------------------------------------------
 
 
-def test_a_query_into_a_black_hole_ends_with_the_read_timeout_and_the_connection_is_replaced(
-    make_pool: MakePool, proxy: Proxy, shop: str
-) -> None:
+def test_a_query_into_a_black_hole_ends_after_the_read_timeout(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(f"{proxy.through(shop)}?read_timeout=0.3")
     connection = pool.getconn()
     first = session_of(connection)
@@ -223,7 +218,7 @@ def test_a_query_into_a_black_hole_ends_with_the_read_timeout_and_the_connection
 
 
 @pytest.mark.parametrize("reset", ["rollback", "session"])
-def test_an_owed_answer_that_never_comes_costs_no_more_than_the_timeout(
+def test_a_due_answer_that_never_comes_costs_at_most_the_timeout(
     make_pool: MakePool, proxy: Proxy, shop: str, reset: str
 ) -> None:
     pool = make_pool(proxy.through(shop), reset=reset)
@@ -231,7 +226,7 @@ def test_an_owed_answer_that_never_comes_costs_no_more_than_the_timeout(
     run(connection, BOOK)
     proxy.swallowing = True
     pool.putconn(connection)
-    connection.sent_at -= 10  # so that it is overdue
+    connection.sent_at -= 10  # so it is overdue
     clock = Clock()
 
     with pytest.raises(PoolError):
@@ -245,7 +240,7 @@ def test_an_owed_answer_that_never_comes_costs_no_more_than_the_timeout(
 
 
 @pytest.mark.parametrize("reset", ["rollback", "session"])
-def test_nobody_waits_for_a_reset_that_is_not_answered_but_gets_another_connection(
+def test_an_unanswered_reset_delays_no_holder(
     make_pool: MakePool, proxy: Proxy, shop: str, log: pytest.LogCaptureFixture, reset: str
 ) -> None:
     pool = make_pool(proxy.through(shop), reset=reset)
@@ -301,9 +296,7 @@ def test_a_return_into_a_black_hole_does_not_hold_the_thread_for_ever(
 
 
 @pytest.mark.parametrize("reset", ["rollback", "session"])
-def test_a_connection_whose_owed_answer_is_late_is_waited_for(
-    make_pool: MakePool, proxy: Proxy, shop: str, reset: str
-) -> None:
+def test_a_late_due_answer_is_waited_for(make_pool: MakePool, proxy: Proxy, shop: str, reset: str) -> None:
     pool = make_pool(proxy.through(shop), reset=reset)
     connection = pool.getconn()
     first = session_of(connection)
@@ -331,13 +324,13 @@ def test_over_a_slow_link_a_lookup_takes_one_round_trip(make_pool: MakePool, pro
             assert value(connection, BOOK) == 20
         waits.append(clock.seconds)
 
-    # A round trip is 0.2 s; a rollback that is waited for makes it two, a ping three.
+    # A round trip takes 0.2 s. A rollback that is waited for would make it two, a ping three.
     assert min(waits) < 0.35
 
 
 def test_a_login_in_many_slow_steps_has_one_deadline(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(proxy.through(shop))
-    proxy.delay = 0.4  # so that no single step takes too long, and all together do
+    proxy.delay = 0.4  # each step is fast enough, all together are too slow
 
     with pytest.raises(ConnectFailed):
         pool.getconn(timeout=1)
@@ -379,9 +372,7 @@ def test_sessions_killed_while_idle_cost_no_request(
     assert errors_and_recoveries(quiet) == []
 
 
-def test_a_session_that_outlived_wait_timeout_costs_no_request(
-    make_pool: MakePool, mariadb: MariaDB, shop: str
-) -> None:
+def test_a_session_ended_by_wait_timeout_costs_no_request(make_pool: MakePool, mariadb: MariaDB, shop: str) -> None:
     pool = make_pool(f"{shop}?init_command=SET%20wait_timeout=1")
     with pool.connection() as connection:
         first = session_of(connection)
@@ -405,29 +396,29 @@ def test_a_session_reset_by_the_network_while_idle_costs_no_request(
         assert value(one, BOOK) + value(two, BOOK) == 40
 
 
-def test_a_session_killed_in_a_query_is_its_borrowers_error_and_nobody_elses(
+def test_a_session_killed_in_a_query_fails_its_holder_only(
     make_pool: MakePool, mariadb: MariaDB, quiet: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool()
-    borrowed: list[int] = []
+    sessions: list[int] = []
 
     def slow_report() -> None:
         with pool.connection() as connection:
-            borrowed.append(session_of(connection))
+            sessions.append(session_of(connection))
             run(connection, "SELECT SLEEP(60)")
 
     task = Task(slow_report)
     with mariadb.admin() as admin:
         eventually(
             lambda: (
-                borrowed
+                sessions
                 and value(admin, "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep'")
             ),
             "the query to run",
         )
         waiter = Task(lambda: has_recovered(pool))
         eventually(lambda: pool.waiting == 1, "another thread to wait for the connection")
-        admin.kill(borrowed[0])
+        admin.kill(sessions[0])
 
     with pytest.raises(pymysql.OperationalError) as caught:
         task.result()
@@ -454,7 +445,7 @@ def test_a_connection_cut_while_in_use_is_replaced(make_pool: MakePool, proxy: P
     assert pool.size == 1
 
 
-def test_a_commit_that_did_not_arrive_is_seen_by_its_borrower(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
+def test_a_commit_that_did_not_arrive_fails_its_holder(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(proxy.through(shop))
 
     def order() -> None:
@@ -470,7 +461,7 @@ def test_a_commit_that_did_not_arrive_is_seen_by_its_borrower(make_pool: MakePoo
         assert value(connection, BOOK) == 20
 
 
-def test_closing_a_pool_does_not_wait_for_a_network_that_swallows(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
+def test_closing_a_pool_does_not_wait_for_a_black_hole(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(proxy.through(shop), max_size=2)
     with pool.connection(readonly=True) as one, pool.connection(readonly=True) as two:
         run(one, BOOK)
@@ -485,9 +476,7 @@ def test_closing_a_pool_does_not_wait_for_a_network_that_swallows(make_pool: Mak
     proxy.cut()
 
 
-def test_closing_a_pool_does_not_wait_for_the_rest_of_the_answers_that_are_due(
-    make_pool: MakePool, proxy: Proxy, shop: str
-) -> None:
+def test_closing_a_pool_does_not_wait_for_due_answers(make_pool: MakePool, proxy: Proxy, shop: str) -> None:
     pool = make_pool(proxy.through(shop), reset="session")
     with pool.connection() as connection:
         sock = connection._sock
@@ -516,7 +505,7 @@ def test_after_an_outage_the_threads_do_not_storm_the_server(
     longest = []
 
     def visitor(_: int) -> set[bool]:
-        """Request after request, until the test has seen enough; the last of them after the outage."""
+        """Make requests until the test stops them, after the outage."""
         served = set()
         waits = [0.0]
         last_round = False
@@ -543,7 +532,7 @@ def test_after_an_outage_the_threads_do_not_storm_the_server(
             eventually(lambda: "ERROR" in errors_and_recoveries(quiet), "the outage to be noticed")
             during = Clock()
             eventually(lambda: during.seconds > 0.3, "many requests to fail")
-            proxy.delay = 0.02  # a login takes a while, as on a server that has just come back
+            proxy.delay = 0.02  # a slow login, as on a server that has just started
             proxy.listen()
             eventually(lambda: "WARNING" in errors_and_recoveries(quiet), "the recovery to be noticed")
             eventually(lambda: pool.idle + pool.in_use >= 2, "the site to be busy again")
@@ -553,10 +542,10 @@ def test_after_an_outage_the_threads_do_not_storm_the_server(
         served = [visit.result(timeout=60) for visit in visits]
 
     assert all(True in each for each in served)
-    assert proxy.most_logins_at_once <= 2
+    assert proxy.max_logins_at_once <= 2
     assert max(longest) < 2 * SOON
     assert pool.size <= 8
-    # Two threads may notice both the outage's beginning and its end a moment after the other.
+    # Two threads may notice the beginning and the end of the outage at different times.
     assert errors_and_recoveries(quiet).count("ERROR") <= 2
     assert errors_and_recoveries(quiet).count("WARNING") <= 2
 
@@ -587,7 +576,7 @@ def test_an_outage_is_one_line_at_its_beginning_and_one_at_its_end(
     assert errors_and_recoveries(quiet) == ["ERROR", "WARNING"]
 
 
-def test_threads_that_wait_when_the_server_goes_away_learn_so_at_once(
+def test_waiters_fail_at_once_when_the_server_goes_away(
     make_pool: MakePool, proxy: Proxy, shop: str, quiet: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(proxy.through(shop), max_size=1, timeout=60)
@@ -613,10 +602,10 @@ def test_threads_that_wait_when_the_server_goes_away_learn_so_at_once(
 
 @pytest.fixture(scope="module")
 def small_mariadb(server_kind: type[LocalServer], servers_folder: Path) -> Iterator[LocalServer]:
-    """A server with little room, to be filled, stopped and started."""
+    """A server with a small limit of connections, which tests fill, stop and start."""
     folder = servers_folder / f"small-{server_kind.kind}"
     folder.mkdir()
-    with server_kind(folder, {"max_connections": 10}) as server:  # the least that MariaDB takes
+    with server_kind(folder, {"max_connections": 10}) as server:  # MariaDB's minimum
         server.start()
         yield server
 
@@ -639,7 +628,7 @@ def all_connections_taken(url: str) -> Iterator[None]:
         yield
 
 
-def test_a_server_that_is_full_says_so_and_is_used_again_when_it_has_room(
+def test_a_full_server_is_reported_and_used_again_when_it_has_room(
     small_mariadb: LocalServer, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:
     url, pool = small_shop
@@ -655,7 +644,7 @@ def test_a_server_that_is_full_says_so_and_is_used_again_when_it_has_room(
     assert password_of(url) not in log.text + str(caught.value)
 
 
-def test_a_full_server_leaves_the_connections_that_the_pool_has_in_service(
+def test_open_connections_serve_while_the_server_is_full(
     small_shop: tuple[str, Pool[Any]],
 ) -> None:
     url, pool = small_shop
@@ -668,24 +657,24 @@ def test_a_full_server_leaves_the_connections_that_the_pool_has_in_service(
         assert value(connection, BOOK) == 20
 
 
-def test_who_meets_a_full_server_waits_for_what_the_pool_has(small_shop: tuple[str, Pool[Any]]) -> None:
+def test_a_request_at_a_full_server_waits_for_a_connection_of_the_pool(small_shop: tuple[str, Pool[Any]]) -> None:
     url, pool = small_shop
 
     def use() -> int:
         with pool.connection() as connection:
             return session_of(connection)
 
-    lent = pool.getconn()
+    held = pool.getconn()
     with all_connections_taken(url):
         waiter = Task(use)
         eventually(lambda: pool.stats().connect_failures > 2, "its own connects to be refused")
         assert pool.waiting == 1
-        pool.putconn(lent)
+        pool.putconn(held)
 
-        assert waiter.result() == session_of(lent)
+        assert waiter.result() == session_of(held)
 
 
-def test_a_restarted_server_costs_no_request_of_those_that_come_after(
+def test_a_restarted_server_costs_no_later_request(
     small_mariadb: LocalServer, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:
     _, pool = small_shop
@@ -701,7 +690,7 @@ def test_a_restarted_server_costs_no_request_of_those_that_come_after(
     assert errors_and_recoveries(log) == []
 
 
-def test_while_a_server_is_down_requests_are_told_so_and_after_it_they_are_served(
+def test_requests_fail_while_a_server_is_down_and_succeed_after_it(
     small_mariadb: LocalServer, small_shop: tuple[str, Pool[Any]], log: pytest.LogCaptureFixture
 ) -> None:
     url, pool = small_shop

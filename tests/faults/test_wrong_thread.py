@@ -1,4 +1,4 @@
-"""That no two threads use one connection is enforced and not hoped: whoever has not borrowed it gets WrongThread."""
+"""Only its holder may use a connection: any other thread gets WrongThread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from faults.conftest import MakePool
 from faults.harness import SOON, run, session_of, user_of, value
 from faults.proxy import Proxy
 from httpd.harness import sessions
-from unit.fakes import Borrower, Task, eventually
+from unit.fakes import HolderThread, Task, eventually
 from wsgipool import Error, Pool
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.errors import PoolError, WrongThread
@@ -49,15 +49,15 @@ USES: dict[str, Callable[[Any], object]] = {
 
 
 class Worker:
-    """A thread that holds a connection of the pool, and works with it when told to."""
+    """A thread that holds a connection and runs the given functions on it."""
 
     def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
-        self._borrowed = threading.Event()
+        self._is_held = threading.Event()
         self._work: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._task = Task(self._hold)
-        assert self._borrowed.wait(SOON)
+        assert self._is_held.wait(SOON)
 
     def do(self, work: Callable[[Any], object]) -> object:
         self._work.put(work)
@@ -69,17 +69,17 @@ class Worker:
 
     def _hold(self) -> None:
         with self._pool.connection() as self.connection:
-            self._borrowed.set()
+            self._is_held.set()
             while (work := self._work.get()) is not None:
                 self._results.put(work(self.connection))
 
 
 @pytest.fixture
-def borrower(make_pool: MakePool) -> Iterator[Worker]:
+def holder(make_pool: MakePool) -> Iterator[Worker]:
     """Another thread, with the only connection of a pool."""
-    borrower = Worker(make_pool())
-    yield borrower
-    borrower.give_back()
+    holder = Worker(make_pool())
+    yield holder
+    holder.give_back()
 
 
 # --- kept after its return -------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_a_connection_kept_after_its_return_cannot_be_used(
     number = session_of(kept)
     pool.putconn(kept)
 
-    with pytest.raises(WrongThread, match="lies in the pool"):
+    with pytest.raises(WrongThread, match="idle in the pool"):
         USES[use](kept)
 
     with pool.connection() as connection:
@@ -114,34 +114,34 @@ def test_a_connection_kept_after_its_block_cannot_be_used(make_pool: MakePool) -
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_connection_kept_and_meanwhile_anothers_cannot_be_used(make_pool: MakePool, use: str) -> None:
+def test_a_former_holder_cannot_use_the_connection_of_another(make_pool: MakePool, use: str) -> None:
     pool = make_pool()
     kept = pool.getconn()
     pool.putconn(kept)
-    borrower = Worker(pool)
-    assert borrower.connection is kept
-    assert borrower.do(lambda mine: run(mine, "UPDATE books SET stock = 19 WHERE id = 2")) == 1
+    holder = Worker(pool)
+    assert holder.connection is kept
+    assert holder.do(lambda mine: run(mine, "UPDATE books SET stock = 19 WHERE id = 2")) == 1
 
     with pytest.raises(WrongThread, match="which holds it"):
         USES[use](kept)
 
-    assert borrower.do(lambda mine: value(mine, BOOK)) == 19
-    borrower.give_back()
+    assert holder.do(lambda mine: value(mine, BOOK)) == 19
+    holder.give_back()
     with pool.connection() as connection:
         assert value(connection, BOOK) == 19
 
 
-def test_a_connection_kept_cannot_be_closed_under_its_next_borrower(make_pool: MakePool) -> None:
+def test_a_former_holder_cannot_close_the_connection_of_the_next(make_pool: MakePool) -> None:
     pool = make_pool()
     kept = pool.getconn()
     pool.putconn(kept)
-    borrower = Worker(pool)
+    holder = Worker(pool)
 
     with pytest.raises(WrongThread):
         kept.close()
 
-    assert borrower.do(lambda mine: value(mine, BOOK)) == 20
-    borrower.give_back()
+    assert holder.do(lambda mine: value(mine, BOOK)) == 20
+    holder.give_back()
 
 
 def test_a_cursor_kept_after_the_return_cannot_be_used(make_pool: MakePool) -> None:
@@ -151,7 +151,7 @@ def test_a_cursor_kept_after_the_return_cannot_be_used(make_pool: MakePool) -> N
     kept.execute("SELECT id FROM books ORDER BY id")
     pool.putconn(connection)
 
-    assert kept.fetchall() == ((1,), (2,))  # what it had read before is its own
+    assert kept.fetchall() == ((1,), (2,))  # rows that were read before are kept
     with pytest.raises(WrongThread):
         kept.execute("DELETE FROM books")
 
@@ -159,7 +159,7 @@ def test_a_cursor_kept_after_the_return_cannot_be_used(make_pool: MakePool) -> N
         assert value(connection, "SELECT COUNT(*) FROM books") == 2
 
 
-def test_a_connection_taken_back_at_the_end_of_the_request_cannot_be_used(make_pool: MakePool) -> None:
+def test_a_connection_reclaimed_at_the_end_of_the_request_cannot_be_used(make_pool: MakePool) -> None:
     pool = make_pool()
     leaked = pool.getconn()
     assert pool.reclaim(threading.get_ident()) == 1
@@ -173,17 +173,17 @@ def test_a_connection_taken_back_at_the_end_of_the_request_cannot_be_used(make_p
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_connection_that_the_pool_has_closed_does_not_come_back_to_life(
+def test_a_connection_that_the_pool_has_closed_does_not_reconnect(
     make_pool: MakePool, mariadb: MariaDB, shop: str, use: str
 ) -> None:
-    # Nobody would count its session, or end it.
+    # No pool would count its session or end it.
     pool = make_pool()
     kept = pool.getconn()
     pool.drain()
     pool.putconn(kept)
     eventually(lambda: not sessions(mariadb, user_of(shop)))
 
-    with pytest.raises((WrongThread, pymysql.Error), match=r"its pool has ended it|Already closed"):
+    with pytest.raises((WrongThread, pymysql.Error), match=r"its pool has closed it|Already closed"):
         USES[use](kept)
 
     assert not kept.open
@@ -194,66 +194,66 @@ def test_a_connection_that_the_pool_has_closed_does_not_come_back_to_life(
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_borrowed_connection_cannot_be_used_by_another_thread(borrower: Worker, use: str) -> None:
-    borrower.do(lambda mine: run(mine, "UPDATE books SET stock = 19 WHERE id = 2"))
+def test_another_thread_cannot_use_a_connection(holder: Worker, use: str) -> None:
+    holder.do(lambda mine: run(mine, "UPDATE books SET stock = 19 WHERE id = 2"))
 
     with pytest.raises(WrongThread, match="which holds it"):
-        USES[use](borrower.connection)
+        USES[use](holder.connection)
 
-    assert borrower.do(lambda mine: value(mine, BOOK)) == 19
+    assert holder.do(lambda mine: value(mine, BOOK)) == 19
 
 
-def test_a_cursor_cannot_be_used_by_another_thread(borrower: Worker) -> None:
-    cursor: Any = borrower.do(lambda mine: mine.cursor())
+def test_a_cursor_cannot_be_used_by_another_thread(holder: Worker) -> None:
+    cursor: Any = holder.do(lambda mine: mine.cursor())
 
     with pytest.raises(WrongThread):
         cursor.execute(BOOK)
 
-    assert borrower.do(lambda _: cursor.execute(BOOK)) == 1
+    assert holder.do(lambda _: cursor.execute(BOOK)) == 1
 
 
-def test_rows_cannot_be_fetched_from_the_server_by_another_thread(borrower: Worker) -> None:
+def test_rows_cannot_be_fetched_from_the_server_by_another_thread(holder: Worker) -> None:
     def begin_to_read(mine: Any) -> Any:
         cursor = mine.cursor(SSCursor)
         cursor.execute("SELECT id FROM books ORDER BY id")
         return cursor
 
-    cursor: Any = borrower.do(begin_to_read)
+    cursor: Any = holder.do(begin_to_read)
 
     with pytest.raises(WrongThread):
         cursor.fetchone()
 
-    assert borrower.do(lambda _: cursor.fetchall()) == [(1,), (2,)]
+    assert holder.do(lambda _: cursor.fetchall()) == [(1,), (2,)]
 
 
-def test_the_next_result_cannot_be_fetched_by_another_thread(borrower: Worker) -> None:
+def test_the_next_result_cannot_be_fetched_by_another_thread(holder: Worker) -> None:
     def get_two_results(mine: Any) -> Any:
         run(mine, "CREATE PROCEDURE two_results() BEGIN SELECT 1; SELECT 2; END")
         cursor = mine.cursor()
         cursor.execute("CALL two_results()")
         return cursor
 
-    cursor: Any = borrower.do(get_two_results)
+    cursor: Any = holder.do(get_two_results)
 
     with pytest.raises(WrongThread):
         cursor.nextset()
 
-    assert borrower.do(lambda mine: mine.next_result()) == 1
+    assert holder.do(lambda mine: mine.next_result()) == 1
 
 
 def test_another_thread_cannot_interrupt_a_query_with_one_of_its_own(make_pool: MakePool, mariadb: MariaDB) -> None:
     pool = make_pool()
-    borrowed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sessions: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with mariadb.admin() as admin:
         assert value(admin, "SELECT GET_LOCK('till', 0)") == 1
 
         def slow_query() -> Any:
             with pool.connection() as mine:
-                borrowed.put(mine)
+                sessions.put(mine)
                 return value(mine, "SELECT GET_LOCK('till', 30) + 6")
 
         task = Task(slow_query)
-        shared = borrowed.get(timeout=SOON)
+        shared = sessions.get(timeout=SOON)
         with pytest.raises(WrongThread):
             run(shared, BOOK)
         run(admin, "DO RELEASE_LOCK('till')")
@@ -261,18 +261,18 @@ def test_another_thread_cannot_interrupt_a_query_with_one_of_its_own(make_pool: 
     assert task.result() == 7
 
 
-# --- and what remains allowed ----------------------------------------------------------------------------------------
+# --- allowed uses ----------------------------------------------------------------------------------------------------
 
 
-def test_a_connection_borrowed_again_by_another_thread_works_there(make_pool: MakePool) -> None:
+def test_a_connection_works_in_another_thread_after_its_checkout_there(make_pool: MakePool) -> None:
     pool = make_pool()
     with pool.connection() as connection:
         first = session_of(connection)
-    borrower = Worker(pool)
+    holder = Worker(pool)
 
-    assert borrower.do(session_of) == first
-    assert borrower.do(lambda mine: value(mine, BOOK)) == 20
-    borrower.give_back()
+    assert holder.do(session_of) == first
+    assert holder.do(lambda mine: value(mine, BOOK)) == 20
+    holder.give_back()
     with pool.connection() as connection:
         assert session_of(connection) == first
         assert value(connection, BOOK) == 20
@@ -280,16 +280,16 @@ def test_a_connection_borrowed_again_by_another_thread_works_there(make_pool: Ma
 
 @pytest.mark.parametrize("reconnect", [reconnect_by_ping, lambda mine: mine.connect()], ids=["ping", "connect"])
 @pytest.mark.parametrize("reset", ["rollback", "session"])
-def test_what_its_holder_has_connected_again_serves_that_holder_and_no_other(
+def test_a_connection_that_its_holder_reconnected_serves_no_other_holder(
     make_pool: MakePool, mariadb: MariaDB, shop: str, reset: str, reconnect: Callable[[Any], object]
 ) -> None:
     pool = make_pool(reset=reset)
     with pool.connection(readonly=True) as connection:
         run(connection, BOOK)
     with pool.connection() as connection:
-        lost = session_of(connection)
+        killed = session_of(connection)
         with mariadb.admin() as admin:
-            admin.kill(lost)
+            admin.kill(killed)
         eventually(lambda: not sessions(mariadb, user_of(shop)))
         reconnect(connection)
         number = session_of(connection)
@@ -297,13 +297,13 @@ def test_what_its_holder_has_connected_again_serves_that_holder_and_no_other(
         assert value(connection, BOOK) == 20
 
     with pool.connection() as connection:
-        # Its configure= has not seen that one.
-        assert session_of(connection) not in (number, lost)
+        # The pool's configure= was not called for this session.
+        assert session_of(connection) not in (number, killed)
         assert value(connection, BOOK) == 20
     assert pool.size == 1
 
 
-def test_many_threads_take_turns_with_one_connection(make_pool: MakePool) -> None:
+def test_many_threads_share_one_connection_in_turn(make_pool: MakePool) -> None:
     pool = make_pool()
 
     def visit() -> int:
@@ -316,34 +316,36 @@ def test_many_threads_take_turns_with_one_connection(make_pool: MakePool) -> Non
     assert len({task.result() for task in tasks}) == 1
 
 
-def test_a_borrowed_connection_cannot_be_given_back_by_another_thread(make_pool: MakePool) -> None:
+def test_another_thread_cannot_return_a_connection(make_pool: MakePool) -> None:
     pool = make_pool()
-    borrower = Borrower(pool.getconn, pool.putconn)
+    holder = HolderThread(pool.getconn, pool.putconn)
 
-    with pytest.raises(WrongThread, match=f"but thread {borrower.thread_id} has borrowed it"):
-        pool.putconn(borrower.connection)
+    with pytest.raises(WrongThread, match=f"but thread {holder.thread_id} holds it"):
+        pool.putconn(holder.connection)
 
-    borrower.give_back()
+    holder.give_back()
     assert (pool.size, pool.in_use) == (1, 0)
 
 
 @pytest.mark.parametrize("pipeline", [True, False])
 @pytest.mark.parametrize("reset", ["rollback", "session"])
-def test_what_a_thread_has_left_behind_at_its_end_another_gives_back_clean(
-    make_pool: MakePool, reset: str, pipeline: bool
-) -> None:
+def test_an_adopted_connection_is_returned_clean(make_pool: MakePool, reset: str, pipeline: bool) -> None:
     pool = make_pool(reset=reset, pipeline=pipeline)
 
-    def borrow_and_end() -> Any:
+    def checked_out() -> Any:
         connection = pool.getconn()
         run(connection, "UPDATE books SET stock = 0 WHERE id = 2")
         return connection
 
-    connection = Task(borrow_and_end).result()
+    other = HolderThread(checked_out, lambda _: None)
+    connection = other.connection
     number = session_of(connection)
 
+    pool.adopt(connection)
+    assert value(connection, BOOK) == 0
     pool.putconn(connection)
 
+    other.give_back()
     with pool.connection() as connection:
         assert session_of(connection) == number
         assert value(connection, BOOK) == 20

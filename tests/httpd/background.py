@@ -1,4 +1,4 @@
-"""What goes on beside a test, on threads of its own, for as long as a `with` block."""
+"""Work that threads do beside a test, during a `with` block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Background:
-    """Threads that begin with a `with` block and have ended when it has; each does one work, until `_ending` is set."""
+    """Threads that run during a `with` block; each repeats one function until `_ending` is set."""
 
     def __init__(self, *works: Callable[[], object]) -> None:
         self._ending = threading.Event()

@@ -13,15 +13,16 @@ from servers.kinds import parameters
 from wsgipool.demo.mariadb import Server
 
 ON_BOTH_KINDS = ("test_outages", "test_pools", "test_restarts")
-"""Modules whose tests run on MariaDB and on MySQL. What others test is Apache, files and commands."""
+"""Modules whose tests run on MariaDB and on MySQL; the others test Apache, files and commands."""
 MODE_ON_MYSQL = "daemon"
-"""The mode that a test of all modes runs in on MySQL: modes do not matter to a server."""
+"""The only mode in which a test of all modes runs on MySQL, since modes do not matter to the server."""
 
 _numbers = itertools.count(1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    variants = [_variant(item) for item in items]
     for item in items:
         if item.path.parent != Path(__file__).parent:
             continue
@@ -29,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.mariadb_only("the kind of server does not matter to it"))
         elif parameters(item).get("mode", MODE_ON_MYSQL) != MODE_ON_MYSQL:
             item.add_marker(pytest.mark.mariadb_only("one mode is enough on MySQL"))
+        # The MPM event is worker and a thread that listens. In containers, where no run is short, both run.
+        if parameters(item).get("mode") == "worker" and _variant(item, mode="event") in variants and not IN_CONTAINERS:
+            item.add_marker("compat")
+
+
+def _variant(item: pytest.Item, **changes: object) -> tuple[str, dict[str, object]]:
+    """Return a test's function and its parameters, some of them changed."""
+    return item.nodeid.partition("[")[0], {**parameters(item), **changes}
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def folder(servers_folder: Path) -> Path:
 
 @pytest.fixture
 def place(folder: Path) -> Place:
-    """Where the test's httpd runs. A test that asks for it runs on a plain machine and in containers."""
+    """The place where the test's httpd runs; a test with this fixture runs on a plain machine and in containers."""
     return Containers(Compose(), folder) if IN_CONTAINERS else ThisMachine(folder)
 
 
@@ -49,7 +58,7 @@ if IN_CONTAINERS:
 
     @pytest.fixture(scope="session")
     def mariadb(servers_folder: Path) -> Iterator[Server]:
-        """In place of this machine's server, one that the sites in other containers can reach."""
+        """A server that sites in other containers can reach, instead of this machine's."""
         with Containers(Compose(), servers_folder).running_mariadb({"max_connections": 200}) as server:
             yield server
 
@@ -62,5 +71,5 @@ def shop(mariadb: Server) -> Iterator[str]:
     with mariadb.admin(name) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE notes (id INT AUTO_INCREMENT PRIMARY KEY, text VARCHAR(100)) ENGINE=InnoDB")
     yield url
-    # The site has said goodbye; a busy server takes a moment to end the last one.
+    # The site has ended its sessions; a busy server may need a moment to notice.
     eventually(lambda: not sessions(mariadb, name), f"the sessions of {name} to end, as the site has")

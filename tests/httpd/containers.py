@@ -1,4 +1,4 @@
-"""The engine that the container `tests` runs on, and containers of the images of docker/compose.yaml beside it."""
+"""The Docker engine of the container `tests`, and containers of the images of docker/compose.yaml."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from wsgipool.demo.mariadb import LocalServer, MariaDB, Server
 from wsgipool.httpd.express import PACKAGE
 
 COMPOSE_FILE = Path("docker/compose.yaml")
-"""As the image has it."""
+"""The path in the image."""
 RESULTS = Path("/results")
-"""What is left of a run: see docker/compose-test."""
+"""The results of a run; see docker/compose-test."""
 
 _WHILE_STARTING = 120.0
-"""Seconds that a container may take until it is healthy, on a busy machine and beside others that start."""
+"""Seconds until a container must be healthy, on a busy machine where others start, too."""
 
 
 def docker(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
@@ -59,7 +59,7 @@ class Container:
         return str(self.inspect()["NetworkSettings"]["Networks"][network]["IPAddress"])
 
     def published_port(self) -> str:
-        """Return the port of the engine's host for httpd's, as it was asked for."""
+        """Return the port on the engine's host that is published for httpd's."""
         return str(self.inspect()["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostPort"])
 
     def is_running(self) -> bool:
@@ -75,13 +75,13 @@ class Container:
         docker("kill", f"--signal={name}", self.name)
 
     def pause(self) -> None:
-        """Let none of its processes run."""
+        """Suspend all its processes."""
 
         def is_frozen() -> bool:
             try:
                 docker("pause", self.name)
             except AssertionError as error:
-                # With cgroups of version 1 the kernel may not get hold of all processes of a busy container at once.
+                # With cgroups v1 the kernel may fail to freeze all processes of a busy container at once.
                 if "unable to freeze" not in str(error):
                     raise
                 return False
@@ -103,7 +103,7 @@ class Container:
         return outcome.stderr.decode(errors="replace")
 
     def remove(self) -> None:
-        """Remove it, but for its log."""
+        """Remove the container, but keep its log."""
         logs = RESULTS / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         (logs / f"{self.name}.log").write_text(self.stderr())
@@ -137,7 +137,7 @@ class Compose:
         return only
 
     def scale(self, service: str, number: int, *, hosts: int, port: str) -> None:
-        """Have so many containers of a service, with a budget for so many hosts; return when they are healthy.
+        """Run a number of containers of a service, with a budget for a number of hosts; return when they are healthy.
 
         `port` is published; 0 is one that the engine chooses, for each its own.
         """
@@ -152,11 +152,11 @@ class Compose:
     def created(
         self, service: str, environment: Mapping[str, str], *arguments: str, networks: tuple[str, ...]
     ) -> Iterator[Container]:
-        """A new container like the service's, but for this environment, that is not started yet."""
+        """Create, but do not start, a container like the service's with another environment."""
         config = self.container(service).inspect()["Config"]
         name = f"{self.project}-test-{service}-{secrets.token_hex(4)}"
         with tempfile.NamedTemporaryFile("w") as file:
-            # The later of two of one name counts.
+            # The later one of equal names counts.
             file.writelines(f"{line}\n" for line in config["Env"])
             file.writelines(f"{name}={value}\n" for name, value in environment.items())
             file.flush()
@@ -174,7 +174,7 @@ class Compose:
 
 
 class MariaDBContainer(Server):
-    """A MariaDB in a container of its own."""
+    """A MariaDB in a separate container."""
 
     def __init__(self, container: Container, password: str) -> None:
         super().__init__(container.name, 3306, password)
@@ -197,7 +197,7 @@ class MariaDBContainer(Server):
 
 
 class ContainerSite(RunningSite):
-    """A site in a container of its own."""
+    """A site in a separate container."""
 
     def __init__(self, container: Container) -> None:
         super().__init__(f"http://{container.name}:8080", Path("/run/wsgipool"))
@@ -208,7 +208,7 @@ class ContainerSite(RunningSite):
         return self._container.stderr() if self._last_log is None else self._last_log
 
     def end(self) -> None:
-        """Stop httpd, and keep its log, which tests read when its container is gone."""
+        """Stop httpd and keep its log, which tests read after the container was removed."""
         self._container.stop("TERM")
         self._last_log = self._container.stderr()
 
@@ -251,7 +251,7 @@ class Containers:
             "WSGIPOOL_PROCESSES": str(options["processes"]),
             "WSGIPOOL_THREADS": str(options.get("threads", 1)),
         }
-        # The demo site is in the image, wherever its Python has it.
+        # The image has the demo site, at a path that depends on its Python.
         if "script" not in options or not options["script"].is_relative_to(PACKAGE):
             environment["WSGIPOOL_SCRIPT"] = "/srv/app.wsgi"
         with self._compose.created(mode, environment, networks=("front", "back")) as container:

@@ -1,4 +1,4 @@
-"""A real httpd with a real MariaDB for a test, and a load of real requests."""
+"""A real httpd and a real MariaDB for a test, with a load of real requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wsgipool.httpd.express import Httpd, Site, apache_user, free_port
 
 APP = Path(__file__).parent / "app"
 LONG = 30.0
-"""Seconds after which a test gives up on an event that should have come long ago."""
+"""Seconds that a test waits for an event; usually it comes much earlier."""
 
 Answer = dict[str, Any]
 Settings = dict[str, str | int]
@@ -39,44 +39,46 @@ class Administered(Protocol):
 
 
 class SiteOptions(TypedDict, total=False):
-    """What a test says of the site that it wants, wherever that runs."""
+    """The settings of a test's site, for every place."""
 
     processes: Required[int]
     threads: int
-    """Of each process: 1 unless said."""
+    """Threads of each process."""
     settings: Settings
-    """Of the pool of each database."""
+    """Settings of the pool of each database."""
     budget: Settings
+    install: list[str]
+    """The DB-API modules that the settings make pooled; on this machine only."""
     script: Path
-    """The WSGI script, if not that of tests/httpd/app."""
+    """The WSGI script. Default: that of tests/httpd/app."""
 
 
 class VisitedSite:
-    """A site as its visitors see it."""
+    """A site, as its visitors see it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def request(self, path: str, method: str = "GET", **arguments: Any) -> requests.Response:
-        """Send a request on an HTTP connection of its own."""
+        """Send a request on a new HTTP connection."""
         headers = {"Connection": "close", **arguments.pop("headers", {})}
         return requests.request(method, f"{self.url}{path}", headers=headers, timeout=LONG, **arguments)
 
     def get(self, path: str) -> Answer:
-        """Return the JSON of an answer that must be 200."""
+        """Return the JSON of an answer whose status must be 200."""
         response = self.request(path)
         assert response.status_code == 200, f"{path}: {response.status_code} {response.text}"
         answer: Answer = response.json()
         return answer
 
     def load(self, paths: Callable[[int], str], *, requests: int, clients: int) -> list[Answer]:
-        """Send requests from as many clients at once; return all answers, each of them 200."""
+        """Send requests from several clients at once; return all answers, whose status must be 200."""
         with ThreadPoolExecutor(clients) as executor:
             return list(executor.map(lambda number: self.get(paths(number)), range(requests)))
 
 
 class RunningSite(VisitedSite, ABC):
-    """The application of tests/httpd/app, or another one, on an httpd of the test's own.
+    """The application of tests/httpd/app, or another one, on an httpd for one test.
 
     `folder` is one on the host of that httpd, which its user may write to.
     """
@@ -91,30 +93,30 @@ class RunningSite(VisitedSite, ABC):
 
     @abstractmethod
     def touch(self, path: Path) -> None:
-        """Make an empty file where httpd runs."""
+        """Create an empty file on the host of httpd."""
 
     @abstractmethod
     def children(self) -> list[int]:
-        """Return the numbers of httpd's processes below its parent."""
+        """Return the ids of httpd's child processes."""
 
     @abstractmethod
     def kill(self, pid: int) -> bool:
-        """Kill one of httpd's processes; tell whether it was still there."""
+        """Kill one of httpd's processes; return whether it still existed."""
 
     @abstractmethod
     def graceful_restart(self) -> None:
-        """Ask httpd to replace each process when its requests are done."""
+        """Ask httpd to replace each process once its requests are done."""
 
     @abstractmethod
     def stop_gracefully(self) -> None:
-        """Stop httpd after the requests in flight, and wait until it is gone."""
+        """Stop httpd after the requests in flight, and wait until it has ended."""
 
     @abstractmethod
     def has_ended(self) -> bool: ...
 
 
 class ExpressSite(RunningSite):
-    """A site whose httpd the package itself started, on this machine."""
+    """A site on this machine, whose httpd the package started."""
 
     def __init__(self, httpd: Httpd, folder: Path) -> None:
         super().__init__(httpd.url, folder)
@@ -156,12 +158,14 @@ def running_site(
     **options: Unpack[SiteOptions],
 ) -> Iterator[ExpressSite]:
     """Start httpd with the databases (URLs by name); its log stays in `folder`."""
-    # Copied: the checkout may be where the Apache user cannot read it.
+    # A copy, since the Apache user may not be able to read the source folder.
     app = Path(shutil.copytree(APP, folder / "app"))
     config = folder / "wsgipool.toml"
     write_config(config, databases, options.get("settings", {}))
     if "budget" in options:
         add_budget(config, made_runtime_dir(folder), options["budget"])
+    if "install" in options:
+        config.write_text(f"install = {json.dumps(options['install'])}\n{config.read_text()}")
     site = Site(
         script=options.get("script", app / "app.wsgi"),
         config=config,
@@ -189,14 +193,14 @@ def write_config(path: Path, databases: dict[str, str], settings: Settings) -> N
 
 
 def add_budget(config: Path, runtime_dir: Path, budget: Settings) -> None:
-    """Add a [budget] to the settings, and name the folder that its processes share."""
+    """Add a [budget] and a runtime_dir to the settings."""
     lines = [f"runtime_dir = {json.dumps(str(runtime_dir))}", "[budget]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
     config.write_text("\n".join([*lines, config.read_text()]))
 
 
 def made_runtime_dir(folder: Path) -> Path:
-    """Make the folder that the processes of a site share, in the site's own, unless it is there."""
+    """Create the folder that the processes of a site share, unless it exists."""
     path = folder / "run"
     if not path.exists():
         path.mkdir(mode=0o700)
@@ -209,12 +213,12 @@ def give_to_apache(path: Path) -> None:
         shutil.chown(path, apache_user().pw_name)
 
 
-class Watch(Background):
-    """Watches a database's sessions from the server's side, every few milliseconds."""
+class SessionMonitor(Background):
+    """Records the sessions of a database on the server, every few milliseconds."""
 
     def __init__(self, mariadb: Administered, user: str) -> None:
         super().__init__(self._sample)
-        self.most = 0
+        self.maximum = 0
         self._mariadb = mariadb
         self._user = user
 
@@ -222,7 +226,7 @@ class Watch(Background):
         with self._mariadb.admin() as connection, connection.cursor() as cursor:
             while not self._ending.wait(0.005):
                 cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s", (self._user,))
-                self.most = max(self.most, cursor.fetchone()[0])
+                self.maximum = max(self.maximum, cursor.fetchone()[0])
 
 
 def sessions(mariadb: Administered, user: str) -> set[int]:
@@ -233,14 +237,14 @@ def sessions(mariadb: Administered, user: str) -> set[int]:
 
 
 def status(mariadb: Administered, variable: str) -> int:
-    """Return a number of SHOW GLOBAL STATUS."""
+    """Return a value of SHOW GLOBAL STATUS."""
     with mariadb.admin() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE %s", (variable,))
         return int(cursor.fetchone()[1])
 
 
 def eventually(condition: Callable[[], T], what: str, within: float = LONG) -> T:
-    """Wait until the condition holds, and return what it gave."""
+    """Wait until the condition holds, and return its value."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         value = condition()
@@ -259,9 +263,9 @@ def connections_by_process(answers: list[Answer]) -> dict[int, set[int]]:
 
 
 def overlaps(answers: list[Answer]) -> list[tuple[Answer, Answer]]:
-    """Return the pairs of requests that held the same connection at the same time: there must be none.
+    """Return the pairs of requests that held the same connection at the same time; there must be none.
 
-    `start` and `end` are of CLOCK_MONOTONIC, which all processes of a host share.
+    `start` and `end` are times of CLOCK_MONOTONIC, which all processes of a host share.
     """
     by_connection: dict[int, list[Answer]] = defaultdict(list)
     for answer in answers:

@@ -1,4 +1,4 @@
-"""Many clients for a site with a budget, a server without room for one connection more, and eyes on both."""
+"""Many clients for a site with a budget, and a server that allows no further connection; both are observed."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from httpd.place import IN_CONTAINERS, OwnServer, Place, ThisMachine
 from wsgipool.demo.mariadb import ADMIN, LocalServer, MariaDB
 
 CREDENTIALS = "Basic " + base64.b64encode(b"reader:open sesame").decode()
-"""What tests/httpd/app/auth.wsgi lets pass."""
+"""The credentials that tests/httpd/app/auth.wsgi accepts."""
 
 
 ADMINISTRATORS = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = %s"
 
 
 def full_mariadb(place: Place, budget: int, kind: type[LocalServer] = MariaDB) -> AbstractContextManager[OwnServer]:
-    """A server that has room for the budget and for the one session of the administrator who watches.
+    """A server that allows the connections of the budget and one of the observing administrator.
 
-    MariaDB has room for 10 at least.
+    MariaDB allows at least 10.
     """
     return place.running_mariadb({"max_connections": budget + 1}, kind)
 
 
-class ServerWatch(Background):
-    """Counts the connections of a whole server, but its own, as that counts them itself."""
+class ServerMonitor(Background):
+    """Counts the connections of a server, without its own, by the server's status."""
 
     def __init__(self, mariadb: OwnServer) -> None:
         super().__init__(self._sample)
-        self.most = 0
-        """Of Threads_connected, every few milliseconds."""
-        self.most_ever = 0
-        """Max_used_connections at the end, which misses nothing since it has begun to count."""
+        self.maximum = 0
+        """Values of Threads_connected, every few milliseconds."""
+        self.maximum_ever = 0
+        """Max_used_connections at the end, which misses no connection."""
         self._mariadb = mariadb
         self._counting = threading.Event()
 
@@ -60,24 +60,24 @@ class ServerWatch(Background):
                 cursor.execute("SHOW GLOBAL STATUS LIKE %s", (variable,))
                 return int(cursor.fetchone()[1]) - 1
 
-            # The session of an earlier one may still be counted.
+            # The server may still count the session of an earlier counter.
             cursor.execute(ADMINISTRATORS, (ADMIN,))
             while cursor.fetchone()[0] > 1:
                 cursor.execute(ADMINISTRATORS, (ADMIN,))
             cursor.execute("FLUSH /*M!110500 GLOBAL */ STATUS")
             self._counting.set()
             while not self._ending.wait(0.003):
-                self.most = max(self.most, status_but_me("Threads_connected"))
-            self.most_ever = status_but_me("Max_used_connections")
+                self.maximum = max(self.maximum, status_but_me("Threads_connected"))
+            self.maximum_ever = status_but_me("Max_used_connections")
 
 
 class Load(Background):
-    """Clients that send one request after the other, each on an HTTP connection of its own, to one of the paths."""
+    """Clients that send requests one after the other, each on a new HTTP connection, to one of the paths."""
 
     def __init__(self, site: RunningSite, *paths: str, clients: int) -> None:
         super().__init__(*(partial(self._run, paths[client % len(paths)]) for client in range(clients)))
         self.outcomes: Counter[str] = Counter()
-        """By who answered, the application or httpd, and its status code; or `no answer`."""
+        """Counts by origin (application or httpd) and status code, or `no answer`."""
         self.served: Counter[tuple[int, str]] = Counter()
         """Requests by process and interpreter."""
         self.seconds: list[float] = []
@@ -95,8 +95,8 @@ class Load(Background):
                 body = response.read()
             except (OSError, http.client.HTTPException) as error:
                 has_ended = self._site.has_ended()
-                # Its process was killed, or the site has stopped. To be left waiting is another matter, but by a
-                # container that is gone: with it goes whoever would refuse.
+                # The process was killed or the site has stopped. A timeout is an error, unless the container was
+                # removed: then no host refuses the connection.
                 is_left_waiting = isinstance(error, TimeoutError) and not has_ended
                 self.outcomes["timeout" if is_left_waiting else "no answer"] += 1
                 if has_ended:
@@ -114,7 +114,7 @@ class Load(Background):
                 connection.close()
 
     def wait_for_more(self, requests: int) -> None:
-        """Wait for so many to be served, however slowly they come."""
+        """Wait until a number of requests was served, however long that takes."""
         goal = self.outcomes["application 200"] + requests
         while (seen := self.outcomes["application 200"]) < goal:
             eventually(partial(self._has_served_more_than, seen), "one more request to be served")
@@ -133,15 +133,15 @@ class Load(Background):
 
 @dataclass(frozen=True)
 class Shape:
-    """A site's processes, and what of them has a pool."""
+    """The processes of a site, and which of them have pools."""
 
     mode: str
     processes: int
     threads: int
     asks_for_password: bool = False
-    """Whether Apache's own children borrow too, before each request."""
+    """Whether Apache's own children also check out a connection before each request."""
     further_interpreters: tuple[str, ...] = ()
-    """Application groups beside %{GLOBAL}; each serves the site once more, below its name."""
+    """Application groups beside %{GLOBAL}; each serves the site again, below its name."""
 
     @property
     def clients(self) -> int:
@@ -158,7 +158,7 @@ class Shape:
     @contextmanager
     def running(self, place: Place, url: str, budget: Settings) -> Iterator[RunningSite]:
         with self._site(place, url, budget) as site:
-            # In containers prefork starts some, and the others when there are visitors.
+            # In containers prefork starts some processes, and the others when visitors come.
             started = 1 if IN_CONTAINERS and self.mode == "prefork" else self.processes
             eventually(lambda: site.log().count("within a budget of") >= started, "the processes to start", 10 * LONG)
             if self.asks_for_password:
@@ -170,7 +170,7 @@ class Shape:
             return place.running_site(
                 self.mode, {"shop": url}, processes=self.processes, threads=self.threads, budget=budget
             )
-        assert isinstance(place, ThisMachine), "the httpd of a container is told no more than a place can say"
+        assert isinstance(place, ThisMachine), "a container supports only the options of Place"
         extra, app = place.folder / "shape.conf", place.folder / "app"
         aliases = [
             f"WSGIScriptAlias /{name} {app / 'app.wsgi'} application-group={name}\n"
@@ -192,21 +192,21 @@ class Shape:
 
 
 def kill_one(site: RunningSite) -> None:
-    """Kill a process below httpd's parent: one that serves, has just started or is about to end."""
+    """Kill a child of httpd: one that serves requests, has just started or is about to end."""
     children = site.children()
     if children:
         site.kill(random.choice(children))
 
 
 def assert_no_connection_was_refused(site: RunningSite, load: Load) -> None:
-    # The server would know best, but MariaDB's Connection_errors_max_connections stays 0 whatever it refuses.
+    # The server's own count cannot be used: MariaDB's Connection_errors_max_connections stays 0.
     assert not load.troubles
-    # A WSGIAuthUserScript's troubles are told there.
+    # It contains the errors of WSGIAuthUserScript.
     assert "wsgipool.errors" not in site.log()
 
 
 def assert_no_permit_is_lost(mariadb: OwnServer, site: RunningSite, budget: int, shape: Shape) -> None:
     paths = [path.replace("0.01", "0.1") for path in shape.paths]
-    with ServerWatch(mariadb) as watch, Load(site, *paths, clients=shape.clients):
-        eventually(lambda: watch.most >= budget, "all permits to be in use at once")
-    assert watch.most == budget
+    with ServerMonitor(mariadb) as monitor, Load(site, *paths, clients=shape.clients):
+        eventually(lambda: monitor.maximum >= budget, "all permits to be in use at once")
+    assert monitor.maximum == budget

@@ -1,7 +1,7 @@
-"""Where the sites and databases of a test run.
+"""Places where the sites and databases of a test run.
 
-On a plain machine they are processes of it. In the container `tests` of docker/compose.yaml they are containers beside
-it, and Debian 12 with its own mod_wsgi is one mode more.
+On a plain machine they are processes. In the container `tests` of docker/compose.yaml they are other containers, and
+Debian 12 with its own mod_wsgi is an additional mode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ THREADED = tuple(mode for mode in MODES if mode != "prefork")
 
 
 class OwnServer(Protocol):
-    """A MariaDB or MySQL of a test's own, which it may stop and start again."""
+    """A MariaDB or MySQL for one test, which may stop and start it."""
 
     host: str
     password: str
@@ -45,7 +45,7 @@ class Place(Protocol):
     def running_mariadb(
         self, settings: Settings, kind: type[LocalServer] = MariaDB
     ) -> AbstractContextManager[OwnServer]:
-        """Start a MariaDB, or on a plain machine another kind, with these options, and stop it afterwards."""
+        """Start a MariaDB, or another kind on a plain machine, with these options, and stop it afterwards."""
 
 
 class ThisMachine:

@@ -1,4 +1,4 @@
-"""One budget for all processes of a host, in real httpd on a MariaDB that allows not one connection more."""
+"""One budget for all processes of a host, in real httpd on a MariaDB that allows no further connection."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from httpd.harness import Watch, eventually, made_runtime_dir, running_site
+from httpd.harness import SessionMonitor, eventually, made_runtime_dir, running_site
 from httpd.loads import (
     Load,
-    ServerWatch,
+    ServerMonitor,
     Shape,
     assert_no_connection_was_refused,
     assert_no_permit_is_lost,
@@ -27,12 +27,12 @@ BUDGET = 6
 
 
 def do_restarts_and_kills(shape: Shape, place: Place, budget: int, *, restarts: int, kills: int) -> None:
-    """Under full load, with as many kills after each restart; see that the budget was kept and nothing is lost."""
+    """Restart under full load, kill processes after each restart, and check that the budget holds and nothing leaks."""
     with full_mariadb(place, budget) as mariadb:
         url = mariadb.create_database("shop")
         with shape.running(place, url, {"connections": budget}) as site:
             with (
-                ServerWatch(mariadb) as watch,
+                ServerMonitor(mariadb) as monitor,
                 Load(site, *shape.paths, clients=shape.clients) as load,
             ):
                 for _ in range(restarts):
@@ -44,26 +44,26 @@ def do_restarts_and_kills(shape: Shape, place: Place, budget: int, *, restarts: 
                 load.wait_for_more(2 * shape.clients)
             assert_no_permit_is_lost(mariadb, site, budget, shape)
 
-        # In daemon mode httpd itself answers for a process that is gone.
+        # In daemon mode httpd itself answers for a process that has ended.
         assert set(load.outcomes) <= {"application 200", "no answer", "httpd 500", "httpd 502", "httpd 503"}
         assert {interpreter for _, interpreter in load.served} == shape.interpreters
-        assert watch.most <= watch.most_ever <= budget
+        assert monitor.maximum <= monitor.maximum_ever <= budget
         assert_no_connection_was_refused(site, load)
 
 
-def test_more_prefork_children_than_connections_all_have_their_turn(place: Place) -> None:
+def test_more_prefork_children_than_connections_all_take_turns(place: Place) -> None:
     shape = Shape("prefork", 16, 1)
     with full_mariadb(place, BUDGET) as mariadb:
         url = mariadb.create_database("shop")
         with (
             shape.running(place, url, {"connections": BUDGET}) as site,
-            ServerWatch(mariadb) as watch,
+            ServerMonitor(mariadb) as monitor,
             Load(site, *shape.paths, clients=shape.clients) as load,
         ):
             eventually(lambda: len(load.served) == 16 and min(load.served.values()) >= 10, "all to be served")
 
         assert set(load.outcomes) == {"application 200"}
-        assert watch.most_ever == BUDGET
+        assert monitor.maximum_ever == BUDGET
         assert_no_connection_was_refused(site, load)
 
 
@@ -74,13 +74,13 @@ SMALL_SHAPES = [
 
 
 @pytest.mark.parametrize("shape", [Shape("worker", 2, 8)] if IN_CONTAINERS else SMALL_SHAPES)
-def test_restarts_and_kills_lose_no_permit_and_exceed_no_limit(shape: Shape, place: Place) -> None:
+def test_restarts_and_kills_leak_no_permit_and_exceed_no_limit(shape: Shape, place: Place) -> None:
     do_restarts_and_kills(shape, place, BUDGET, restarts=2, kills=1)
 
 
-def test_the_limit_of_the_server_is_asked_for(place: Place) -> None:
+def test_the_limit_of_the_server_is_used(place: Place) -> None:
     shape = Shape("worker", 2, 8)
-    with full_mariadb(place, 11) as mariadb:  # it says that it allows 12
+    with full_mariadb(place, 11) as mariadb:  # its limit is 12
         url = mariadb.create_database("shop")
         with shape.running(place, url, {"connections": "auto", "hosts": 2, "reserve": 4}) as site:
             assert_no_permit_is_lost(mariadb, site, 4, shape)
@@ -92,9 +92,9 @@ def test_a_folder_open_to_others_is_an_error_in_the_log_and_not_a_missing_limit(
     made_runtime_dir(folder).chmod(0o755)
     with running_site(folder, "worker", {"shop": shop}, processes=1, threads=2, budget={"connections": 2}) as site:
         eventually(lambda: "is open to others, drwxr-xr-x; chmod go= " in site.log(), "the error at the start")
-        with Watch(mariadb, str(urlsplit(shop).username)) as watch:
+        with SessionMonitor(mariadb, str(urlsplit(shop).username)) as monitor:
             assert site.request("/hold").status_code == 500
-    assert watch.most == 0
+    assert monitor.maximum == 0
 
 
 # --- for minutes -----------------------------------------------------------------------------------------------------
@@ -117,15 +117,13 @@ def test_full_load_five_restarts_and_kills_at_random(shape: Shape, folder: Path)
 
 @pytest.mark.stress
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_process_has_its_turns(
-    shape: Shape, folder: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_every_process_takes_turns(shape: Shape, folder: Path, record_property: Callable[[str, object], None]) -> None:
     place, budget = ThisMachine(folder), shape.clients // 8
     with full_mariadb(place, budget) as mariadb:
         url = mariadb.create_database("shop")
         with (
             shape.running(place, url, {"connections": budget}) as site,
-            ServerWatch(mariadb) as watch,
+            ServerMonitor(mariadb) as monitor,
             Load(site, *shape.paths, clients=shape.clients) as load,
         ):
             load.wait_for_more(10 * shape.clients)
@@ -134,7 +132,7 @@ def test_every_process_has_its_turns(
             served = load.served - before
 
         assert set(load.outcomes) == {"application 200"}
-        assert watch.most_ever <= budget
+        assert monitor.maximum_ever <= budget
         assert_no_connection_was_refused(site, load)
         by_process: Counter[int] = Counter()
         for (pid, _), requests in served.items():
@@ -148,7 +146,7 @@ def test_every_process_has_its_turns(
             f"p50 {p50:.3f} s, p99 {p99:.3f} s"
         )
         assert len(by_process) == shape.processes
-        # Which of a process's interpreters is asked how often is httpd's choice, and the clients'.
+        # How often each interpreter is used depends on httpd and the clients.
         assert len(served) == shape.processes * len(shape.interpreters)
         assert max(by_process.values()) <= 1.5 * min(by_process.values())
 
@@ -160,14 +158,14 @@ def test_256_prefork_children_on_a_server_that_allows_100_connections_work(folde
         url = mariadb.create_database("shop")
         with (
             shape.running(place, url, {"connections": budget}) as site,
-            ServerWatch(mariadb) as watch,
+            ServerMonitor(mariadb) as monitor,
             Load(site, *shape.paths, clients=shape.clients) as load,
         ):
             eventually(lambda: len(load.served) == 256 and min(load.served.values()) >= 20, "all to be served", 300)
 
-        print(f"{shape}: {sum(load.served.values())} served, {watch.most_ever} connections, {dict(load.outcomes)}")
+        print(f"{shape}: {sum(load.served.values())} served, {monitor.maximum_ever} connections, {dict(load.outcomes)}")
         assert set(load.outcomes) == {"application 200"}
-        # At such a load the server may count a session for longer than the permit rests.
-        assert watch.most <= budget
-        assert watch.most_ever < 100
+        # At this load the server may count a session for longer than a permit cools down.
+        assert monitor.maximum <= budget
+        assert monitor.maximum_ever < 100
         assert_no_connection_was_refused(site, load)

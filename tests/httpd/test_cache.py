@@ -1,4 +1,4 @@
-"""What one process of a real httpd invalidates, every other one creates anew by its next look."""
+"""Invalidations between the processes of a real httpd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsgipool.demo.mariadb import MariaDB
 
 
 @pytest.mark.parametrize(("mode", "processes", "threads"), [("prefork", 4, 1), ("worker", 2, 3)])
-def test_one_post_is_news_to_every_child(
+def test_an_invalidation_reaches_every_child(
     mode: str, processes: int, threads: int, mariadb: MariaDB, shop: str, folder: Path
 ) -> None:
     with mariadb.admin(str(urlsplit(shop).username)) as connection, connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""What httpd's configuration says from outside is what its processes say of themselves."""
+"""The interpretation of httpd's configuration, compared with real processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from httpd.harness import ExpressSite, running_site
 from httpd.test_debian import DebianApache
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration, Mpm
-from wsgipool.httpd.dump import ConfigurationError
+from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, MODES, apache_user
-from wsgipool.sizing import ProcessGroup
+from wsgipool.plan.sizing import ProcessGroup
 
 MODULES = "/usr/lib/apache2/modules"
 
 
 def of_running(site: ExpressSite, monkeypatch: pytest.MonkeyPatch) -> Configuration:
-    """Read the configuration that a running httpd was started with: its own command line and environment."""
+    """Read the configuration of a running httpd, with its command line and environment."""
     process = Path(f"/proc/{site.httpd.pid}")
     for variable in (process / "environ").read_text().split("\0"):
         name, separator, value = variable.partition("=")
@@ -31,7 +31,7 @@ def of_running(site: ExpressSite, monkeypatch: pytest.MonkeyPatch) -> Configurat
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_it_says_what_a_process_says_of_itself(
+def test_the_configuration_and_the_processes_agree(
     mode: str, shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_site(folder, mode, {"shop": shop}, processes=3, threads=1 if mode == "prefork" else 5) as site:
@@ -104,7 +104,7 @@ def test_apaches_children_are_counted_with_those_of_a_graceful_restart(folder: P
         ("User #{number}\n", {"": "{name}", "shop": "{name}"}),
         ("User {name}\nWSGIDaemonProcess shop user=daemon\n", {"": "{name}", "shop": "daemon"}),
         ("User {name}\nWSGIDaemonProcess shop user=#1\n", {"": "{name}", "shop": "daemon"}),
-        ("User #4294967294\n", {"": "#4294967294", "shop": "#4294967294"}),  # whom this host does not have
+        ("User #4294967294\n", {"": "#4294967294", "shop": "#4294967294"}),  # which does not exist on this host
     ],
 )
 def test_each_group_has_the_user_that_its_processes_run_as(text: str, expected: dict[str, str], folder: Path) -> None:
@@ -189,13 +189,13 @@ DAEMONS = 'WSGIDaemonProcess shop processes=2 threads=3\nWSGIDaemonProcess "the 
         ),
     ],
 )
-def test_groups_are_those_that_scripts_are_sent_to(
+def test_only_groups_that_run_scripts_are_counted(
     text: str, expected: dict[str, tuple[int, int, int]], folder: Path
 ) -> None:
     assert places(folder, DAEMONS + text) == expected
 
 
-def test_interpreters_that_a_visitor_can_add_to_are_said(folder: Path) -> None:
+def test_interpreters_that_visitors_can_multiply_are_noted(folder: Path) -> None:
     assert (
         "the visitor's Host header can make more" in read(folder, "event", "WSGIScriptAlias / /srv/a.wsgi\n").notes[0]
     )
@@ -204,25 +204,25 @@ def test_interpreters_that_a_visitor_can_add_to_are_said(folder: Path) -> None:
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
-def test_a_configuration_that_httpd_refuses_is_refused_in_its_words(folder: Path) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+def test_a_refused_configuration_shows_the_message_of_httpd(folder: Path) -> None:
+    with pytest.raises(HttpdConfigError) as caught:
         read(folder, "event", "ThreadsPerChildren 5\n")
 
     assert f"Syntax error on line 7 of {folder}/httpd.conf" in str(caught.value)
     assert "Invalid command 'ThreadsPerChildren'" in str(caught.value)
 
 
-def test_a_configuration_without_scripts_says_what_would_do(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no WSGIScriptAlias and no wsgipool"):
+def test_a_configuration_without_scripts_is_an_error_with_a_remedy(folder: Path) -> None:
+    with pytest.raises(HttpdConfigError, match="no WSGIScriptAlias and no wsgipool"):
         read(folder, "event", "")
 
 
-def test_a_configuration_without_mod_wsgi_says_what_would_do(folder: Path) -> None:
+def test_a_configuration_without_mod_wsgi_is_an_error_with_a_remedy(folder: Path) -> None:
     options = write(folder, "event", "")
     file = folder / "httpd.conf"
     file.write_text(file.read_text().replace("LoadModule wsgi_module", "#"))
 
-    with pytest.raises(ConfigurationError, match="does not load mod_wsgi"):
+    with pytest.raises(HttpdConfigError, match="does not load mod_wsgi"):
         configuration.read("apache2", options)
 
 
@@ -252,8 +252,8 @@ def test_debians_apache2ctl_knows_the_environment_of_its_apache(folder: Path, mo
     assert known.groups == [ProcessGroup("", "worker", processes=6, alive=12, threads=25, user="www-data")]
 
 
-def test_a_program_that_is_no_httpd_says_so() -> None:
-    with pytest.raises(ConfigurationError, match="no-such-httpd is not here; name it by --httpd"):
+def test_a_program_that_is_not_httpd_is_an_error() -> None:
+    with pytest.raises(HttpdConfigError, match="no-such-httpd was not found; name httpd's program with --httpd"):
         configuration.read("no-such-httpd")
 
 
@@ -270,7 +270,7 @@ def test_a_program_that_is_no_httpd_says_so() -> None:
         ["WSGIPOOL_DAEMON", 'WSGIPOOL_PROCESS_GROUP "my shop"', "WSGIPOOL_STATUS"],
     ],
 )
-def test_the_drop_in_may_lie_where_a_path_has_a_blank(defines: list[str], folder: Path) -> None:
+def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Path) -> None:
     place = folder / "my site"
     place.mkdir()
     (place / "wsgipool").symlink_to(DROP_IN.parents[1])

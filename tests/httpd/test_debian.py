@@ -1,4 +1,4 @@
-"""The drop-in as a Debian administrator uses it: a2enconf, Debian's own apache2 and its older mod_wsgi."""
+"""The drop-in as a Debian administrator uses it: a2enconf, Debian's apache2 and its older mod_wsgi."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from httpd.harness import APP, VisitedSite, Watch, connections_by_process, eventually, overlaps, sessions, status
+from httpd.harness import (
+    APP,
+    SessionMonitor,
+    VisitedSite,
+    connections_by_process,
+    eventually,
+    overlaps,
+    sessions,
+    status,
+)
 from httpd.harness import write_config as write_settings
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd.express import MODES, apache_user, free_port
@@ -105,12 +114,12 @@ def debian_apache(folder: Path, mode: str, shop: str) -> DebianApache:
         "--config", str(folder / "wsgipool.toml"),
     )  # fmt: skip
     apache.write(
-        "conf-available/shop.conf",  # read before wsgipool.conf, as its name sorts before
+        "conf-available/shop.conf",  # read before wsgipool.conf by the order of names
         f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
         f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
         f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}\n"
         f"Define WSGIPOOL_STATUS\nErrorLog {folder}/error_log\n"
-        f"WSGISocketPrefix {folder}/wsgi\n",  # Debian's own is in root's /run
+        f"WSGISocketPrefix {folder}/wsgi\n",  # Debian's default is in root's /run
     )
     apache.write(
         "sites-available/shop.conf",
@@ -128,11 +137,11 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
 ) -> None:
     user = str(urlsplit(shop).username)
     threads = 1 if mode == "prefork" else THREADS
-    with debian_site(folder, mode, shop) as site, Watch(mariadb, user) as watch:
+    with debian_site(folder, mode, shop) as site, SessionMonitor(mariadb, user) as monitor:
         known = site.get("/server")
         status_page = site.get("/wsgipool-status?format=json")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=12)
-        # On a busy machine one process may have answered all before the other has started.
+        # On a busy machine one process may answer all requests before the other has started.
         size = f"up to {counted(threads, 'connection')} a process"
         eventually(lambda: site.log().count(size) >= PROCESSES, "every process to say the size of its pool")
         log = site.log()
@@ -144,14 +153,14 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
     assert known["application_group"] == ""
     used = connections_by_process(answers)
     assert all(len(connections) <= threads for connections in used.values()), used
-    assert watch.most <= PROCESSES * threads
+    assert monitor.maximum <= PROCESSES * threads
     assert not overlaps(answers)
     assert all(answer["own_rows"] for answer in answers)
     assert "AH00515" not in log, "httpd corrected the sizes"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_debian_site_repairs_leaks_and_ends_its_sessions(
+def test_a_debian_site_takes_back_leaks_and_ends_its_sessions(
     mode: str, mariadb: MariaDB, shop: str, folder: Path
 ) -> None:
     user = str(urlsplit(shop).username)
@@ -162,6 +171,6 @@ def test_a_debian_site_repairs_leaks_and_ends_its_sessions(
         site.load(lambda _: "/hold?seconds=0.02", requests=20, clients=4)
         log = site.log()
 
-    assert "a connection of pool 'shop' was not given back" in log
+    assert "a connection of pool 'shop' was not returned" in log
     eventually(lambda: not sessions(mariadb, user), "all sessions to end")
     assert status(mariadb, "Aborted_clients") == aborted

@@ -1,4 +1,4 @@
-"""`wsgipool doctor` on real sites: what is wrong with each is found, by its code, and nothing else is."""
+"""`wsgipool doctor` on real sites: each has one problem, and its code is the only finding."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from httpd.harness import add_budget, eventually, made_runtime_dir, sessions, wr
 from wsgipool.cli import main
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.doctor.findings import CODES, Severity
-from wsgipool.host import folder as host_folder
 from wsgipool.httpd.express import MODES, apache_user, free_port
+from wsgipool.shared import folder as host_folder
 
 MODULES = "/usr/lib/apache2/modules"
 DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
@@ -34,7 +34,7 @@ Setting = str | int
 
 
 class SiteUnderExamination:
-    """A site of Debian's httpd and mod_wsgi in which a test makes one thing wrong."""
+    """A site on Debian's httpd and mod_wsgi, to which a test adds one problem."""
 
     def __init__(self, folder: Path, mode: str, shop: str) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class SiteUnderExamination:
         self.settings.chmod(0o600)
 
     def write_budget(self, connections: int, runtime_dir: Path | None = None) -> None:
-        """Add a [budget] whose processes meet in a folder of their own, or in another one."""
+        """Add a [budget] whose processes share the given folder, by default a new one."""
         add_budget(self.settings, runtime_dir or made_runtime_dir(self.folder), {"connections": connections})
 
     def write_budget_without_folder(self, connections: int) -> None:
@@ -69,11 +69,11 @@ class SiteUnderExamination:
         self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}"
 
     def write_apache(self, text: str) -> None:
-        """Add to the configuration what is read before wsgipool.conf."""
+        """Add lines to the configuration before wsgipool.conf."""
         self._lines.append(text)
 
     def options(self) -> list[str]:
-        """Return httpd's options for the site as it is now."""
+        """Return httpd's options for the current state of the site."""
         account = apache_user().pw_name
         modules = {f"mpm_{self._mpm}": f"{MODULES}/mod_mpm_{self._mpm}.so", "wsgi": self.mod_wsgi}
         modules["authz_core"] = f"{MODULES}/mod_authz_core.so"
@@ -102,7 +102,7 @@ class SiteUnderExamination:
 
     @contextmanager
     def running(self, *, user: str | None = None, **environment: str) -> Iterator[int]:
-        """Run it, as another user, with more variables in its environment, and give the number of its process."""
+        """Run the site, as another user and with further variables if given; yield the id of its process."""
         process = subprocess.Popen(
             ["/usr/sbin/apache2", *self.options(), "-DFOREGROUND"],
             env={**os.environ, **environment},
@@ -129,7 +129,7 @@ class SiteUnderExamination:
         return ["doctor", "--httpd", "apache2", *arguments, "--", *self.options()]
 
     def findings(self, *arguments: str) -> dict[str, str]:
-        """Return what was found beside mere notes, by code; the exit status must tell whether an error was."""
+        """Return the findings by code, without notes; assert that the exit status reflects them."""
         outcome = self.examine("--json", *arguments)
         assert outcome.stdout, outcome.stderr
         assert str(urlsplit(self.shop).password) not in outcome.stdout + outcome.stderr
@@ -140,7 +140,7 @@ class SiteUnderExamination:
         return {finding["code"]: finding["what"] for finding in found if finding["severity"] != "note"}
 
     def findings_of(self, user: str) -> dict[str, str]:
-        """Return what that user finds, notes too, all of a code in one text."""
+        """Return the findings of a user, with notes; those of one code are joined."""
         outcome = self.examine_as(user, "--json")
         assert outcome.stdout, outcome.stderr
         found: dict[str, str] = {}
@@ -179,13 +179,15 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask what o
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_wrong_with_a_site_as_the_readme_makes_it(mode: str, folder: Path, shop: str) -> None:
+def test_a_site_made_as_the_readme_says_has_no_problem(mode: str, folder: Path, shop: str) -> None:
     site = SiteUnderExamination(folder, mode, shop)
 
     assert site.findings() == {}
 
 
-def test_it_prints_the_worst_first_with_a_remedy_and_no_password(daemon: SiteUnderExamination, shop: str) -> None:
+def test_findings_have_a_remedy_and_no_password_and_the_worst_comes_first(
+    daemon: SiteUnderExamination, shop: str
+) -> None:
     daemon.settings.chmod(0o644)
     daemon.write_settings({"reset": "none"})
     daemon.settings.chmod(0o644)
@@ -202,9 +204,7 @@ def test_it_prints_the_worst_first_with_a_remedy_and_no_password(daemon: SiteUnd
     assert str(urlsplit(shop).password) not in outcome.stdout
 
 
-def test_it_sees_the_server_that_runs_and_the_environment_that_only_that_has(
-    daemon: SiteUnderExamination, shop: str
-) -> None:
+def test_the_running_server_and_its_environment_are_examined(daemon: SiteUnderExamination, shop: str) -> None:
     password = str(urlsplit(shop).password)
     write_config(daemon.settings, {"shop": shop.replace(f":{password}@", "@")}, {"password_env": "SHOP_PASSWORD"})
     blind = daemon.findings()
@@ -230,11 +230,14 @@ def test_a_configuration_that_httpd_refuses(daemon: SiteUnderExamination) -> Non
     assert "Invalid command 'ThreadsPerChildren'" in found["configuration-refused"]
 
 
-def test_no_httpd_where_it_is_looked_for(daemon: SiteUnderExamination) -> None:
+def test_a_missing_httpd(daemon: SiteUnderExamination) -> None:
     outcome = CliRunner().invoke(main, ["doctor", "--httpd", "no-such-httpd", "--config", str(daemon.settings)])
 
     assert outcome.exit_code == 1
-    assert "error: configuration-refused\n    no-such-httpd is not here; name it by --httpd.\n" in outcome.stdout
+    assert (
+        "error: configuration-refused\n    no-such-httpd was not found; name httpd's program with --httpd.\n"
+        in outcome.stdout
+    )
 
 
 @pytest.mark.parametrize("group", ["%{RESOURCE}", "%{SERVER}", "shop.example|/app"])
@@ -263,7 +266,7 @@ def test_a_pool_that_is_larger_than_its_process(daemon: SiteUnderExamination) ->
     ("seconds", "expected"),
     [(30, "request-timeout-below-timeout"), (40, None), (60, "request-timeout-above-timeout")],
 )
-def test_a_request_timeout_beside_that_of_the_pool(
+def test_a_request_timeout_below_or_far_above_the_timeout_of_the_pool(
     seconds: int, expected: str | None, daemon: SiteUnderExamination
 ) -> None:
     daemon.write_apache(f"WSGIDaemonProcess slow processes=1 threads=5 request-timeout={seconds}")
@@ -274,7 +277,7 @@ def test_a_request_timeout_beside_that_of_the_pool(
     assert found == ({expected} if expected else set())
 
 
-def test_a_request_timeout_beside_a_pool_that_lets_nobody_wait(daemon: SiteUnderExamination) -> None:
+def test_a_request_timeout_with_a_pool_whose_timeout_is_0(daemon: SiteUnderExamination) -> None:
     daemon.write_settings({"timeout": 0})
     daemon.write_apache("WSGIDaemonProcess slow processes=1 threads=5 request-timeout=60")
     daemon.run_script("process-group=slow application-group=%{GLOBAL}")
@@ -282,7 +285,7 @@ def test_a_request_timeout_beside_a_pool_that_lets_nobody_wait(daemon: SiteUnder
     assert {*daemon.findings(), *daemon.notes()} == set()
 
 
-def test_sockets_that_change_their_name_at_a_restart(daemon: SiteUnderExamination) -> None:
+def test_sockets_that_rotate_at_a_restart(daemon: SiteUnderExamination) -> None:
     before = daemon.notes()
     daemon.run_script("\nWSGISocketRotation On")
 
@@ -318,7 +321,7 @@ def test_a_python_that_the_apache_user_cannot_read(of: str, daemon: SiteUnderExa
     found = daemon.findings()
 
     assert list(found) == ["python-home-unreadable"]
-    assert f"whom {closed} keeps out" in found["python-home-unreadable"]
+    assert f"since {closed} does not let this user in" in found["python-home-unreadable"]
 
 
 def test_a_python_that_mod_wsgi_was_not_built_for(daemon: SiteUnderExamination) -> None:
@@ -330,10 +333,10 @@ def test_a_python_that_mod_wsgi_was_not_built_for(daemon: SiteUnderExamination) 
     found = daemon.findings()
 
     assert list(found) == ["python-version-differs"]
-    assert f"{home} is of Python 3.8:" in found["python-version-differs"]
+    assert f"{home} belongs to Python 3.8:" in found["python-version-differs"]
 
 
-def test_a_mod_wsgi_that_lacks_what_is_used(daemon: SiteUnderExamination) -> None:
+def test_a_mod_wsgi_that_lacks_a_function(daemon: SiteUnderExamination) -> None:
     content = daemon.mod_wsgi.read_bytes()
     daemon.mod_wsgi = daemon.folder / "mod_wsgi.so"
     daemon.mod_wsgi.write_bytes(content.replace(b"\0request_data\0", b"\0request_date\0"))
@@ -363,9 +366,9 @@ def test_settings_in_a_folder_that_the_apache_user_cannot_enter(daemon: SiteUnde
 
     remedy = daemon.remedies()["settings-unreadable"]
 
-    assert (
-        remedy
-        == f"Let {apache_user().pw_name} enter {closed} (chmod o+x {closed}), or move wsgipool.toml to where it can."
+    assert remedy == (
+        f"Let {apache_user().pw_name} enter {closed} (chmod o+x {closed}), or move wsgipool.toml to a folder that this "
+        "user can enter."
     )
 
 
@@ -396,7 +399,7 @@ def test_a_password_that_the_groups_of_several_users_need(daemon: SiteUnderExami
     assert remedy == f"chmod 640 {daemon.settings}, and chgrp it to a group of httpd's processes: daemon, www-data."
 
 
-def test_settings_that_cannot_be(daemon: SiteUnderExamination) -> None:
+def test_invalid_settings(daemon: SiteUnderExamination) -> None:
     daemon.write_settings({"max_sise": 3})
 
     found = daemon.findings()
@@ -418,20 +421,23 @@ def test_a_url_that_no_process_can_use(url: str, daemon: SiteUnderExamination, s
 
 
 @as_root
-def test_who_is_not_root_learns_what_was_not_looked_at(daemon: SiteUnderExamination) -> None:
+def test_other_users_than_root_learn_which_checks_were_left_out(daemon: SiteUnderExamination) -> None:
     shutil.chown(daemon.settings, "nobody")
-    # Not nobody's own, and no error for that.
+    # The folder does not belong to `nobody`, which must not be an error here.
     daemon.write_budget(8)
 
     found = daemon.findings_of("nobody")
 
     name = apache_user().pw_name
-    assert found == {"not-examined": f"Whether {name} can read what the processes need is not known to this user."}
+    assert found == {
+        "not-examined": f"Whether {name} can read the files that the processes need was not checked: only root and "
+        "that user can do so."
+    }
 
 
 @as_root
 @pytest.mark.parametrize("hidden", ["settings", "password_file", "ssl_ca"])
-def test_what_only_this_user_may_not_read_is_no_error(
+def test_a_file_that_only_this_user_cannot_read_is_no_error(
     hidden: str, daemon: SiteUnderExamination, shop: str, closed: Path
 ) -> None:
     shutil.chown(closed, apache_user().pw_name)
@@ -449,7 +455,7 @@ def test_what_only_this_user_may_not_read_is_no_error(
 
 
 @as_root
-def test_who_is_the_apache_user_finds_the_error_that_its_processes_have(daemon: SiteUnderExamination) -> None:
+def test_the_apache_user_finds_the_errors_of_its_processes(daemon: SiteUnderExamination) -> None:
     os.chown(daemon.settings, 0, 0)
 
     assert list(daemon.findings_of(apache_user().pw_name)) == ["settings-unreadable"]
@@ -473,7 +479,7 @@ def test_an_environment_that_only_root_may_read(daemon: SiteUnderExamination, sh
 
 
 @as_root
-def test_an_httpd_that_is_not_roots_runs_as_who_started_it(daemon: SiteUnderExamination) -> None:
+def test_the_httpd_of_another_user_than_root_runs_as_that_user(daemon: SiteUnderExamination) -> None:
     shutil.chown(daemon.settings, "nobody")
     shutil.chown(daemon.folder, "nobody")
 
@@ -483,7 +489,7 @@ def test_an_httpd_that_is_not_roots_runs_as_who_started_it(daemon: SiteUnderExam
         believed_by_root = daemon.findings()
 
     assert (list(stopped), running) == (["not-examined"], {})
-    # To root it could be anybody's process, with an environment that names settings of that user's choice.
+    # Root must not trust it: the process of another user could name any settings in its environment.
     assert list(believed_by_root) == ["settings-unreadable"]
 
 
@@ -495,7 +501,7 @@ def test_the_children_of_roots_httpd_are_not_root(daemon: SiteUnderExamination) 
 
 
 @as_root
-def test_a_user_that_is_not_there(daemon: SiteUnderExamination) -> None:
+def test_a_user_that_does_not_exist(daemon: SiteUnderExamination) -> None:
     daemon.write_apache("User #4294967294")
 
     outcome = daemon.examine("--json")
@@ -511,7 +517,7 @@ def test_more_connections_than_the_server_allows(daemon: SiteUnderExamination) -
     found = daemon.findings("--reserve", "195")
 
     assert list(found) == ["connections-over-limit"]
-    assert "ask for 10 connections (shop), and max_connections" in found["connections-over-limit"]
+    assert "ask for 10 connections (shop), but max_connections" in found["connections-over-limit"]
     assert "5 would be refused (error 1040" in found["connections-over-limit"]
 
 
@@ -522,7 +528,7 @@ def test_more_connections_than_the_account_allows(daemon: SiteUnderExamination, 
     assert "max_user_connections of" in daemon.findings()["connections-over-limit"]
 
 
-def test_a_budget_keeps_to_the_limit_what_could_exceed_it(daemon: SiteUnderExamination) -> None:
+def test_a_budget_keeps_a_large_site_within_the_limit(daemon: SiteUnderExamination) -> None:
     daemon.write_budget(5)
 
     assert daemon.findings("--reserve", "195") == {}
@@ -558,7 +564,7 @@ def test_a_budget_whose_default_folder_cannot_be_used(
 
     path = daemon.folder / f"wsgipool-{number}"
     assert remedy == (
-        f"install -d -m 700 -o {name} -g {group} {path}; and at each boot, by a line in "
+        f"install -d -m 700 -o {name} -g {group} {path}; for each boot, add this line to "
         f"/etc/tmpfiles.d/wsgipool.conf: d {path} 0700 {name} {group}"
     )
 
@@ -569,7 +575,7 @@ def test_processes_of_two_users_have_a_budget_each(
 ) -> None:
     monkeypatch.setattr(host_folder, "RUN", prefork.folder)
     for user in (apache_user().pw_name, "daemon"):
-        path = host_folder.in_run(pwd.getpwnam(user).pw_uid)
+        path = host_folder.run_folder(pwd.getpwnam(user).pw_uid)
         path.mkdir(mode=0o700)
         shutil.chown(path, user)
     prefork.run_also_as("daemon")
@@ -587,12 +593,12 @@ def test_processes_of_two_users_have_a_budget_each(
 
 
 @as_root
-def test_a_folder_that_is_named_is_one_users(daemon: SiteUnderExamination) -> None:
+def test_a_runtime_dir_serves_one_user_only(daemon: SiteUnderExamination) -> None:
     daemon.run_also_as("daemon")
     daemon.write_budget(8)
 
     assert list(daemon.findings()) == ["settings-unreadable", "budget-folder-unusable"]
-    assert "let daemon and www-data be one" in daemon.remedies()["budget-folder-unusable"]
+    assert "run the processes of daemon and www-data as the same user" in daemon.remedies()["budget-folder-unusable"]
 
 
 @as_root
@@ -630,13 +636,13 @@ def test_a_database_that_does_not_answer(daemon: SiteUnderExamination, shop: str
         ("SET SESSION completion_type = CHAIN", "completion-type"),
     ],
 )
-def test_what_the_sessions_are_like(statement: str, expected: str, daemon: SiteUnderExamination) -> None:
+def test_unusual_properties_of_sessions(statement: str, expected: str, daemon: SiteUnderExamination) -> None:
     daemon.write_settings({}, f"?init_command={statement}")
 
     assert list(daemon.findings()) == [expected]
 
 
-def test_transactions_that_nobody_ends(daemon: SiteUnderExamination) -> None:
+def test_transactions_that_stay_open(daemon: SiteUnderExamination) -> None:
     daemon.write_settings({"reset": "none"})
     open_ended = daemon.findings()
     daemon.write_settings({"reset": "none"}, "?autocommit=true")

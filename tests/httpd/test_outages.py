@@ -1,4 +1,4 @@
-"""The database is down, goes away, comes back, refuses: the site says so, and recovers without a restart."""
+"""Outages of the database: the site reports them and recovers without a restart."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from wsgipool.demo import schema
 from wsgipool.demo.mariadb import LocalServer, Server
 from wsgipool.httpd.express import PACKAGE
 
-BOOKSHOP = PACKAGE / "demo" / "demo.wsgi"
+BOOKSHOP = PACKAGE / "demo" / "plain.wsgi"
 SHAPE = {"prefork": (2, 1)}
 
 
 @pytest.fixture
 def own_mariadb(place: Place, server_kind: type[LocalServer]) -> Iterator[OwnServer]:
-    """A MariaDB or MySQL of the test's own, to be stopped and started."""
+    """A MariaDB or MySQL for one test, which stops and starts it."""
     with place.running_mariadb({}, server_kind) as server:
         yield server
 
@@ -39,7 +39,7 @@ def json_of(site: RunningSite, path: str) -> tuple[int, dict[str, object]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_bookshop_opens_closes_and_opens_again_with_its_database(
+def test_the_bookshop_is_unavailable_only_while_its_database_is_down(
     mode: str, own_mariadb: OwnServer, bookshop: str, place: Place
 ) -> None:
     processes, threads = SHAPE.get(mode, (1, 4))
@@ -51,7 +51,7 @@ def test_the_bookshop_opens_closes_and_opens_again_with_its_database(
         assert at_start.status_code == 503
         assert at_start.headers["Retry-After"] == "5"
         assert f"cannot connect pool 'bookshop' to mysql://bookshop@{own_mariadb.host}:" in site.log()
-        # A container that is stopped has no name any more.
+        # The name of a stopped container cannot be resolved.
         assert re.search("Connection refused|Name or service not known|Temporary failure in name", site.log())
 
         own_mariadb.start()
@@ -59,7 +59,7 @@ def test_the_bookshop_opens_closes_and_opens_again_with_its_database(
         assert code == 200
         assert answer["books"]
 
-        # The orders: who has the books in its cache goes on showing them.
+        # The page of orders, since processes may show the books from their caches.
         own_mariadb.stop()
         assert [json_of(site, "/orders")[0] for _ in range(5)] == [503] * 5
 
@@ -68,7 +68,7 @@ def test_the_bookshop_opens_closes_and_opens_again_with_its_database(
         log = site.log()
 
     assert "pool 'bookshop' is connected to mysql://" in log
-    # One line a change of state and process, however many requests there were.
+    # One line for each process and change of state, however many requests there were.
     assert log.count("cannot connect pool 'bookshop'") - log.count("503 for") <= 2 * processes
     assert str(urlsplit(bookshop).password) not in log + at_start.text
 

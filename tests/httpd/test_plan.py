@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner, Result
 
-from httpd.harness import VisitedSite, Watch, write_config
+from httpd.harness import SessionMonitor, VisitedSite, write_config
 from httpd.test_debian import DebianApache, debian_apache
 from wsgipool.cli import main
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd.express import MODES
 
 MAX_CONNECTIONS = 200
-"""Of the tests' MariaDB."""
+"""max_connections of the tests' MariaDB."""
 
 
 def plan(*arguments: str | int) -> Result:
@@ -48,7 +48,7 @@ def apache_of(folder: Path, mode: str, shop: str, monkeypatch: pytest.MonkeyPatc
     ("mode", "processes", "threads", "worst_case"),
     [("prefork", 2, 1, 2), ("worker", 4, 5, 20), ("event", 2, 5, 10), ("daemon", 2, 5, 10)],
 )
-def test_a_site_is_compared_with_what_its_database_says(
+def test_a_site_is_compared_with_the_limit_of_its_database(
     mode: str, processes: int, threads: int, worst_case: int, shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apache = apache_of(folder, mode, shop, monkeypatch)
@@ -79,7 +79,7 @@ def test_a_limit_of_the_account_counts_too(
     result = plan()
 
     assert result.exit_code == 1
-    assert f"where max_user_connections of {user} at mysql://127.0.0.1:{mariadb.port} is 7: 3 would be" in result.stdout
+    assert f"but max_user_connections of {user} at mysql://127.0.0.1:{mariadb.port} is 7: 3 would be" in result.stdout
     assert "    [databases.shop]\n    max_size = 3\n" in result.stdout
     assert mariadb.password not in result.output
 
@@ -116,15 +116,15 @@ def test_processes_of_two_users_have_a_budget_each(shop: str, folder: Path, monk
     assert [group["user"] for group in found["groups"]] == ["daemon", "www-data"]
     (limit,) = found["limits"]
     assert (limit["budget"], limit["worst_case"]) == (8, 16)
-    assert "at worst 16 connections, with the budget of 8 a host for each of 2 users, where" in text
+    assert "16 connections in the worst case, with the budget of 8 a host for each of 2 users, " in text
     assert "note: the processes of daemon and www-data have a [budget] each" in text
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_written_is_what_runs(
+def test_the_written_sizes_are_those_that_run(
     mode: str, shop: str, user: str, mariadb: MariaDB, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Fewer connections than processes could hold one each: both files have to change.
+    # So few connections that processes must become fewer, too: both files must change.
     limit = {"prefork": 1, "worker": 3, "event": 1, "daemon": 1}[mode]
     apache = apache_of(folder, mode, shop, monkeypatch)
 
@@ -136,21 +136,21 @@ def test_what_is_written_is_what_runs(
     assert drop_in.with_name("wsgipool.conf.bak").exists()
     assert (apache.confdir / "conf-enabled" / "wsgipool.conf").is_symlink()
     assert planned("--reserve", MAX_CONNECTIONS - limit)["fits"]
-    with apache.running(), Watch(mariadb, user) as watch:
+    with apache.running(), SessionMonitor(mariadb, user) as monitor:
         site = VisitedSite(apache.url)
         known = site.get("/server")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=30, clients=4)
     assert known["max_processes"] == 1
     assert {answer["max_size"] for answer in answers} == {1}
-    assert watch.most <= limit
+    assert monitor.maximum <= limit
 
 
-def test_a_configuration_that_httpd_then_refuses_is_put_back(
+def test_a_configuration_that_httpd_refuses_is_restored(
     shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apache = apache_of(folder, "daemon", shop, monkeypatch)
     drop_in = apache.confdir / "conf-available" / "wsgipool.conf"
-    # Accepted as it is, and refused with the processes that would fit.
+    # httpd accepts the current sizes and refuses the new ones.
     with drop_in.open("a") as file:
         file.write("Define PROCESSES_${WSGIPOOL_PROCESSES}\n")
         file.write('<IfDefine PROCESSES_1>\n    Error "one process is not enough"\n</IfDefine>\n')
@@ -164,13 +164,13 @@ def test_a_configuration_that_httpd_then_refuses_is_put_back(
     assert (folder / "wsgipool.toml").read_text() == settings
 
 
-def test_settings_that_cannot_be_written_leave_the_drop_in_as_it_was(
+def test_settings_that_cannot_be_written_leave_the_drop_in_unchanged(
     shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apache = apache_of(folder, "daemon", shop, monkeypatch)
     drop_in, settings = apache.confdir / "conf-available" / "wsgipool.conf", folder / "wsgipool.toml"
     before = drop_in.read_text(), settings.read_text()
-    # Where its former self would be kept is a folder.
+    # The path of the backup is a folder.
     (folder / "wsgipool.toml.bak").mkdir()
 
     result = plan("--write", "--reserve", MAX_CONNECTIONS - 1)

@@ -10,7 +10,7 @@ import requests
 from httpd.harness import (
     LONG,
     Answer,
-    Watch,
+    SessionMonitor,
     connections_by_process,
     eventually,
     overlaps,
@@ -26,13 +26,16 @@ def user_of(url: str) -> str:
 
 
 def test_prefork_has_one_connection_a_child_and_keeps_it(mariadb: Server, shop: str, place: Place) -> None:
-    with place.running_site("prefork", {"shop": shop}, processes=4) as site, Watch(mariadb, user_of(shop)) as watch:
+    with (
+        place.running_site("prefork", {"shop": shop}, processes=4) as site,
+        SessionMonitor(mariadb, user_of(shop)) as monitor,
+    ):
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=8)
 
     used = connections_by_process(answers)
     assert len(used) > 1, "the load reached one child only"
     assert all(len(connections) == 1 for connections in used.values()), used
-    assert watch.most <= 4
+    assert monitor.maximum <= 4
     assert not overlaps(answers)
     assert all(answer["own_rows"] for answer in answers)
 
@@ -43,14 +46,14 @@ def test_a_process_never_has_more_than_max_size_connections(
 ) -> None:
     with (
         place.running_site(mode, {"shop": shop}, processes=2, threads=8, settings={"max_size": 3}) as site,
-        Watch(mariadb, user_of(shop)) as watch,
+        SessionMonitor(mariadb, user_of(shop)) as monitor,
     ):
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=300, clients=24)
 
     used = connections_by_process(answers)
     assert len(used) == 2
     assert all(len(connections) == 3 for connections in used.values()), used
-    assert watch.most <= 6
+    assert monitor.maximum <= 6
     assert not overlaps(answers)
     assert all(answer["own_rows"] for answer in answers)
 
@@ -65,7 +68,7 @@ def test_max_size_follows_the_threads_of_the_process(mode: str, shop: str, place
     assert not overlaps(answers)
 
 
-def test_prefork_gets_a_pool_of_one_whatever_the_settings_say(shop: str, place: Place) -> None:
+def test_prefork_has_pools_of_one_connection_with_any_settings(shop: str, place: Place) -> None:
     with place.running_site("prefork", {"shop": shop}, processes=2, settings={"max_size": 5}) as site:
         answer = site.get("/hold")
         log = site.log()
@@ -80,7 +83,7 @@ def test_serial_traffic_on_25_threads_opens_one_connection_a_process(
 ) -> None:
     with place.running_site(mode, {"shop": shop}, processes=2, threads=25) as site:
         answers: list[Answer] = []
-        # A process has the same thread serve one request after the other, unless that thread is not yet done.
+        # A process uses the same thread for one request after the other, unless that thread is still busy.
         while len({answer["thread"] for answer in answers}) <= 2 and len(answers) < 4000:
             answers += [site.get("/hold") for _ in range(80)]
         open_sessions = sessions(mariadb, user_of(shop))
@@ -92,7 +95,7 @@ def test_serial_traffic_on_25_threads_opens_one_connection_a_process(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_four_databases_in_one_site_have_a_pool_each(mode: str, mariadb: Server, place: Place) -> None:
+def test_four_databases_of_a_site_have_four_pools(mode: str, mariadb: Server, place: Place) -> None:
     names = [f"four_{mode}_{number}" for number in range(4)]
     databases = {name: mariadb.create_database(name) for name in names}
     threads = 1 if mode == "prefork" else 4
@@ -109,7 +112,7 @@ def test_four_databases_in_one_site_have_a_pool_each(mode: str, mariadb: Server,
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_handler_that_raises_leaves_no_row_no_transaction_and_no_lost_connection(
+def test_a_handler_that_raises_leaves_no_row_no_transaction_and_no_leak(
     mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
     with place.running_site(mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 4) as site:
@@ -119,7 +122,7 @@ def test_a_handler_that_raises_leaves_no_row_no_transaction_and_no_lost_connecti
         with mariadb.admin(user_of(shop)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT text FROM notes")
             rows = cursor.fetchall()
-            # Nobody waits for the rollback, so it may still be on its way.
+            # The pool does not wait for the rollback, so it may still be under way.
             eventually(
                 lambda: not cursor.execute("SELECT 1 FROM information_schema.innodb_trx"), "the transactions to end"
             )
@@ -152,7 +155,7 @@ def test_a_streamed_response_keeps_its_connection_until_it_is_closed(mode: str, 
 
 
 @pytest.mark.parametrize("mode", THREADED)
-def test_a_visitor_who_leaves_in_the_middle_of_a_stream_keeps_no_connection(mode: str, shop: str, place: Place) -> None:
+def test_an_aborted_stream_returns_its_connection(mode: str, shop: str, place: Place) -> None:
     with place.running_site(mode, {"shop": shop}, processes=1, threads=4) as site:
         go_on = site.folder / "go-on"
         with requests.get(f"{site.url}/stream?until={go_on}", stream=True, timeout=LONG) as response:
@@ -160,24 +163,24 @@ def test_a_visitor_who_leaves_in_the_middle_of_a_stream_keeps_no_connection(mode
         site.touch(go_on)
         eventually(lambda: site.get("/counts")["in_use"] == 0, "the connection to come back")
 
-        assert "was not given back" not in site.log()
+        assert "was not returned" not in site.log()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_handler_that_never_gives_back_is_repaired_and_reported(
+def test_a_connection_that_a_handler_leaks_is_taken_back_and_logged(
     mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
     with place.running_site(mode, {"shop": shop}, processes=1, threads=1 if mode == "prefork" else 2) as site:
         leaked = [site.get("/leak")["connection"] for _ in range(5)]
-        # The request ends, for mod_wsgi, a moment after its answer has arrived.
+        # For mod_wsgi, the request ends a moment after its answer has arrived.
         eventually(lambda: site.get("/counts")["size"] == 0, "the leaked connections to be taken back")
         answer = site.get("/hold")
         log = site.log()
         open_sessions = sessions(mariadb, user_of(shop))
 
-    assert len(set(leaked)) == 5, "a leaked connection was lent again while its first borrower might still use it"
+    assert len(set(leaked)) == 5, "a leaked connection was checked out again while its first holder might still use it"
     assert open_sessions == {answer["connection"]}
-    assert log.count("a connection of pool 'shop' was not given back") == 5
+    assert log.count("a connection of pool 'shop' was not returned") == 5
     assert "site_under_test.py:" in log
     assert " in leak," in log
 
@@ -195,7 +198,7 @@ def test_a_fork_leaves_the_connections_to_the_parent(mode: str, shop: str, place
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_pools_are_made_before_the_first_request_and_open_nothing(
+def test_pools_exist_before_the_first_request_without_connections(
     mode: str, mariadb: Server, shop: str, place: Place
 ) -> None:
     with place.running_site(mode, {"shop": shop}, processes=2, threads=1 if mode == "prefork" else 3) as site:

@@ -1,4 +1,4 @@
-"""What a process learns from httpd and mod_wsgi, checked against what httpd was told."""
+"""The description of a process from inside, compared with httpd's configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wsgipool.wording import counted
         ("daemon", "event", "wsgipool", 5),
     ],
 )
-def test_a_process_knows_its_mpm_its_threads_and_how_many_it_may_be(
+def test_a_process_knows_its_mpm_its_threads_and_the_number_of_processes(
     mode: str, mpm: str, group: str, threads: int, shop: str, folder: Path
 ) -> None:
     with running_site(folder, mode, {"shop": shop}, processes=3, threads=threads) as site:
@@ -49,8 +49,8 @@ def test_a_process_can_read_the_defines_of_the_configuration(mode: str, shop: st
 
 
 @pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
-def test_settings_found_beside_the_script_are_in_the_log_once_a_process(mode: str, shop: str, folder: Path) -> None:
-    """No Define names them, so nobody looks for them before the first request."""
+def test_settings_beside_the_script_are_logged_once_per_process(mode: str, shop: str, folder: Path) -> None:
+    """No Define names the settings, so they are looked up at the first request."""
     threads = 1 if mode == "prefork" else 3
     script, unnamed = folder / "beside.wsgi", folder / "unnamed.conf"
     script.write_text(
@@ -61,7 +61,7 @@ def test_settings_found_beside_the_script_are_in_the_log_once_a_process(mode: st
     with running_site(
         folder, mode, {"shop": shop}, processes=1, threads=threads, script=script, express_options=options
     ) as site:
-        eventually(lambda: "the settings are looked for at the first request" in site.log(), "the line at the start")
+        eventually(lambda: "the settings are looked up at the first request" in site.log(), "the line at the start")
         for _ in range(5):
             site.get("/hold")
         log = site.log()
@@ -78,7 +78,7 @@ def test_settings_found_beside_the_script_are_in_the_log_once_a_process(mode: st
         pytest.param(Shape("daemon", 1, 2, asks_for_password=True), id="daemon and embedded auth"),
     ],
 )
-def test_an_interpreter_that_is_not_preloaded_says_so_too(shape: Shape, shop: str, folder: Path) -> None:
+def test_an_interpreter_without_preload_logs_its_settings_too(shape: Shape, shop: str, folder: Path) -> None:
     with shape.running(ThisMachine(folder), shop, {"connections": 9}) as site:
         for path in shape.paths:
             assert site.request(path, headers={"Authorization": CREDENTIALS}).status_code == 200

@@ -1,4 +1,4 @@
-"""Root's `plan` and `doctor` for a site whose settings are a developer's: they do what the site could do, no more."""
+"""Root's `plan` and `doctor` for a site whose settings belong to a developer: they do no more than the site could."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = ("doctor", "plan")
 
 
 class DevelopersServer:
-    """A server of a developer's, who waits for what root sends there: it notes who connects, and hangs up."""
+    """A developer's server that waits for root's connection: it records its clients and closes the connection."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "server.sock"
@@ -89,7 +89,7 @@ def run(command: str, site: SiteUnderExamination, *arguments: str, **environment
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_database_is_asked_as_the_user_of_the_processes(
+def test_a_database_is_examined_as_the_user_of_the_processes(
     command: str, site: SiteUnderExamination, server: DevelopersServer
 ) -> None:
     result = run(command, site)
@@ -99,7 +99,7 @@ def test_a_database_is_asked_as_the_user_of_the_processes(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_password_file_that_only_root_may_read_is_read_for_nobody(
+def test_a_password_file_of_root_is_not_read_for_other_users(
     command: str, site: SiteUnderExamination, server: DevelopersServer, secret: Path
 ) -> None:
     site.write_settings({"password_file": str(secret)})
@@ -114,7 +114,7 @@ def test_a_password_file_that_only_root_may_read_is_read_for_nobody(
 
 @pytest.mark.parametrize("option", ["read_default_file", "ssl_ca", "ssl_key"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_that_a_url_names_is_not_shown_in_a_message(
+def test_no_message_shows_the_content_of_a_file_that_a_url_names(
     command: str, option: str, site: SiteUnderExamination, secret: Path
 ) -> None:
     site.write_settings({}, f"&{option}={secret}")
@@ -123,7 +123,7 @@ def test_a_file_that_a_url_names_is_not_shown_in_a_message(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_variable_of_roots_shell_is_read_for_nobody(
+def test_a_variable_of_roots_shell_is_not_read_for_other_users(
     command: str, site: SiteUnderExamination, server: DevelopersServer
 ) -> None:
     site.write_settings({"password_env": "ROOTS_TOKEN"})
@@ -136,7 +136,7 @@ def test_a_variable_of_roots_shell_is_read_for_nobody(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_settings_that_are_a_link_to_a_file_of_roots_are_not_read(
+def test_settings_that_link_to_a_file_of_root_are_not_read(
     command: str, site: SiteUnderExamination, secret: Path
 ) -> None:
     site.settings.unlink()
@@ -150,10 +150,10 @@ def test_settings_that_are_a_link_to_a_file_of_roots_are_not_read(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_settings_of_two_users_are_told_what_both_may_read(
+def test_settings_of_two_users_show_only_what_both_may_read(
     command: str, site: SiteUnderExamination, server: DevelopersServer, folder: Path
 ) -> None:
-    # What only the one may read would be sent to a server that the other can have named.
+    # Otherwise a file of one user could be sent to a server that the other user has named.
     site.run_also_as("daemon")
     own = folder / "own"
     own.write_text("daemons-s3cret\n")

@@ -1,4 +1,4 @@
-"""`wsgipool serve`: an application of one's own on a real httpd."""
+"""`wsgipool serve`: any application on a real httpd."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def script(folder: Path) -> Path:
     return Path(shutil.copytree(APP, folder / "app")) / "app.wsgi"
 
 
-def test_a_site_of_ones_own_is_served_with_the_database_of_the_command_line(
-    script: Path, shop: str, folder: Path
-) -> None:
+def test_serve_uses_the_database_of_the_command_line(script: Path, shop: str, folder: Path) -> None:
     with command(
         folder, "serve", str(script), "--mpm", "event", "--threads", "3", "--database", f"shop={shop}"
     ) as site:
@@ -40,7 +38,7 @@ def test_a_site_of_ones_own_is_served_with_the_database_of_the_command_line(
     assert shop.split("@")[0] not in site.output, "the password is printed"
 
 
-def test_a_site_of_ones_own_is_served_with_the_settings_beside_it(script: Path, shop: str, folder: Path) -> None:
+def test_serve_uses_the_settings_beside_the_script(script: Path, shop: str, folder: Path) -> None:
     (script.parent / "wsgipool.toml").write_text(f'[databases.shop]\nurl = "{shop}"\nmax_size = 2\n')
     with command(folder, "serve", str(script)) as site:
         site.wait_until_open()
@@ -67,9 +65,7 @@ def test_options_after_two_dashes_go_to_mod_wsgi_express(script: Path, shop: str
         ([], "no databases: give --database URL or --config FILE"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line_before_anything_starts(
-    arguments: list[str], message: str, script: Path
-) -> None:
+def test_a_wrong_setting_is_a_one_line_error_before_the_start(arguments: list[str], message: str, script: Path) -> None:
     environment = {**os.environ, "WSGIPOOL_CONFIG": str(script.parent / "absent.toml")}  # and not /etc/wsgipool.toml
     command = [*WSGIPOOL, "serve", str(script), "--port", str(free_port()), *arguments]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG, env=environment)
@@ -80,7 +76,7 @@ def test_a_wrong_setting_is_one_clear_line_before_anything_starts(
     assert "s3cret" not in outcome.stderr
 
 
-def test_a_budget_that_nothing_would_keep_is_one_clear_line_before_anything_starts(script: Path, folder: Path) -> None:
+def test_an_unusable_budget_is_a_one_line_error_before_the_start(script: Path, folder: Path) -> None:
     settings = folder / "wsgipool.toml"
     write_config(settings, {"shop": "mysql://shop@127.0.0.1/shop"}, {})
     add_budget(settings, made_runtime_dir(folder), {"connections": 6})
@@ -89,7 +85,7 @@ def test_a_budget_that_nothing_would_keep_is_one_clear_line_before_anything_star
 
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG)
 
-    # Looked at as the Apache user: to root it would be another's.
+    # Examined as the Apache user, since the folder does not belong to root.
     place = f"{settings}: runtime_dir = {folder}/run"
     assert outcome.stderr == f"wsgipool: {place} is open to others, drwxr-xr-x; chmod go= {folder}/run\n"
     assert outcome.returncode == 1
@@ -105,7 +101,7 @@ def test_a_site_with_a_budget_is_served(script: Path, shop: str, folder: Path) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts httpd's children as another user")
-def test_a_script_that_the_apache_user_cannot_read_is_one_clear_line(script: Path, shop: str, folder: Path) -> None:
+def test_a_script_that_the_apache_user_cannot_read_is_a_one_line_error(script: Path, shop: str, folder: Path) -> None:
     script.parent.chmod(0o700)
     with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
         site.process.wait(LONG)
@@ -116,7 +112,7 @@ def test_a_script_that_the_apache_user_cannot_read_is_one_clear_line(script: Pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts httpd's children as another user")
-def test_a_python_that_the_apache_user_cannot_read_is_one_clear_line(script: Path, shop: str, folder: Path) -> None:
+def test_a_python_that_the_apache_user_cannot_read_is_a_one_line_error(script: Path, shop: str, folder: Path) -> None:
     library = Path(os.__file__).parent
     home = folder / "closed"
     (home / "lib").mkdir(parents=True)
@@ -132,9 +128,7 @@ def test_a_python_that_the_apache_user_cannot_read_is_one_clear_line(script: Pat
     assert (outcome.stderr.count("\n"), outcome.returncode) == (1, 1)
 
 
-def test_a_mod_wsgi_that_was_compiled_for_another_python_is_one_clear_line(
-    script: Path, shop: str, folder: Path
-) -> None:
+def test_a_mod_wsgi_compiled_for_another_python_is_a_one_line_error(script: Path, shop: str, folder: Path) -> None:
     library = folder / "elsewhere" / f"libpython3.{sys.version_info.minor}.so.1.0"
     module = folder / "site" / "mod_wsgi" / "server" / "mod_wsgi.so"
     for file in (library, module):
@@ -156,7 +150,8 @@ def test_a_mod_wsgi_that_was_compiled_for_another_python_is_one_clear_line(
     )
 
     assert (
-        f"mod_wsgi was compiled for another Python: it takes {library}, and would find the modules of" in outcome.stderr
+        f"mod_wsgi was compiled for another Python: it loads {library}, but would import the modules of"
+        in outcome.stderr
     )
     assert (outcome.stderr.count("\n"), outcome.returncode) == (1, 1)
 
@@ -211,7 +206,7 @@ def test_a_password_in_the_environment_is_in_no_file_and_no_command_line(
     assert quote(password, safe="").encode() not in commands
 
 
-def test_a_killed_serve_takes_httpd_along_and_leaves_no_password(script: Path, shop: str, folder: Path) -> None:
+def test_a_killed_serve_stops_httpd_and_leaves_no_password(script: Path, shop: str, folder: Path) -> None:
     with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
         site.wait_until_open()
         assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
@@ -223,7 +218,7 @@ def test_a_killed_serve_takes_httpd_along_and_leaves_no_password(script: Path, s
     refuse_taken_port("127.0.0.1", site.port)
 
 
-def test_what_serve_writes_is_for_nobody_else_to_change(script: Path, shop: str, folder: Path) -> None:
+def test_other_users_cannot_change_the_files_of_serve(script: Path, shop: str, folder: Path) -> None:
     before = os.umask(0)
     try:
         with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
@@ -236,7 +231,17 @@ def test_what_serve_writes_is_for_nobody_else_to_change(script: Path, shop: str,
     assert [str(path) for path, mode in modes.items() if mode & 0o022 and not stat.S_ISLNK(mode)] == []
 
 
-def test_the_settings_of_the_command_line_count_whatever_the_environment_names(
+def test_the_apache_user_can_read_what_serve_writes_under_any_umask(script: Path, shop: str, folder: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with command(folder, "serve", str(script), "--database", f"shop={shop}") as site:
+            site.wait_until_open()
+            assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
+    finally:
+        os.umask(before)
+
+
+def test_settings_of_the_command_line_win_over_the_environment(
     script: Path, shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WSGIPOOL_CONFIG", str(folder / "another.toml"))

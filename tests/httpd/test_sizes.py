@@ -1,6 +1,6 @@
-"""The formulae of `wsgipool.sizing` counted in a real httpd: processes that exist at once, and their connections.
+"""The formulae of `wsgipool.plan.sizing` counted in a real httpd: processes that exist at once, and their connections.
 
-Each request here keeps a connection until it is let go, and with it the process that serves it.
+Each request keeps a connection, and so its process, until it is released.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import pytest
 import requests
 
 from httpd.background import Background
-from httpd.harness import LONG, ExpressSite, Watch, eventually, running_site
+from httpd.harness import LONG, ExpressSite, SessionMonitor, eventually, running_site
 from wsgipool.demo.mariadb import MariaDB
-from wsgipool.sizing import ProcessGroup, processes_alive, worst_case
+from wsgipool.plan.sizing import ProcessGroup, processes_alive, worst_case
 
 
 class Census(Background):
-    """Counts the processes below httpd's parent that run Python, every few milliseconds."""
+    """Counts httpd's child processes that run Python, every few milliseconds."""
 
     def __init__(self, site: ExpressSite, mode: str) -> None:
         super().__init__(self._sample)
-        self.most = 0
+        self.maximum = 0
         self._parent = site.httpd.pid
         self._daemons = mode == "daemon"
 
@@ -43,12 +43,12 @@ class Census(Background):
 
     def _sample(self) -> None:
         while not self._ending.wait(0.005):
-            self.most = max(self.most, self.now())
+            self.maximum = max(self.maximum, self.now())
 
 
 @contextmanager
 def holder(site: ExpressSite, until: Path) -> Iterator[int]:
-    """A request that keeps a connection of a process until the file appears; gives the process's id."""
+    """A request that keeps a connection of a process until the file appears; yields the id of the process."""
 
     def answer() -> requests.Response | None:
         response = requests.get(f"{site.url}/stream?until={until}", stream=True, timeout=LONG)
@@ -67,9 +67,9 @@ def restart_and_wait_for_a_new_process(site: ExpressSite) -> None:
 
 
 def process_that_answers(site: ExpressSite) -> int | None:
-    """Return a process's id, or None where httpd itself has answered: in daemon mode now and then after a restart.
+    """Return the id of a process, or None if httpd itself has answered, as it may in daemon mode after a restart.
 
-    Even after the first answer of a new process: a child in front may still know the old ones only.
+    That may happen even after the first answer of a new process, if an Apache child still knows only the old ones.
     """
     response = site.request("/server")
     return response.json()["pid"] if response.ok else None
@@ -97,14 +97,14 @@ def user(shop: str) -> str:
     return str(urlsplit(shop).username)
 
 
-def test_a_graceful_restart_of_worker_leaves_its_processes_behind_whatever_its_server_limit_is(
+def test_graceful_restarts_of_worker_leave_processes_behind_with_any_server_limit(
     shop: str, user: str, mariadb: MariaDB, folder: Path
 ) -> None:
     pids, alive = set[int](), 0
     with (
         site_of(folder, "worker", shop, processes=1, threads=4, lines="ServerLimit 1\n") as site,
         Census(site, "worker") as census,
-        Watch(mariadb, user) as watch,
+        SessionMonitor(mariadb, user) as monitor,
     ):
         for attempt in range(10):
             until = folder / f"end{attempt}"
@@ -112,30 +112,33 @@ def test_a_graceful_restart_of_worker_leaves_its_processes_behind_whatever_its_s
                 if restart_finds_a_place(site):
                     with holder(site, until) as new:
                         pids, alive = {old, new}, census.now()
-                        eventually(lambda: watch.most >= 2, "the sessions of both")
+                        eventually(lambda: monitor.maximum >= 2, "the sessions of both")
                         until.touch()
                     break
                 until.touch()
 
     expected = processes_alive("worker", 1, server_limit=1, graceful_restarts=1)
-    assert len(pids) == alive == census.most == expected == 2
-    assert watch.most <= worst_case([ProcessGroup("", "worker", 1, expected, threads=4)], "threads")
+    assert len(pids) == alive == census.maximum == expected == 2
+    assert monitor.maximum <= worst_case([ProcessGroup("", "worker", 1, expected, threads=4)], "threads")
 
 
 def restart_finds_a_place(site: ExpressSite) -> bool:
-    """Restart gracefully, and tell whether a new process came to stand beside the old one.
+    """Restart gracefully; return whether a new process runs beside the old one.
 
-    Now and then worker says that its scoreboard is full, and the new process, with all requests, waits for the old one.
+    Sometimes worker reports a full scoreboard, and then the new process and all requests wait for the old one.
     """
 
-    def told(line: str) -> int:
+    def times_logged(line: str) -> int:
         return site.log().count(line)
 
     started, full = "embedded in an Apache child", "AH00288: scoreboard is full"
-    before = told(started), told(full)
+    before = times_logged(started), times_logged(full)
     site.httpd.graceful_restart()
-    eventually(lambda: told(started) > before[0] or told(full) > before[1], "a new process, or that there is no place")
-    return told(full) == before[1]
+    eventually(
+        lambda: times_logged(started) > before[0] or times_logged(full) > before[1],
+        "a new process, or a full scoreboard",
+    )
+    return times_logged(full) == before[1]
 
 
 def test_event_never_has_more_processes_than_its_server_limit(
@@ -147,21 +150,21 @@ def test_event_never_has_more_processes_than_its_server_limit(
         site_of(folder, "event", shop, processes=1, threads=2, lines=f"ServerLimit {server_limit}\n") as site,
         ExitStack() as held,
         Census(site, "event") as census,
-        Watch(mariadb, user) as watch,
+        SessionMonitor(mariadb, user) as monitor,
     ):
         pids = {held.enter_context(holder(site, until))}
         for _ in range(server_limit - 1):
             restart_and_wait_for_a_new_process(site)
             pids.add(held.enter_context(holder(site, until)))
-        # One more than there are slots: the new process has to wait.
+        # There is no free slot, so the new process must wait.
         site.httpd.graceful_restart()
         threading.Event().wait(1.5)
         alive = census.now()
         until.touch()
         eventually(lambda: site.get("/server")["pid"] not in pids, "a new process, once there is a slot")
 
-    assert len(pids) == alive == census.most == processes_alive("event", 1, server_limit=server_limit)
-    assert watch.most <= worst_case([ProcessGroup("", "event", 1, server_limit, threads=2)], "threads")
+    assert len(pids) == alive == census.maximum == processes_alive("event", 1, server_limit=server_limit)
+    assert monitor.maximum <= worst_case([ProcessGroup("", "event", 1, server_limit, threads=2)], "threads")
 
 
 def test_prefork_never_has_more_processes_than_max_request_workers(
@@ -173,7 +176,7 @@ def test_prefork_never_has_more_processes_than_max_request_workers(
         site_of(folder, "prefork", shop, processes=workers, threads=1, lines="ServerLimit 10\n") as site,
         ExitStack() as held,
         Census(site, "prefork") as census,
-        Watch(mariadb, user) as watch,
+        SessionMonitor(mariadb, user) as monitor,
     ):
         pids = {held.enter_context(holder(site, until)) for _ in range(workers - 1)}
         for _ in range(2):
@@ -184,8 +187,8 @@ def test_prefork_never_has_more_processes_than_max_request_workers(
         alive = census.now()
         until.touch()
 
-    assert len(pids) == alive == census.most == processes_alive("prefork", workers) == workers
-    assert watch.most == worst_case([ProcessGroup("", "prefork", workers, workers, threads=1)], "threads")
+    assert len(pids) == alive == census.maximum == processes_alive("prefork", workers) == workers
+    assert monitor.maximum == worst_case([ProcessGroup("", "prefork", workers, workers, threads=1)], "threads")
 
 
 def test_a_daemon_group_never_has_more_than_its_processes(shop: str, user: str, mariadb: MariaDB, folder: Path) -> None:
@@ -195,7 +198,7 @@ def test_a_daemon_group_never_has_more_than_its_processes(shop: str, user: str, 
         site_of(folder, "daemon", shop, processes=processes, threads=2) as site,
         ExitStack() as held,
         Census(site, "daemon") as census,
-        Watch(mariadb, user) as watch,
+        SessionMonitor(mariadb, user) as monitor,
     ):
         eventually(lambda: census.now() == processes, "the daemon processes")
         for _ in range(3):
@@ -205,5 +208,7 @@ def test_a_daemon_group_never_has_more_than_its_processes(shop: str, user: str, 
         # The processes of the last restart may not have their names yet.
         eventually(lambda: census.now() == processes, "the daemon processes")
 
-    assert census.most == processes_alive("daemon", processes)
-    assert watch.most <= worst_case([ProcessGroup("wsgipool", "daemon", processes, processes, threads=2)], "threads")
+    assert census.maximum == processes_alive("daemon", processes)
+    assert monitor.maximum <= worst_case(
+        [ProcessGroup("wsgipool", "daemon", processes, processes, threads=2)], "threads"
+    )

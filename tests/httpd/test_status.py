@@ -17,7 +17,7 @@ from wsgipool.httpd.express import PACKAGE, apache_user
 
 @pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
 def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: str, folder: Path, shop: str) -> None:
-    # The site has read the drop-in by then, which would include it for a Define: see test_debian.py.
+    # The drop-in, which includes the page by a Define, was read before; see test_debian.py.
     options = ("--include-file", str(PACKAGE / "apache" / "status.conf"))
     with running_site(
         folder,
@@ -31,12 +31,12 @@ def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: s
         answers = site.load(lambda _: "/place-order?seconds=0.01", requests=60, clients=8)
         processes = {answer["pid"] for answer in answers}
 
-        def told() -> dict[str, Any] | None:
+        def counts() -> dict[str, Any] | None:
             document = page(site)
             turns = {lock["name"]: lock["turns"] for lock in document["locks"]}
             return document if turns == {"stock": 60, "till": 60, "catalogue": 60} else None
 
-        document = eventually(told, "all turns to be told")
+        document = eventually(counts, "all turns to be published")
         assert document is not None
         assert document["processes"] >= len(processes)
         assert document["pid"] in site_processes(site, processes)
@@ -51,7 +51,7 @@ def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: s
     assert not list((folder / "run").glob("process-*"))
 
 
-def test_a_strange_name_in_the_host_header_gets_no_numbers(folder: Path, shop: str) -> None:
+def test_a_foreign_name_in_the_host_header_gets_no_numbers(folder: Path, shop: str) -> None:
     named = folder / "named.conf"
     named.write_text(f"ServerName shop.example\nUseCanonicalName Off\nInclude {PACKAGE}/apache/status.conf\n")
     options = ("--include-file", str(named))

@@ -16,10 +16,15 @@ def parameters(item: pytest.Item) -> dict[str, object]:
 
 
 def runs_on_its_kind(item: pytest.Item) -> bool:
-    """Return whether the test's markers let it run on the kind of server that its parameters say."""
+    """Return whether the test's markers allow the kind of server in its parameters."""
     kind = parameters(item).get("server_kind")
     if kind is MySQL:
         return item.get_closest_marker("mariadb_only") is None
     if kind is MariaDB:
         return item.get_closest_marker("mysql_only") is None
     return True
+
+
+def needs_mysql(item: pytest.Item) -> bool:
+    """Return whether a test runs on MySQL, the tests' own or one that the workers share."""
+    return parameters(item).get("server_kind") is MySQL or "mysql_server" in getattr(item, "fixturenames", ())

@@ -1,4 +1,4 @@
-"""A MySQL server of a test's own, in a folder, on a loopback port: what scripts/fetch-mysql has made runs."""
+"""A MySQL server for the tests, in a temporary folder and on a free loopback port; scripts/setup fetches MySQL."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from wsgipool.demo.mariadb import LocalServer, ServerError
+from wsgipool.demo.mariadb import DatabaseServerFailed, LocalServer
 
 _FETCHED = Path(sys.prefix) / "mysql"
-"""Where scripts/setup puts the server: in the environment that runs the tests."""
+"""The folder in the virtual environment into which scripts/setup installs MySQL."""
 
 
 class MySQL(LocalServer):
-    """A MySQL. Its accounts log in by caching_sha2_password, the only way that it knows without a plugin."""
+    """A MySQL server. Its accounts log in by caching_sha2_password, the only method that needs no plugin."""
 
     kind = "MySQL"
 
-    def command(self) -> list[str]:
+    def program(self) -> list[str]:
         return [
             str(_FETCHED / "mysqld"),
             *self.common_options(),
@@ -29,7 +29,7 @@ class MySQL(LocalServer):
             # The data need not survive a crash of the machine.
             "--innodb-doublewrite=OFF",
             "--innodb-flush-method=nosync",
-            # 300 MB of memory, not 480.
+            # These reduce the memory from 480 MB to 300 MB.
             "--table-open-cache=256",
             "--table-definition-cache=400",
             "--innodb-log-buffer-size=1M",
@@ -45,13 +45,11 @@ class MySQL(LocalServer):
         return url
 
     def __exit__(self, *_: object) -> None:
-        # Its data is thrown away, and an orderly end takes seconds.
+        # The data is deleted, and an orderly shutdown takes seconds.
         self.kill()
 
-    def install(self) -> None:
+    def create_data(self) -> None:
         if not _FETCHED.exists():
-            raise ServerError(f"there is no MySQL in {_FETCHED}: `scripts/setup test` fetches it")
+            raise DatabaseServerFailed(f"there is no MySQL in {_FETCHED}: `scripts/setup test` fetches it")
         data = Path(shutil.copytree(_FETCHED / "data", self.folder / "data"))
-        if self.account:
-            for path in (data, *data.rglob("*")):
-                shutil.chown(path, self.account)
+        self.own(data, *data.rglob("*"))

@@ -1,9 +1,9 @@
-"""SQL that MariaDB and MySQL understand alike."""
+"""SQL with the same meaning in MariaDB and MySQL."""
 
 from __future__ import annotations
 
 ISOLATION = "/*M! @@tx_isolation */ /*!80000 @@transaction_isolation */"
-"""The session's isolation level. Each of the servers takes the other one's name for a comment."""
+"""The session's isolation level. Each server takes the other's name for a comment."""
 
 _DIGITS = "(SELECT 0 AS d" + "".join(f" UNION ALL SELECT {digit}" for digit in range(1, 10)) + ")"
 

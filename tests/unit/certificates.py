@@ -18,7 +18,7 @@ class Certificate:
 
 
 class Authority(Certificate):
-    """One that signs certificates, in a folder."""
+    """A certificate authority in a folder."""
 
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__(folder / f"{name}.pem", folder / f"{name}.key")
@@ -45,7 +45,7 @@ def encrypted(key: Path, password: str) -> Path:
 
 
 def rehash(folder: Path) -> None:
-    """Give the certificates of a folder the names by which OpenSSL looks for them."""
+    """Create the hash links by which OpenSSL finds the certificates of a folder."""
     _openssl("rehash", folder)
 
 

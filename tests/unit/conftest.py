@@ -1,4 +1,4 @@
-"""The fixtures of the unit tests, and what threads do to a pool of fake connections: borrow, wait, stand still."""
+"""The fixtures of the unit tests, and helpers whose threads hold, wait for or return fake connections."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from unit.fakes import PATIENCE, Borrower, FakeConnection, FakeDatabase, Gate, Task, eventually, then
-from wsgipool import Pool, drivers, process
+from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Gate, HolderThread, Task, eventually, then
+from wsgipool import Pool, drivers, pools
 from wsgipool.httpd import process as httpd
 
 T = TypeVar("T")
 
 
 class Clock:
-    """The time of the pools under test, which passes only when told. Who sleeps does so in real time."""
+    """The time of the pools under test, which passes only by `advance`. Sleeps take real time."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -41,7 +41,7 @@ def database() -> FakeDatabase:
 
 @pytest.fixture
 def make_pool(database: FakeDatabase) -> MakePool:
-    """Makes a pool of the fake database, whose timeout does not come before the patience of a test is at its end."""
+    """Make a pool of the fake database, whose timeout is longer than the patience of a test."""
 
     def make(max_size: int = 1, timeout: float = 3 * PATIENCE, **settings: Any) -> FakePool:
         return Pool(database, name="orders", max_size=max_size, timeout=timeout, **settings)
@@ -52,8 +52,9 @@ def make_pool(database: FakeDatabase) -> MakePool:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("lending", "ledger", "connector", "loan"):
-        monkeypatch.setattr(sys.modules[f"wsgipool.{module}"], "monotonic", clock)
+    for module in [module for name, module in sys.modules.items() if name.startswith("wsgipool.pool.")]:
+        if hasattr(module, "monotonic"):
+            monkeypatch.setattr(module, "monotonic", clock)
     return clock
 
 
@@ -65,7 +66,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 @pytest.fixture
 def databases(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDatabase]:
-    """The fake databases behind the configured names, each there when its driver has been made."""
+    """The fake databases by their configured names, each created with its driver."""
     made: dict[str, FakeDatabase] = {}
     monkeypatch.setattr(drivers, "for_database", lambda settings: made.setdefault(settings.name, FakeDatabase()))
     return made
@@ -73,16 +74,16 @@ def databases(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDatabase]:
 
 @pytest.fixture
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The state of a process that has just started, outside httpd; put back as it was at the end."""
-    monkeypatch.setattr(process, "_current", None)
-    monkeypatch.delenv(process.CONFIG_VARIABLE, raising=False)
+    """The state of a new process outside httpd; restored at the end."""
+    monkeypatch.setattr(pools, "_current", None)
+    monkeypatch.delenv(pools.CONFIG_VARIABLE, raising=False)
     monkeypatch.setattr(httpd, "this_process", lambda: None)
     monkeypatch.setattr(httpd, "define", lambda _: None)
     yield
-    process.close()
+    pools.close()
 
 
-# --- what threads do to a pool ---------------------------------------------------------------------------------------
+# --- threads that use a pool -----------------------------------------------------------------------------------------
 
 
 def counts(pool: FakePool) -> dict[str, int]:
@@ -94,27 +95,27 @@ def all_idle(number: int) -> dict[str, int]:
 
 
 def use(pool: FakePool, number: int = 1) -> list[FakeConnection]:
-    """Borrow so many connections at once, give them back, and return them; the last of them is lent next."""
+    """Check connections out at the same time, return them to the pool; the last one is checked out next."""
     connections = [pool.getconn() for _ in range(number)]
     for connection in connections:
         pool.putconn(connection)
     return connections
 
 
-def borrower(pool: FakePool) -> Borrower[FakeConnection]:
-    """Borrow on a thread that lives on."""
-    return Borrower(pool.getconn, pool.putconn)
+def another_holder(pool: FakePool) -> HolderThread[FakeConnection]:
+    """Return another thread that holds a connection."""
+    return HolderThread(pool.getconn, pool.putconn)
 
 
 def waiting_task(pool: FakePool, timeout: float | None = None) -> Task[FakeConnection]:
-    """Return a thread that borrows and keeps a connection, once it waits in the queue."""
+    """Return a thread that checks a connection out, once it waits in the queue."""
     return in_queue(pool, lambda: pool.getconn(timeout))
 
 
 def in_queue(pool: FakePool, function: Callable[[], T]) -> Task[T]:
     """Return a thread that calls a function, once it waits in the queue."""
     task = Task(function)
-    eventually(lambda: task.thread_id in [waiter.thread_id for waiter in pool._waiting.copy()])
+    eventually(lambda: task.thread_id in [waiter.thread.ident for waiter in pool._state.waiting.copy()])
     return task
 
 
@@ -122,7 +123,7 @@ def in_queue(pool: FakePool, function: Callable[[], T]) -> Task[T]:
 def connecting(
     pool: FakePool, database: FakeDatabase, outcome: Callable[[], object] = lambda: None
 ) -> Iterator[Task[FakeConnection]]:
-    """Have a thread stand still where it connects; at the end of the block it goes on, to the outcome."""
+    """Have a thread stand still in a connect; at the end of the block it goes on, with the outcome."""
     gate = Gate()
     database.hooks["connect"] = then(gate, outcome)
     task = Task(pool.getconn)
@@ -134,13 +135,13 @@ def connecting(
 
 
 @contextlib.contextmanager
-def giving_back(
+def returning(
     pool: FakePool, database: FakeDatabase, stopped_at: str = "rollback"
-) -> Iterator[Borrower[FakeConnection]]:
-    """Have another thread stand still in the middle of giving back; by the end of the block it has done so."""
-    other = borrower(pool)
+) -> Iterator[HolderThread[FakeConnection]]:
+    """Have another thread stand still in the middle of a return, which ends with the block."""
+    other = another_holder(pool)
     database.hooks[stopped_at] = gate = Gate()
-    task = other.begin_to_give_back()
+    task = other.begin_return()
     gate.wait_until_reached()
     try:
         yield other

@@ -1,4 +1,4 @@
-"""What the tests put in place of a database and of time: connections that notice misuse, gates, and patient waiting."""
+"""Fakes for the tests: a database whose connections notice misuse, gates, and threads that hold connections."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from wsgipool.drivers import CLEANING_TIMEOUT, PlainDriver, Reset
-from wsgipool.farewell import Farewell
+from wsgipool.drivers import CLEANING_TIMEOUT, BaseDriver, Reset
+from wsgipool.drivers.base import ENDED, IN_THE_POOL, Holder, Hook
+from wsgipool.drivers.session_end import SessionEnd
 
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds after which a test that waits has failed: far more than a busy machine needs."""
+"""Seconds after which a waiting test fails: far more than a busy machine needs."""
 
 
 class Gate:
-    """A place where whoever comes by says so and stops until the gate is opened."""
+    """A hook that stops its thread until the gate is opened."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -30,17 +31,17 @@ class Gate:
 
     def __call__(self) -> None:
         self._reached.set()
-        assert self._opened.wait(PATIENCE), "nobody opened the gate"
+        assert self._opened.wait(PATIENCE), "the gate was not opened"
 
     def wait_until_reached(self) -> None:
-        assert self._reached.wait(PATIENCE), "nobody came to the gate"
+        assert self._reached.wait(PATIENCE), "no thread reached the gate"
 
     def open(self) -> None:
         self._opened.set()
 
 
 def raising(error: BaseException) -> Callable[[], None]:
-    """Return a hook that raises."""
+    """Return a hook that raises an error."""
 
     def hook() -> None:
         raise error
@@ -49,7 +50,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 def then(*hooks: Callable[[], object]) -> Callable[[], None]:
-    """Return a hook that does one thing after the other."""
+    """Return a hook that calls several hooks in order."""
 
     def hook() -> None:
         for each in hooks:
@@ -59,7 +60,7 @@ def then(*hooks: Callable[[], object]) -> Callable[[], None]:
 
 
 def in_turn(*hooks: Callable[[], object]) -> Callable[[], object]:
-    """Return a hook that does something else each time, and at last nothing."""
+    """Return a hook that calls another hook each time, and nothing after the last one."""
     remaining = iter(hooks)
 
     def hook() -> object:
@@ -69,14 +70,15 @@ def in_turn(*hooks: Callable[[], object]) -> Callable[[], object]:
 
 
 class FakeConnection:
-    """A DB-API connection that records what it is told, and which thread is with it."""
+    """A DB-API connection that records its calls, and notices two threads at the same time."""
 
     def __init__(self, database: FakeDatabase) -> None:
         self.calls: list[str] = []
         self.alive = True
         self.answer_due = False
         self.hooks: dict[str, Callable[[], object]] = {}
-        """What else happens in this connection's "commit", "rollback", "close"."""
+        """Hooks of this connection, called in "commit", "rollback", "close" and so on."""
+        self.holder = Holder()
         self._database = database
         self._user = threading.RLock()
 
@@ -87,6 +89,9 @@ class FakeConnection:
         self._call("rollback")
 
     def close(self) -> None:
+        self.holder.close(self.end)
+
+    def end(self) -> None:
         self._call("close")
 
     def execute(self) -> None:
@@ -107,7 +112,7 @@ class FakeConnection:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Mark a stretch of work in which no other thread may be with this connection."""
+        """Mark a section in which no other thread may use this connection."""
         if not self._user.acquire(blocking=False):
             self._database.misuses.append("two threads at once")
             yield
@@ -121,30 +126,30 @@ class FakeConnection:
 
     def _call(self, name: str) -> None:
         with self.used():
-            self._database.pass_by(name)
+            self._database.call_hook(name)
             self.hooks.get(name, lambda: None)()
             self.calls.append(name)
 
 
-class FakeDatabase(PlainDriver[FakeConnection]):
-    """A `Driver` that opens fake connections and counts them as a server would: from connect's start to close's end."""
+class FakeDatabase(BaseDriver[FakeConnection]):
+    """A driver that counts fake connections like a server: from the start of connect to the end of close."""
 
     address = "fake://database"
 
     def __init__(self) -> None:
         self.hooks: dict[str, Callable[[], object]] = {}
-        """What else happens in "connect", "check_out", "commit", "rollback", "close": a `Gate`, an exception."""
+        """Hooks, such as a `Gate`, called in "connect", "check_out", "commit", "rollback", "close", "reload"."""
         self.pipelined = False
-        """Whether the answer to a reset is left to the next checkout."""
+        """Whether the answer to a reset is read at the next checkout."""
         self.opened: list[FakeConnection] = []
-        self.abandoned: list[FakeConnection] = []
+        self.left_to_parent: list[FakeConnection] = []
         self.misuses: list[str] = []
         self.timeouts: list[float] = []
         self.sessions = 0
         self.most_sessions = 0
         self._lock = threading.Lock()
 
-    def pass_by(self, name: str) -> None:
+    def call_hook(self, name: str) -> None:
         self.hooks.get(name, lambda: None)()
 
     def connect(self, timeout: float, pipeline: bool = True) -> FakeConnection:  # noqa: ARG002
@@ -153,7 +158,7 @@ class FakeDatabase(PlainDriver[FakeConnection]):
             self.most_sessions = max(self.most_sessions, self.sessions)
             self.timeouts.append(timeout)
         try:
-            self.pass_by("connect")
+            self.call_hook("connect")
         except BaseException:
             with self._lock:
                 self.sessions -= 1
@@ -162,10 +167,21 @@ class FakeDatabase(PlainDriver[FakeConnection]):
         self.opened.append(connection)
         return connection
 
-    def check_out(self, connection: FakeConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
+    def set_close_hook(self, connection: FakeConnection, hook: Hook) -> bool:
+        connection.holder.hook = hook
+        return True
+
+    def adopt(self, connection: FakeConnection, thread_id: int) -> None:
+        connection.holder.thread_id = thread_id
+
+    def reload(self) -> None:
+        self.call_hook("reload")
+
+    def check_out(self, connection: FakeConnection, thread_id: int, timeout: float) -> bool:
         if connection.answer_due:
             self.finish_reset(connection, timeout)
-        self.pass_by("check_out")
+        self.call_hook("check_out")
+        connection.holder.thread_id = thread_id
         return connection.alive
 
     def check_in(self, connection: FakeConnection, how: Reset | None, pipeline: bool = True) -> None:
@@ -176,6 +192,7 @@ class FakeDatabase(PlainDriver[FakeConnection]):
         connection.answer_due = how is not None and self.pipelined
         if connection.answer_due and not pipeline:
             self.finish_reset(connection, CLEANING_TIMEOUT)
+        connection.holder.thread_id = IN_THE_POOL
 
     def finish_reset(self, connection: FakeConnection, timeout: float) -> None:
         self.timeouts.append(timeout)
@@ -192,25 +209,26 @@ class FakeDatabase(PlainDriver[FakeConnection]):
     def can_run_again(self, error: BaseException) -> bool:
         return str(error) == "deadlock"
 
-    def close(self, connection: FakeConnection) -> Farewell:
+    def close(self, connection: FakeConnection) -> SessionEnd:
+        connection.holder.thread_id = ENDED
         with contextlib.suppress(Exception):
-            connection.close()
+            connection.end()
         with self._lock:
             self.sessions -= 1
-        return Farewell(unseen=0.0)
+        return SessionEnd(assumed_after=0.0)
 
-    def abandon(self, connection: FakeConnection) -> None:
-        self.abandoned.append(connection)
+    def after_fork(self, connection: FakeConnection) -> None:
+        self.left_to_parent.append(connection)
 
 
 class Task(Generic[T]):
-    """A function on a thread of its own, with its result or its exception."""
+    """A function on a new thread, with its result or its exception."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
         self._results: list[T] = []
         self._error: BaseException | None = None
-        # A daemon: a test that hangs fails, and does not keep the others from their end.
+        # A daemon, so that a hanging test does not block the end of the test run.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -235,53 +253,53 @@ class Task(Generic[T]):
 
     def result(self) -> T:
         self._thread.join(PATIENCE)
-        assert self.done, "the thread did not come to its end"
+        assert self.done, "the thread has not ended"
         if self._error is not None:
             raise self._error
         return self._results[0]
 
 
-class Borrower(Generic[T]):
-    """A thread of its own that borrows a connection, and gives it back when told."""
+class HolderThread(Generic[T]):
+    """A new thread that checks a connection out and holds it until `give_back`."""
 
     def __init__(self, getconn: Callable[[], T], putconn: Callable[[T], object]) -> None:
-        self._borrowed: queue.SimpleQueue[T] = queue.SimpleQueue()
-        self._told = threading.Event()
+        self._held: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._may_return = threading.Event()
 
-        def borrow() -> None:
+        def hold() -> None:
             connection = getconn()
-            self._borrowed.put(connection)
-            assert self._told.wait(3 * PATIENCE), "nobody told it to give back"
+            self._held.put(connection)
+            assert self._may_return.wait(3 * PATIENCE), "give_back was not called"
             putconn(connection)
 
-        self._task = Task(borrow)
-        self.connection = self._borrowed.get(timeout=PATIENCE)
+        self._task = Task(hold)
+        self.connection = self._held.get(timeout=PATIENCE)
 
     @property
     def thread_id(self) -> int:
         return self._task.thread_id
 
-    def begin_to_give_back(self) -> Task[None]:
-        """Let it give back, and return the thread."""
-        self._told.set()
+    def begin_return(self) -> Task[None]:
+        """Let the thread return its connection, and return the thread."""
+        self._may_return.set()
         return self._task
 
     def give_back(self) -> None:
-        self.begin_to_give_back().result()
+        self.begin_return().result()
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that has no event to wait for."""
+    """Wait until a condition without an event is true."""
     deadline = time.monotonic() + PATIENCE
-    pause = 0.00005  # what another thread needs to take its turn, as most often
+    pause = 0.00005  # usually enough for another thread to run
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(pause)
         pause = min(2 * pause, 0.01)
 
 
 def run_python(program: str) -> str:
-    """Run a program in a Python of its own, which can import these fakes, and return what it printed."""
+    """Run a program in a new Python process, which can import these fakes; return its output."""
     preamble = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
     finished = subprocess.run(
         [sys.executable, "-c", preamble + program], capture_output=True, text=True, timeout=60, check=False

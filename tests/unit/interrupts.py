@@ -1,4 +1,4 @@
-"""An exception from outside, as RequestTimeout and Ctrl-C are: at a place of one's choice, or at any moment."""
+"""Asynchronous exceptions, such as RequestTimeout and Ctrl-C: at a chosen place, or at any moment."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ from typing import Any
 
 import wsgipool
 from unit.fakes import PATIENCE, Task
-from wsgipool.loan import Waiter
+from wsgipool import PoolDeadlock
+from wsgipool.pool._slot import Waiter
 
 PACKAGE = str(Path(wsgipool.__file__).parent)
 
 
 class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt and mod_wsgi's RequestTimeout."""
+    """A stand-in for KeyboardInterrupt and mod_wsgi's RequestTimeout."""
 
 
 class Alarm(Exception):
-    """What a handler of SIGALRM raises in many programs: an exception like any other, wherever the thread is."""
+    """An ordinary exception at any place, as many handlers of SIGALRM raise it."""
+
+
+class PoolAlarm(Alarm, PoolDeadlock):
+    """The exception of a handler of SIGALRM that does not catch the error of its own `getconn`."""
 
 
 def interrupt(thread_id: int) -> None:
-    """Have a thread raise Interrupt at the next place where the interpreter looks for it."""
+    """Make a thread raise Interrupt at the next place at which the interpreter delivers exceptions."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(Interrupt))
 
 
 def interrupt_at_work(work: Callable[[], object], seconds: float) -> int:
-    """Have a thread work again and again, interrupt it after so many seconds, and return its number at its end."""
+    """Have a thread repeat some work, interrupt it after `seconds`, and return its identifier at its end."""
     begun = threading.Event()
 
     def work_on() -> None:
@@ -49,9 +54,9 @@ def interrupt_at_work(work: Callable[[], object], seconds: float) -> int:
                 raise
 
     task = Task(work_on)
-    assert begun.wait(PATIENCE), "it does not begin to work"
+    assert begun.wait(PATIENCE), "the thread does not begin to work"
     time.sleep(seconds)
-    # One that strikes in a destructor, or in a driver's bare `except`, is not heard of: then it takes another.
+    # An exception in a destructor or in a bare `except` of a driver is swallowed: then raise another one.
     for _ in range(10):
         interrupt(task.thread_id)
         if task.is_done_within(2.0):
@@ -62,37 +67,37 @@ def interrupt_at_work(work: Callable[[], object], seconds: float) -> int:
 
 @contextlib.contextmanager
 def debris_ignored(*others: type[BaseException]) -> Iterator[None]:
-    """Say nothing of what interruptions leave to the collector: files and sockets that were just being opened.
+    """Ignore warnings about files and sockets that an asynchronous exception left to the collector.
 
-    `others`: errors of destructors, besides, that come of what was only half made.
+    `others`: further errors of destructors to ignore, from objects that were not fully created.
     """
-    complain = sys.unraisablehook
+    report = sys.unraisablehook
 
-    def complain_of_the_rest(missed: Any) -> None:
-        if missed.exc_type not in (Interrupt, Alarm, ResourceWarning, *others):
-            complain(missed)
+    def report_others(missed: Any) -> None:
+        if missed.exc_type not in (Interrupt, Alarm, PoolAlarm, ResourceWarning, *others):
+            report(missed)
 
-    sys.unraisablehook = complain_of_the_rest
+    sys.unraisablehook = report_others
     try:
         yield
         gc.collect()
     finally:
-        sys.unraisablehook = complain
+        sys.unraisablehook = report
 
 
 def _comes_of_interrupt(error: BaseException | None) -> bool:
-    """Return whether this is an Interrupt or an Alarm, or what some clean-up made of it."""
+    """Return whether this is an Interrupt or an Alarm, or an error of a clean-up after one."""
     while error is not None and not isinstance(error, Interrupt | Alarm):
         error = error.__context__
     return error is not None
 
 
-class Strikes:
-    """Interrupts operations of this thread in the code of the package, and of one more file: the driver's part.
+class ExceptionInjector:
+    """Raises exceptions in operations of this thread, at places in the package and in one more file or folder.
 
-    A place is between two instructions, where the interpreter looks for an exception from outside: as a function
-    begins, after a call, before a jump back. Elsewhere it cannot strike, and so it does not here: a `with lock:` would
-    stay locked if it struck between the end of its block and the release, which are one step to a real exception.
+    A place is between two instructions, where the interpreter delivers asynchronous exceptions: at the start of a
+    function, after a call, before a jump back. No exception can come elsewhere. Between the end of a `with lock:` block
+    and the release, for example, it would leave the lock locked.
     """
 
     def __init__(
@@ -101,20 +106,22 @@ class Strikes:
         self._exception = exception
         self._files = (PACKAGE, also)
         self._when_waiting = when_waiting
-        # By id(), since a code object's hash is computed anew each time.
+        # By id(), because the hash of a code object is computed again each time.
         self._places: dict[int, tuple[CodeType, frozenset[int]]] = {}
 
     def places(self, operation: Callable[[], object]) -> int:
-        """Run an operation to its end, and return the number of places in it."""
+        """Run an operation to its end; return the number of its places."""
         return self._run(operation, 0)
 
     def at(self, place: int, operation: Callable[[], object], just_before: Callable[[], object] | None = None) -> bool:
-        """Run an operation until its n-th place, from 1; False if it has come to its end before.
+        """Raise the exception at the n-th place of an operation, from 1; return False if it ended before.
 
-        `just_before` is called there: what others do at that very moment.
+        `just_before` is called at that place, for the work of other threads at that moment.
         """
         try:
-            return self._run(operation, place, just_before) >= place  # a pool that checks a connection logs an Alarm
+            return (
+                self._run(operation, place, just_before) >= place
+            )  # a pool that checks a connection catches and logs an Alarm
         except BaseException as error:
             if _comes_of_interrupt(error):
                 return True
@@ -140,7 +147,7 @@ class Strikes:
                         raise self._exception
                 return on_instruction
 
-            frame.f_trace = on_instruction  # before it wants instructions: Python 3.13
+            frame.f_trace = on_instruction  # must be set before f_trace_opcodes: Python 3.13
             frame.f_trace_lines = False
             frame.f_trace_opcodes = True
             return on_instruction
@@ -156,8 +163,8 @@ class Strikes:
     def _places_in(self, code: CodeType) -> frozenset[int]:
         known = self._places.get(id(code))
         if known is None:
-            is_meant = code.co_filename.startswith(self._files)
-            known = self._places[id(code)] = (code, _places(code) if is_meant else frozenset())
+            is_traced = code.co_filename.startswith(self._files)
+            known = self._places[id(code)] = (code, _places(code) if is_traced else frozenset())
         return known[1]
 
 

@@ -1,7 +1,7 @@
-"""A pool as it should be, without threads: what each actor would get, and what would be left, in the simplest terms.
+"""A model of a pool without threads: the expected outcome of each step of each actor, in the simplest terms.
 
-What an actor does is a generator that yields where it sleeps in the queue or waits for a connect to end. So one thing
-happens after another, nothing needs a lock, and what must come out can be read off.
+The work of an actor is a generator. It yields while the actor sleeps in the queue or waits for a connect. So the steps
+follow each other without locks, and their outcome is known.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from unit.conftest import Clock
 from unit.stage import Actor, Background
 from wsgipool import ConnectFailed, PoolClosed, PoolDeadlock, PoolError, PoolTimeout, TooManyRequests, WrongThread
 from wsgipool.drivers import Reset
-from wsgipool.loan import Ending
+from wsgipool.pool._slot import CloseReason
 
 T = TypeVar("T")
 
 Story = Generator[None, BaseException | None, T]
-"""What an actor does: yields where it has to wait, is sent what its connect comes to."""
+"""The work of an actor. It yields to wait, and is sent the outcome of its connect."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a pool that stay as they are."""
+    """The settings of a pool that do not change."""
 
     has_driver: bool
     reset: Reset | None
@@ -40,35 +40,25 @@ class Settings:
     max_idle: float
     max_lifetime: float
 
-    @property
-    def is_plain(self) -> bool:
-        return not self.has_driver and not self.checks
-
-    @property
-    def lends_as_is(self) -> bool:
-        return self.is_plain and not self.debug
-
 
 @dataclass(eq=False)
 class Connection:
-    """One that has been opened."""
+    """An opened connection."""
 
     number: int
     expires: float
     idle_since: float
-    borrower: Actor | Block | None = None
-    quiet_since: float = 0.0
-    used: bool = True
+    held_by: Actor | Block | None = None
     alive: bool = True
     answer_due: bool = False
     is_open: bool = True
-    retired: Ending | None = None
+    retired: CloseReason | None = None
     calls: list[str] = field(default_factory=list)
     faults: dict[str, BaseException] = field(default_factory=dict)
 
     @property
     def holder(self) -> Actor | None:
-        return self.borrower.actor if isinstance(self.borrower, Block) else self.borrower
+        return self.held_by.actor if isinstance(self.held_by, Block) else self.held_by
 
     def call(self, name: str) -> None:
         if name in self.faults:
@@ -90,7 +80,7 @@ class Turn:
     """An actor that wants a connection."""
 
     actor: Actor
-    borrower: Actor | Block
+    holder: Actor | Block
     timeout: float
     asked: float
     connection: Connection | None = None
@@ -106,7 +96,7 @@ class Opening:
 
 
 class Model:
-    """The pool. `settle()` has its rules: who is served next, and what is closed."""
+    """The pool. `settle()` has its rules: which waiter is served next, and which connection is closed."""
 
     def __init__(self, settings: Settings, min_size: int, max_size: int, clock: Clock, background: Background) -> None:
         self.settings = settings
@@ -120,12 +110,12 @@ class Model:
         self.waiting: deque[Turn] = deque()
         self.connecting: list[Turn | Opening] = []
         self.recorded: list[Opening] = []
-        """Those of the background that have not begun."""
+        """Connects of the background that have not begun."""
         self.at_the_gate: set[Actor] = set()
         self.outcomes: dict[Actor, object] = {}
-        self.waits = self.timeouts = self.refused = self.opened = self.connect_failures = self.loans = 0
+        self.waits = self.timeouts = self.refused = self.opened = self.connect_failures = self.checkouts = 0
         self.wait_seconds = 0.0
-        self.closed: Counter[Ending] = Counter()
+        self.closed: Counter[CloseReason] = Counter()
         self._stories: dict[Actor, Story[object]] = {}
         self._woken: deque[Actor] = deque()
         self._clock = clock
@@ -139,7 +129,7 @@ class Model:
 
     @property
     def paused_until(self) -> float:
-        """When the next connect may be tried, since the last ones have failed."""
+        """The time of the next connect, after failed ones."""
         return self._paused_until if self._failures else 0.0
 
     @property
@@ -151,21 +141,21 @@ class Model:
         return self.size < self.max_size and len(self.connecting) < self.settings.max_connecting
 
     def held(self) -> list[Connection]:
-        return [connection for connection in self.open if connection.borrower is not None]
+        return [connection for connection in self.open if connection.held_by is not None]
 
     # --- stories -------------------------------------------------------------------------------------------------
 
     def begin(self, actor: Actor, story: Story[object]) -> None:
-        """Tell an actor's story up to where it ends or has to wait."""
+        """Run an actor's story until it ends or has to wait."""
         self._stories[actor] = story
         self._go_on(actor, None)
 
     def connect_ends(self, actor: Actor, error: BaseException | None) -> None:
-        """Go on with the story of an actor that connects."""
+        """Continue the story of an actor that connects."""
         self._go_on(actor, error)
 
     def wake(self) -> None:
-        """Go on with the stories of those who have been woken."""
+        """Continue the stories of the woken actors."""
         while self._woken:
             self._go_on(self._woken.popleft(), None)
 
@@ -178,14 +168,14 @@ class Model:
             self.outcomes[actor] = raised
         self.wake()
 
-    # --- borrowing -----------------------------------------------------------------------------------------------
+    # --- checkouts -----------------------------------------------------------------------------------------------
 
     def getconn(self, actor: Actor, timeout: float) -> Story[int]:
-        connection = yield from self._borrow(actor, actor, timeout)
+        connection = yield from self._check_out(actor, actor, timeout)
         return connection.number
 
     def enter(self, block: Block, timeout: float) -> Story[int]:
-        block.connection = yield from self._borrow(block.actor, block, timeout)
+        block.connection = yield from self._check_out(block.actor, block, timeout)
         return block.connection.number
 
     def transaction(self, actor: Actor, outcomes: Sequence[Exception | None], timeout: float) -> Story[int]:
@@ -200,34 +190,36 @@ class Model:
         assert error is not None
         raise error
 
-    def _borrow(self, actor: Actor, borrower: Actor | Block, timeout: float) -> Story[Connection]:
-        turn = Turn(actor, borrower, timeout, self._clock())
+    def _check_out(self, actor: Actor, holder: Actor | Block, timeout: float) -> Story[Connection]:
+        turn = Turn(actor, holder, timeout, self._clock())
         if self.idle:
-            self._lend(self.idle.pop(), turn)
+            self._assign(self.idle.pop(), turn)
         else:
             try:
                 self._queue(turn)
             except PoolError:
-                self.settle()  # who leaves lets the others have a look
+                self.settle()  # an actor that leaves the queue serves the others
                 raise
             if turn in self.waiting:
                 turn.sleeps = True
                 yield
         while (connection := turn.connection) is not None:
             if self._is_usable(connection):
+                self.checkouts += 1
                 return connection
             self._replace_dead(connection, turn)
         return (yield from self._connect(turn))
 
     def _queue(self, turn: Turn) -> None:
-        self._refuse_the_hopeless(turn.actor)
+        self._reclaim_ended()
+        self._check_may_wait(turn.actor)
         self.waiting.append(turn)
         self.settle()
         if turn in self.waiting and turn.timeout == 0:
             self.waiting.remove(turn)
             raise self._timed_out()
 
-    def _refuse_the_hopeless(self, actor: Actor) -> None:
+    def _check_may_wait(self, actor: Actor) -> None:
         if self.is_closed:
             raise PoolClosed
         holding = {connection.holder for connection in self.open}
@@ -243,15 +235,11 @@ class Model:
         return PoolTimeout()
 
     @staticmethod
-    def _lend(connection: Connection, turn: Turn) -> None:
-        connection.borrower = turn.borrower
+    def _assign(connection: Connection, turn: Turn) -> None:
+        connection.held_by = turn.holder
         turn.connection = connection
 
     def _is_usable(self, connection: Connection) -> bool:
-        self.loans += 1
-        connection.used = True
-        if self.settings.lends_as_is:
-            return True
         try:
             if self.settings.has_driver:
                 if connection.answer_due:
@@ -259,8 +247,8 @@ class Model:
                     connection.answer_due = False
                 if not connection.alive:
                     return False
-                if self._clock() - connection.idle_since > self.settings.check_after:
-                    connection.call("ping")
+            if self._clock() - connection.idle_since > self.settings.check_after:
+                connection.call("ping")
             if self.settings.checks:
                 connection.call("execute")
         except Exception:
@@ -272,11 +260,11 @@ class Model:
         return True
 
     def _replace_dead(self, connection: Connection, turn: Turn) -> None:
-        """The place of a dead connection stays with who has found it."""
+        """Replace a dead connection; its place stays with the actor that has found it."""
         self.end(connection, "broken")
         turn.connection = None
         if self.idle:
-            self._lend(self.idle.pop(), turn)
+            self._assign(self.idle.pop(), turn)
         else:
             self.connecting.append(turn)
         self.settle()
@@ -289,13 +277,13 @@ class Model:
                 self.connecting.remove(turn)
             self.settle()
             raise
-        self._enter(connection, turn)
-        self._lend(connection, turn)
-        self.loans += 1
+        self._add(connection, turn)
+        self._assign(connection, turn)
+        self.checkouts += 1
         self.settle()
         return connection
 
-    def _enter(self, connection: Connection, opener: Turn | Opening) -> None:
+    def _add(self, connection: Connection, opener: Turn | Opening) -> None:
         self.connecting.remove(opener)
         self.open.append(connection)
         if opener.is_outdated:
@@ -347,18 +335,17 @@ class Model:
         except ConnectFailed:
             self.connecting.remove(opening)
         else:
-            self._enter(connection, opening)
+            self._add(connection, opening)
             self.idle.append(connection)
-            self._decide()  # even when it winds down, this is for those who wait
         self.settle()
 
-    # --- giving back ---------------------------------------------------------------------------------------------
+    # --- returns -------------------------------------------------------------------------------------------------
 
     def putconn(self, actor: Actor, connection: Connection | None) -> Story[None]:
         yield from ()
-        if connection is None or connection.borrower is None or isinstance(connection.borrower, Block):
+        if connection is None or connection.held_by is None or isinstance(connection.held_by, Block):
             raise ValueError
-        if connection.borrower is not actor and connection.borrower.lives:
+        if connection.held_by is not actor and connection.held_by.lives:
             raise WrongThread
         self._take_back(connection, self.settings.reset)
 
@@ -369,8 +356,8 @@ class Model:
     def leave(self, block: Block, error: BaseException | None) -> None:
         connection = block.connection
         assert connection is not None
-        if connection.borrower is not block:
-            if error is None:
+        if connection.held_by is not block:
+            if error is None and not block.readonly:
                 raise ValueError
         elif error is not None:
             self._undo(connection, error)
@@ -382,7 +369,7 @@ class Model:
             except BaseException as raised:
                 self._undo(connection, raised)
                 raise
-            self._take_back(connection, "session" if self.settings.reset == "session" else None, is_committed=True)
+            self._take_back(connection, "session" if self.settings.reset == "session" else None)
 
     def _undo(self, connection: Connection, error: BaseException) -> None:
         if isinstance(error, Exception):
@@ -391,12 +378,12 @@ class Model:
             self.end(connection, connection.retired or "broken")
             self.settle()
 
-    def _take_back(self, connection: Connection, how: Reset | None, *, is_committed: bool = False) -> None:
-        connection.borrower = None
+    def _take_back(self, connection: Connection, how: Reset | None) -> None:
+        connection.held_by = None
         try:
             if connection.retired:
                 self.end(connection, connection.retired)
-            elif not (is_committed and self.settings.is_plain):
+            else:
                 self._clean(connection, how)
         except BaseException as error:
             self.end(connection, "broken")
@@ -417,13 +404,13 @@ class Model:
                 connection.answer_due = False
         connection.idle_since = self._clock()
 
-    # --- bringing together ---------------------------------------------------------------------------------------
+    # --- settle --------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Close what shall not be kept; serve those who wait, first come, first served, last in, first out."""
+        """Close surplus connections; serve waiters in order, with the connection that was returned last."""
+        self._decide()
         if self.is_winding_down:
             self.wind_down()
-        self._decide()
 
     def _decide(self) -> None:
         for connection in self.idle.copy():
@@ -434,7 +421,7 @@ class Model:
         while self.waiting:
             turn = self.waiting[0]
             if self.idle:
-                self._lend(self.idle.pop(), turn)
+                self._assign(self.idle.pop(), turn)
             elif self._may_connect_itself():
                 self.connecting.append(turn)
             else:
@@ -451,17 +438,17 @@ class Model:
         waiting = {turn.actor for turn in self.waiting}
         return not self._background.is_running or all(connection.holder in waiting for connection in self.open)
 
-    def end(self, connection: Connection, ending: Ending) -> None:
+    def end(self, connection: Connection, ending: CloseReason) -> None:
         with contextlib.suppress(OSError):  # a driver's close never raises an Exception
             connection.call("close")
         connection.is_open = False
-        connection.borrower = None
+        connection.held_by = None
         self.open.remove(connection)
         if connection in self.idle:
             self.idle.remove(connection)
         self.closed[ending] += 1
 
-    # --- what others do ------------------------------------------------------------------------------------------
+    # --- requests, changes, maintenance --------------------------------------------------------------------------
 
     def reclaim(self, actor: Actor) -> int:
         leaked = [connection for connection in self.open if connection.holder is actor]
@@ -470,13 +457,21 @@ class Model:
         self.settle()
         return len(leaked)
 
+    def _reclaim_ended(self) -> None:
+        """Take back the connections of ended threads."""
+        leaked = [connection for connection in self.held() if connection.holder and not connection.holder.lives]
+        for connection in leaked:
+            self.end(connection, "leaked")
+        if leaked:
+            self.settle()
+
     def resize(self, min_size: int, max_size: int) -> None:
         self.min_size, self.max_size = min_size, max_size
         self.settle()
 
     def drain(self) -> None:
         for connection in self.open:
-            connection.retired = "surplus"
+            connection.retired = connection.retired or "surplus"
         for opener in self.connecting:
             opener.is_outdated = True
         self.settle()
@@ -493,16 +488,22 @@ class Model:
         self.settle()
         return not self.size
 
-    def tend(self, actor: Actor) -> Story[float | None]:
+    def maintain(self, actor: Actor) -> Story[float | None]:
+        self._reclaim_ended()
         self._close_the_aged()
         self.settle()
         openings = self._begin_openings()
-        is_short = self.size < (self.max_size if self.waiting else self.min_size)
+        pause = self._pause()
         for opening in openings:
             if self._background.can_run:
                 self.recorded.append(opening)
             else:
                 yield from self.background_connects(actor, opening)
+        return pause
+
+    def _pause(self) -> float | None:
+        min_size = 0 if self.is_winding_down else self.min_size
+        is_short = self.size < (self.max_size if self.waiting else min_size)
         if self.is_winding_down and not self.open:
             return None
         if is_short:
@@ -513,14 +514,15 @@ class Model:
 
     def _close_the_aged(self) -> None:
         now = self._clock()
-        for connection in self.open:
-            if now >= connection.expires and connection.retired is None:
+        for connection in self.open.copy():
+            if now < connection.expires or connection.retired is not None:
+                continue
+            if connection in self.idle:
+                self.end(connection, "lifetime")
+            else:
                 connection.retired = "lifetime"
-            if connection.borrower is not None or connection.used:
-                connection.used = False
-                connection.quiet_since = now
         for connection in self.idle.copy():
-            if self.size > self.min_size and now - connection.quiet_since >= self.settings.max_idle:
+            if self.size > self.min_size and now - connection.idle_since >= self.settings.max_idle:
                 self.end(connection, "idle")
 
     def _begin_openings(self) -> list[Opening]:

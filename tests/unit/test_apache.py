@@ -1,4 +1,4 @@
-"""`wsgipool apache`, which puts the drop-in into Apache's configuration."""
+"""`wsgipool apache`, which installs the drop-in into Apache's configuration."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_show_prints_a_companion_as_it_is(name: str) -> None:
     assert run("show", name).stdout == (PACKAGE / "apache" / name).read_text()
 
 
-def test_show_of_something_else_names_what_there_is() -> None:
+def test_show_of_an_unknown_file_lists_the_known_ones() -> None:
     result = run("show", "nothing.conf")
 
     assert result.exit_code == 2
@@ -83,7 +83,8 @@ def test_the_drop_in_names_the_virtual_environment(tmp_path: Path, monkeypatch: 
 
     install(tmp_path)
 
-    assert '\nDefine WSGIPOOL_PYTHON_HOME "/opt/site/venv"\n' in (tmp_path / "wsgipool.conf").read_text()
+    lines = '<IfDefine !WSGIPOOL_PYTHON_HOME>\n    Define WSGIPOOL_PYTHON_HOME "/opt/site/venv"\n</IfDefine>\n'
+    assert lines in (tmp_path / "wsgipool.conf").read_text()
 
 
 def test_with_the_systems_python_no_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +95,7 @@ def test_with_the_systems_python_no_environment_is_named(tmp_path: Path, monkeyp
     assert "\n#Define WSGIPOOL_PYTHON_HOME " in (tmp_path / "wsgipool.conf").read_text()
 
 
-def test_the_drop_in_is_otherwise_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drop_in_is_otherwise_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
 
     install(tmp_path)
@@ -116,13 +117,13 @@ def test_the_sample_settings_are_valid(tmp_path: Path) -> None:
     assert list(config.load(tmp_path / "wsgipool.toml").databases) == ["orders"]
 
 
-def test_the_sample_settings_are_not_for_everybody(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_sample_settings(tmp_path: Path) -> None:
     install(tmp_path)
 
     assert (tmp_path / "wsgipool.toml").stat().st_mode & 0o007 == 0
 
 
-def test_settings_that_are_there_are_kept(tmp_path: Path) -> None:
+def test_existing_settings_are_kept(tmp_path: Path) -> None:
     (tmp_path / "wsgipool.toml").write_text("# mine\n")
 
     result = install(tmp_path)
@@ -131,7 +132,7 @@ def test_settings_that_are_there_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "wsgipool.toml").read_text() == "# mine\n"
 
 
-def test_installing_twice_is_installing_once(tmp_path: Path) -> None:
+def test_installing_twice_changes_nothing(tmp_path: Path) -> None:
     install(tmp_path)
     before = (tmp_path / "wsgipool.conf").read_text()
 
@@ -191,7 +192,7 @@ def test_where_apache_has_no_folder_the_error_says_how_to_name_one(
 
     error = one_line_error(run("install", "--config", tmp_path / "wsgipool.toml"))
 
-    assert error == (f"wsgipool: none of {places[0]}, {places[1]} is here; name Apache's folder with --directory\n")
+    assert error == (f"wsgipool: none of {places[0]}, {places[1]} exists; name Apache's folder with --directory\n")
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -202,10 +203,10 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb", 'a"b', "a\\b", "${HOME}", "\udcff", "\x1b[31m"])
-def test_a_path_that_httpd_cannot_have_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+def test_a_path_that_httpd_cannot_quote_is_refused_before_writing(name: str, tmp_path: Path) -> None:
     error = one_line_error(run("install", "--directory", tmp_path, "--config", tmp_path / f"{name}.toml"))
 
-    assert "has characters that httpd's configuration cannot have" in error
+    assert "has characters that httpd's configuration cannot contain" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,12 +216,12 @@ def test_a_path_may_have_a_blank(tmp_path: Path) -> None:
     assert f'Define WSGIPOOL_CONFIG "{tmp_path}/my shop.toml"\n' in (tmp_path / "wsgipool.conf").read_text()
 
 
-def test_settings_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_written_are_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "wsgipool.toml"
 
     error = one_line_error(run("install", "--directory", tmp_path, "--config", path))
 
-    assert error == f"wsgipool: {path.parent} is not a folder; name another place with --config\n"
+    assert error == f"wsgipool: {path.parent} is not a folder; name another path with --config\n"
     assert list(tmp_path.iterdir()) == [], "half of the installation was written"
 
 

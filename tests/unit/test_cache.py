@@ -1,4 +1,4 @@
-"""What a cache promises to the threads of one process."""
+"""The promises of a cache to the threads of one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from unit.conftest import Clock
 from unit.fakes import PATIENCE, Gate, Task, eventually, run_python
-from wsgipool import CacheDeadlock, CacheTimeout, SharedCache, process
+from wsgipool import CacheDeadlock, CacheTimeout, SharedCache, pools
 from wsgipool.cache.creation import Creation
 from wsgipool.errors import ConfigError
 
@@ -26,7 +26,7 @@ MakeCache = Callable[..., Cache]
 
 @pytest.fixture
 def make_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCache:
-    monkeypatch.setattr(process, "runtime_dir", lambda: tmp_path / "run")
+    monkeypatch.setattr(pools, "runtime_dir", lambda: tmp_path / "run")
 
     def make(maxsize: int = 10, ttl: float = 60, **settings: Any) -> Cache:
         return SharedCache(maxsize, ttl, **{"name": "books", **settings})
@@ -40,7 +40,7 @@ def cache(make_cache: MakeCache) -> Cache:
 
 
 class Resource:
-    """A value that remembers how often it was closed."""
+    """A value that counts how often it was closed."""
 
     def __init__(self, key: object = None) -> None:
         self.key = key
@@ -51,7 +51,7 @@ class Resource:
 
 
 class Maker:
-    """A `create` that stops at a gate each time, or the first time, and counts."""
+    """A `create` that counts its calls and stops at a gate, each time or the first time."""
 
     def __init__(self, *, outcome: Callable[[int], object] = lambda number: number) -> None:
         self.gate = Gate()
@@ -75,13 +75,13 @@ def raising(error: BaseException) -> Callable[[object], object]:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_created_is_found_from_then_on(cache: Cache) -> None:
+def test_a_created_value_is_cached(cache: Cache) -> None:
     assert cache.get_or_create("a", str.upper) == "A"
     assert cache.get_or_create("a", raising(AssertionError("again"))) == "A"
     assert cache.get("a") == "A"
 
 
-def test_a_cache_may_know_how_its_values_are_created(make_cache: MakeCache) -> None:
+def test_a_cache_may_have_a_function_to_create_values(make_cache: MakeCache) -> None:
     cache = make_cache(create=str.upper)
 
     assert cache.get("a") is None
@@ -89,10 +89,10 @@ def test_a_cache_may_know_how_its_values_are_created(make_cache: MakeCache) -> N
     assert cache.get_or_create("b", str.title) == "B"
 
 
-def test_what_nothing_can_create_is_said_at_once(cache: Cache) -> None:
+def test_a_missing_create_function_is_an_error(cache: Cache) -> None:
     cache.set("a", 1)
 
-    with pytest.raises(TypeError, match="nothing to create a value with"):
+    with pytest.raises(TypeError, match="no function to create a value"):
         cache.get_or_create("a")
 
 
@@ -109,14 +109,14 @@ def test_none_is_a_value(cache: Cache) -> None:
     assert cache.get("a", "default") is None
 
 
-def test_what_is_set_is_found(cache: Cache) -> None:
+def test_a_set_value_is_cached(cache: Cache) -> None:
     cache.set("a", 1)
     cache.set("a", 2)
 
     assert cache.get("a") == 2
 
 
-def test_a_key_that_cannot_be_one_changes_nothing(cache: Cache) -> None:
+def test_an_unhashable_key_changes_nothing(cache: Cache) -> None:
     cache.set("a", 1)
 
     for use in (cache.get, cache.get_or_create, lambda key: cache.set(key, 1)):
@@ -125,7 +125,7 @@ def test_a_key_that_cannot_be_one_changes_nothing(cache: Cache) -> None:
     assert cache.get("a") == 1
 
 
-def test_a_value_is_kept_for_its_time_and_no_longer(make_cache: MakeCache) -> None:
+def test_a_value_is_kept_for_ttl_seconds(make_cache: MakeCache) -> None:
     clock = Clock()
     cache = make_cache(ttl=60, timer=clock)
     cache.set("a", 1)
@@ -155,8 +155,11 @@ def test_the_least_recently_used_value_makes_room(make_cache: MakeCache) -> None
     assert [cache.get(key) for key in "abc"] == [1, None, 3]
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"maxsize": 0}, "maxsize = 0"), ({"ttl": 0}, "ttl = 0")])
-def test_sizes_that_cannot_be_are_refused(make_cache: MakeCache, settings: dict[str, int], message: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"maxsize": 0}, "maxsize must be at least 1, is 0"), ({"ttl": 0}, "ttl must be more than 0")],
+)
+def test_sizes_out_of_range_are_refused(make_cache: MakeCache, settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_cache(**settings)
 
@@ -192,7 +195,7 @@ def test_no_lock_is_held_while_a_value_is_created(cache: Cache) -> None:
     task.result()
 
 
-def test_an_exception_reaches_those_who_wait_and_is_not_cached(cache: Cache) -> None:
+def test_an_exception_reaches_the_waiters_and_is_not_cached(cache: Cache) -> None:
     error = LookupError("no such book")
     create = Maker(outcome=lambda _: raising(error)(None))
     tasks = [Task(lambda: cache.get_or_create("a", create)) for _ in range(4)]
@@ -208,7 +211,7 @@ def test_an_exception_reaches_those_who_wait_and_is_not_cached(cache: Cache) -> 
     assert cache.get_or_create("a", str.upper) == "A"
 
 
-def test_the_traceback_of_an_exception_does_not_grow_with_those_who_waited(cache: Cache) -> None:
+def test_the_traceback_of_an_exception_does_not_grow_with_each_waiter(cache: Cache) -> None:
     error = LookupError("no such book")
     create = Maker(outcome=lambda _: raising(error)(None))
     tasks = [Task(lambda: cache.get_or_create("a", create)) for _ in range(12)]
@@ -243,7 +246,9 @@ def test_an_exception_leaves_nothing_behind_that_only_the_collector_could_free(c
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_what_ends_one_thread_does_not_end_those_who_wait(cache: Cache, error: type[BaseException]) -> None:
+def test_an_asynchronous_exception_of_the_creator_does_not_reach_waiters(
+    cache: Cache, error: type[BaseException]
+) -> None:
     first, second = Maker(outcome=lambda _: raising(error())(None)), Maker(outcome=lambda _: "value")
     dying = Task(lambda: cache.get_or_create("a", first))
     first.gate.wait_until_reached()
@@ -258,10 +263,10 @@ def test_what_ends_one_thread_does_not_end_those_who_wait(cache: Cache, error: t
     with pytest.raises(error):
         dying.result()
     assert [task.result() for task in tasks] == ["value"] * 3
-    assert second.calls == 1, "one of those who wait is enough"
+    assert second.calls == 1, "one of the waiters is enough"
 
 
-def test_who_waits_gives_up_at_its_timeout_and_says_for_whom(cache: Cache) -> None:
+def test_a_waiter_gives_up_at_its_timeout_and_names_the_creation(cache: Cache) -> None:
     create = Maker()
     task = Task(lambda: cache.get_or_create("a", create))
     create.gate.wait_until_reached()
@@ -269,19 +274,19 @@ def test_who_waits_gives_up_at_its_timeout_and_says_for_whom(cache: Cache) -> No
     with pytest.raises(CacheTimeout) as raised:
         cache.get_or_create("a", str.upper, timeout=0.01)
 
-    assert "Maker, which creates a value of cache 'books', has not come to its end in time" in str(raised.value)
+    assert "Maker, which creates a value of cache 'books', has not ended in time" in str(raised.value)
     assert f"thread {task.thread_id} began it" in str(raised.value)
     create.gate.open()
-    assert task.result() == 1, "and it disturbed nobody"
+    assert task.result() == 1, "and it disturbed no other thread"
     assert cache.get("a") == 1
 
 
-def test_no_timeout_is_looked_at_where_there_is_nothing_to_wait_for(cache: Cache) -> None:
+def test_a_timeout_of_0_matters_only_while_waiting(cache: Cache) -> None:
     assert cache.get_or_create("a", str.upper, timeout=0) == "A"
     assert cache.get_or_create("a", str.upper, timeout=0) == "A"
 
 
-def test_a_thread_that_asks_for_what_it_creates_learns_so_at_once(cache: Cache) -> None:
+def test_a_thread_that_waits_for_its_own_creation_gets_cachedeadlock(cache: Cache) -> None:
     def create(key: str) -> object:
         return cache.get_or_create(key, create)
 
@@ -291,9 +296,7 @@ def test_a_thread_that_asks_for_what_it_creates_learns_so_at_once(cache: Cache) 
 
 
 @pytest.mark.parametrize("caches", [1, 2])
-def test_two_values_that_are_made_from_each_other_fail_instead_of_waiting_for_ever(
-    make_cache: MakeCache, caches: int
-) -> None:
+def test_two_values_that_need_each_other_get_cachedeadlock(make_cache: MakeCache, caches: int) -> None:
     made = [make_cache(), make_cache(name="authors")][:caches]
     first, second = made[0], made[-1]
     both = threading.Barrier(2)
@@ -312,18 +315,18 @@ def test_two_values_that_are_made_from_each_other_fail_instead_of_waiting_for_ev
     ]
 
     for task in tasks:
-        with pytest.raises(CacheDeadlock, match=r"in the middle of a value that it would have to wait for"):
+        with pytest.raises(CacheDeadlock, match=r"would wait for a value that it is creating itself"):
             task.result()
 
 
-def test_a_value_may_be_made_of_others(cache: Cache) -> None:
+def test_a_value_may_need_other_values(cache: Cache) -> None:
     def create(number: int) -> int:
         return 1 if number < 2 else cache.get_or_create(number - 1, create) + cache.get_or_create(number - 2, create)
 
     assert [task.result() for task in [Task(lambda: cache.get_or_create(9, create)) for _ in range(4)]] == [55] * 4
 
 
-def test_a_wait_that_was_given_up_looks_like_no_circle_later(cache: Cache) -> None:
+def test_a_wait_that_timed_out_is_not_part_of_a_later_circle(cache: Cache) -> None:
     gate = Gate()
 
     def create_from_other(_: str) -> object:
@@ -345,7 +348,7 @@ def test_a_wait_that_was_given_up_looks_like_no_circle_later(cache: Cache) -> No
     assert task.result() == "made here"
 
 
-def test_who_comes_to_wait_when_it_has_just_ended_waits_for_nothing() -> None:
+def test_a_waiter_that_comes_just_after_the_end_does_not_wait() -> None:
     creation: Creation[str] = Creation("books", None, str.upper)
     creation.end()
 
@@ -355,7 +358,7 @@ def test_who_comes_to_wait_when_it_has_just_ended_waits_for_nothing() -> None:
 # --- no longer true ---------------------------------------------------------------------------------------------------
 
 
-def test_an_invalidated_value_is_gone_and_the_others_are_not(cache: Cache) -> None:
+def test_an_invalidation_drops_one_value_only(cache: Cache) -> None:
     cache.set("a", 1)
     cache.set("b", 2)
 
@@ -384,7 +387,7 @@ def test_none_is_a_key_and_does_not_stand_for_all(cache: Cache) -> None:
     assert cache.get("b") == 2
 
 
-def test_a_cache_of_another_name_hears_nothing(make_cache: MakeCache) -> None:
+def test_a_cache_of_another_name_gets_no_invalidations(make_cache: MakeCache) -> None:
     books, authors, unnamed = make_cache(), make_cache(name="authors"), make_cache(name="")
     for each in (books, authors, unnamed):
         each.set("a", 1)
@@ -394,7 +397,7 @@ def test_a_cache_of_another_name_hears_nothing(make_cache: MakeCache) -> None:
     assert [each.get("a") for each in (books, authors, unnamed)] == [None, 1, 1]
 
 
-def test_caches_of_one_name_hear_each_other(make_cache: MakeCache) -> None:
+def test_caches_of_one_name_share_invalidations(make_cache: MakeCache) -> None:
     one, other = make_cache(), make_cache()
     other.set("a", 1)
 
@@ -404,9 +407,7 @@ def test_caches_of_one_name_hear_each_other(make_cache: MakeCache) -> None:
 
 
 @pytest.mark.parametrize("which", ["the key", "all", "in another cache of the name"])
-def test_what_was_begun_before_an_invalidation_goes_to_those_who_waited_and_is_not_cached(
-    make_cache: MakeCache, which: str
-) -> None:
+def test_a_value_invalidated_during_creation_reaches_waiters_uncached(make_cache: MakeCache, which: str) -> None:
     cache, other = make_cache(), make_cache()
     create = Maker(outcome=lambda _: "old")
     tasks = [Task(lambda: cache.get_or_create("a", create)) for _ in range(3)]
@@ -424,7 +425,7 @@ def test_what_was_begun_before_an_invalidation_goes_to_those_who_waited_and_is_n
     assert cache.get("a") == "new"
 
 
-def test_what_was_begun_before_an_invalidation_is_not_cached_though_nobody_else_asked(cache: Cache) -> None:
+def test_a_value_invalidated_while_it_is_created_is_not_cached(cache: Cache) -> None:
     def create(key: str) -> str:
         cache.invalidate(key)
         return "old"
@@ -433,7 +434,7 @@ def test_what_was_begun_before_an_invalidation_is_not_cached_though_nobody_else_
     assert cache.get("a") is None
 
 
-def test_an_invalidation_of_another_key_lets_a_creation_be(cache: Cache) -> None:
+def test_an_invalidation_of_another_key_does_not_affect_a_creation(cache: Cache) -> None:
     def create(_: str) -> str:
         cache.invalidate("b")
         return "value"
@@ -443,7 +444,7 @@ def test_an_invalidation_of_another_key_lets_a_creation_be(cache: Cache) -> None
     assert cache.get("a") == "value"
 
 
-def test_what_is_set_while_a_value_is_created_stays(cache: Cache) -> None:
+def test_a_value_set_during_a_creation_stays(cache: Cache) -> None:
     create = Maker(outcome=lambda _: "created")
     task = Task(lambda: cache.get_or_create("a", create))
     create.gate.wait_until_reached()
@@ -465,7 +466,7 @@ def closing(make_cache: MakeCache) -> tuple[Cache, Clock]:
 
 
 @pytest.mark.parametrize("how", ["evicted", "replaced", "expired", "invalidated", "invalidated with all", "cleared"])
-def test_what_goes_is_closed_once(closing: tuple[Cache, Clock], how: str) -> None:
+def test_a_dropped_value_is_closed_once(closing: tuple[Cache, Clock], how: str) -> None:
     cache, clock = closing
     value = cache.get_or_create("a")
     goes: dict[str, Callable[[], object]] = {
@@ -511,7 +512,7 @@ def test_a_value_that_replaces_itself_is_not_closed(closing: tuple[Cache, Clock]
     assert value.closed == 1
 
 
-def test_a_value_that_was_never_cached_is_not_closed_under_those_who_have_it(closing: tuple[Cache, Clock]) -> None:
+def test_a_value_that_was_never_cached_is_not_closed(closing: tuple[Cache, Clock]) -> None:
     cache, _ = closing
 
     def create(key: str) -> Resource:
@@ -524,9 +525,7 @@ def test_a_value_that_was_never_cached_is_not_closed_under_those_who_have_it(clo
     assert value.closed == 0
 
 
-def test_an_exception_in_close_is_logged_and_reaches_nobody(
-    make_cache: MakeCache, log: pytest.LogCaptureFixture
-) -> None:
+def test_an_exception_in_close_is_logged_and_not_raised(make_cache: MakeCache, log: pytest.LogCaptureFixture) -> None:
     cache = make_cache(close=raising(OSError("gone")))
     cache.set("a", 1)
     cache.set("b", 2)
@@ -561,7 +560,7 @@ def test_a_value_that_ends_by_itself_does_so_outside_the_lock(make_cache: MakeCa
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_counts(make_cache: MakeCache) -> None:
+def test_the_counts_of_a_cache(make_cache: MakeCache) -> None:
     clock = Clock()
     cache = make_cache(maxsize=2, ttl=60, timer=clock)
     for key in "aabc":
@@ -592,7 +591,7 @@ def test_a_folder_that_cannot_be_used_is_an_error_when_the_cache_is_made(make_ca
 
 @pytest.mark.usefixtures("_no_settings")
 def test_the_folder_is_that_of_the_settings(tmp_path: Path) -> None:
-    process.configure({"databases": {"orders": {"url": "mysql://db/orders"}}, "runtime_dir": str(tmp_path / "named")})
+    pools.configure({"databases": {"orders": {"url": "mysql://db/orders"}}, "runtime_dir": str(tmp_path / "named")})
 
     SharedCache(1, 1, name="books")
 
@@ -603,7 +602,7 @@ def test_the_folder_is_that_of_the_settings(tmp_path: Path) -> None:
 def test_the_settings_are_found_where_the_pools_find_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "wsgipool.toml"
     file.write_text(f'runtime_dir = "{tmp_path}/named"\n[databases.orders]\nurl = "mysql://db/orders"\n')
-    monkeypatch.setenv(process.CONFIG_VARIABLE, str(file))
+    monkeypatch.setenv(pools.CONFIG_VARIABLE, str(file))
 
     SharedCache(1, 1)
 
@@ -612,7 +611,7 @@ def test_the_settings_are_found_where_the_pools_find_them(tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("_no_settings")
 def test_wrong_settings_are_an_error_and_not_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(process.CONFIG_VARIABLE, str(tmp_path / "none.toml"))
+    monkeypatch.setenv(pools.CONFIG_VARIABLE, str(tmp_path / "none.toml"))
 
     with pytest.raises(ConfigError, match=r"none\.toml does not exist"):
         SharedCache(1, 1)
@@ -620,8 +619,8 @@ def test_wrong_settings_are_an_error_and_not_another_folder(tmp_path: Path, monk
 
 @pytest.mark.usefixtures("_no_settings")
 def test_without_settings_it_is_the_folder_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SYSTEM_CONFIG", tmp_path / "none.toml")
-    monkeypatch.setattr(process, "default_folder", lambda: tmp_path / f"wsgipool-{os.geteuid()}")
+    monkeypatch.setattr(pools, "SYSTEM_CONFIG", tmp_path / "none.toml")
+    monkeypatch.setattr("wsgipool._collection.default_folder", lambda: tmp_path / f"wsgipool-{os.geteuid()}")
 
     SharedCache(1, 1)
 
@@ -632,9 +631,9 @@ def test_a_process_ends_while_values_are_created_and_waited_for() -> None:
     program = """
 import tempfile, threading
 from pathlib import Path
-from wsgipool import SharedCache, process
+from wsgipool import SharedCache, pools
 folder = tempfile.TemporaryDirectory()
-process.runtime_dir = lambda: Path(folder.name) / "run"
+pools.runtime_dir = lambda: Path(folder.name) / "run"
 cache = SharedCache(10, 60, name="books", close=print)
 cache.set("b", "never closed")
 reached = threading.Event()

@@ -1,6 +1,6 @@
-"""Whatever an exception from outside interrupts in a cache, nobody waits for ever and no value is closed twice or kept.
+"""Asynchronous exceptions in a cache leave no thread waiting, and no value closed twice or kept too long.
 
-Each operation is interrupted at each place, once, here or in cachetools. Then every key has to be there for everybody.
+Each operation is interrupted once at each place, here or in cachetools. Then every thread must be able to get all keys.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 
 from unit.conftest import Clock
 from unit.fakes import PATIENCE, Gate, Task, eventually
-from unit.interrupts import Strikes, debris_ignored, interrupt
-from wsgipool import SharedCache, process
+from unit.interrupts import ExceptionInjector, debris_ignored, interrupt
+from wsgipool import SharedCache, pools
 
 KEYS = "abcd"
 
 
 class Value:
-    """A value that remembers how often it was closed."""
+    """A value that counts how often it was closed."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -33,7 +33,7 @@ class Value:
 
 
 class Site:
-    """A cache with room for three values, two of them there and one of these too old, and what was made for it."""
+    """A cache for three values that has two, one of them too old, and the list of all created values."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -52,7 +52,10 @@ class Site:
         return value
 
     def check(self) -> None:
-        """Everybody gets every value; what is cached is not closed, what has gone is, but for one that was struck."""
+        """Assert that all values can be got, that cached ones are open, and that dropped ones are closed.
+
+        One dropped value may be open, if the exception came while it was closed.
+        """
         for key in KEYS:
             value = Task(lambda key=key: self.cache.get_or_create(key, timeout=PATIENCE)).result()  # type: ignore[misc]
             assert value.closed == 0
@@ -61,7 +64,7 @@ class Site:
         assert [self.cache.get("a") is None, *(self.cache.get(key) is None for key in "bcd")].count(True) == 1
         self.cache.clear()
         assert max(value.closed for value in self.made) == 1
-        # One may have been created and not cached, or just taken to be closed.
+        # The exception may have come between creating and caching, or before closing.
         assert sum(not value.closed for value in self.made) <= 1
         self.clock.advance(60)
         assert self.cache.stats().size == 0
@@ -69,7 +72,7 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "runtime_dir", lambda: tmp_path / "run")
+    monkeypatch.setattr(pools, "runtime_dir", lambda: tmp_path / "run")
 
 
 def failing(site: Site, error: type[BaseException]) -> None:
@@ -97,41 +100,41 @@ OPERATIONS: dict[str, Callable[[Site], object]] = {
 }
 
 
-def interruptions(operate: Callable[[Site], object], make: Callable[[], Site] = Site) -> Iterator[Site]:
-    """Return, after each, a site on which the operation was interrupted at another place, until it has been at all."""
-    strikes, site = Strikes(str(cachetools.__file__), lambda: None), make()
-    places = strikes.places(lambda: operate(site))
+def interrupted_sites(operate: Callable[[Site], object], make: Callable[[], Site] = Site) -> Iterator[Site]:
+    """Yield sites on which the operation was interrupted, each at another place, until all places are covered."""
+    injector, site = ExceptionInjector(str(cachetools.__file__), lambda: None), make()
+    places = injector.places(lambda: operate(site))
     assert places > 10
     with debris_ignored():
         for place in range(1, places + 1):
             site = make()
-            strikes.at(place, lambda site=site: operate(site))  # type: ignore[misc]
+            injector.at(place, lambda site=site: operate(site))  # type: ignore[misc]
             yield site
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_may_be_interrupted_anywhere(operation: str) -> None:
-    for site in interruptions(OPERATIONS[operation]):
+def test_an_asynchronous_exception_may_come_anywhere(operation: str) -> None:
+    for site in interrupted_sites(OPERATIONS[operation]):
         site.check()
 
 
 @pytest.mark.parametrize("operation", ["set", "get_or_create"])
-def test_what_was_interrupted_as_it_was_cached_is_not_kept_beyond_its_time(operation: str) -> None:
-    for site in interruptions(OPERATIONS[operation]):
+def test_a_value_interrupted_while_cached_is_not_kept_beyond_ttl(operation: str) -> None:
+    for site in interrupted_sites(OPERATIONS[operation]):
         site.clock.advance(60)
         assert site.cache.get("c") is None
 
 
 @pytest.mark.parametrize("operation", ["invalidate", "invalidate all"])
-def test_an_invalidation_that_was_interrupted_is_told_to_all_or_none(operation: str) -> None:
-    """The interrupted process may have written it; then it drops the value too. And it leaves no lock behind."""
+def test_an_interrupted_invalidation_reaches_all_processes_or_none(operation: str) -> None:
+    """If the interrupted process has written the invalidation, it drops the value, too. It leaves no lock behind."""
     others: list[Site] = []
 
     def make() -> Site:
         others.append(Site())
         return Site()
 
-    for site in interruptions(OPERATIONS[operation], make):
+    for site in interrupted_sites(OPERATIONS[operation], make):
         other = others[-1]
         assert (site.cache.get("b") is None) == (other.cache.get("b") is None)
         other.cache.set("a", Value())
@@ -139,7 +142,7 @@ def test_an_invalidation_that_was_interrupted_is_told_to_all_or_none(operation: 
         assert other.cache.get("a") is None
 
 
-def test_those_who_wait_may_be_interrupted() -> None:
+def test_waiters_may_be_interrupted() -> None:
     site, gate = Site(), Gate()
 
     def create(key: str) -> Value:
@@ -159,7 +162,7 @@ def test_those_who_wait_may_be_interrupted() -> None:
     site.check()
 
 
-def test_threads_that_are_interrupted_at_any_moment_leave_nobody_waiting(effort: int) -> None:
+def test_threads_interrupted_at_any_moment_leave_no_thread_waiting(effort: int) -> None:
     site, over = Site(), threading.Event()
 
     def work() -> None:
@@ -175,7 +178,7 @@ def test_threads_that_are_interrupted_at_any_moment_leave_nobody_waiting(effort:
 
     with debris_ignored():
         tasks = [Task(work) for _ in range(4)]
-        for _ in range(200 * effort):
+        for _ in range(50 * effort):
             interrupt(random.choice(tasks).thread_id)
             site.cache.get_or_create(random.choice(KEYS), timeout=PATIENCE)
         over.set()

@@ -1,4 +1,4 @@
-"""The command line and wrong input: one clear line, no traceback, whatever the input."""
+"""The command line and wrong input: a one-line error and no traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from wsgipool.cli import main
-from wsgipool.httpd.express import ServerError, free_port, refuse_taken_port
+from wsgipool.httpd.express import HttpdFailed, free_port, refuse_taken_port
 
 BY_HAND = ["plan", "--mpm", "prefork", "--processes", "2"]
 COMMAND = [sys.executable, "-m", "wsgipool"]
@@ -22,7 +22,7 @@ COMMAND = [sys.executable, "-m", "wsgipool"]
 
 @pytest.fixture
 def folder(servers_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with odd things in it."""
+    """The current folder, with unusual files in it."""
     folder = Path(tempfile.mkdtemp(dir=servers_folder))
     folder.chmod(0o755)
     (folder / "app.wsgi").write_text("def application(environ, start_response): ...\n")
@@ -40,7 +40,7 @@ def run(*arguments: str) -> Result:
 
 
 def one_line(result: Result) -> str:
-    """Return the line that says what is wrong."""
+    """Return the line with the error."""
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)
     lines = [line for line in result.stderr.splitlines() if line and not line.startswith(("Usage:", "Try ", " "))]
@@ -64,6 +64,7 @@ PATHS = [
         [*BY_HAND, "--config"],
         [*BY_HAND, "--max-connections", "9", "--write", "--config"],
         ["locks", "--config"],
+        ["drain", "--config"],
         ["serve", "app.wsgi", "--port", "PORT", "--config"],
         ["plan", "--httpd"],
         ["apache", "show"],
@@ -71,7 +72,7 @@ PATHS = [
     ids=" ".join,
 )
 @pytest.mark.usefixtures("folder")
-def test_a_path_that_cannot_be_is_one_clear_line(command: list[str], path: str) -> None:
+def test_an_impossible_path_is_a_one_line_error(command: list[str], path: str) -> None:
     one_line(run(*command, path))
 
 
@@ -79,7 +80,7 @@ def test_a_path_that_cannot_be_is_one_clear_line(command: list[str], path: str) 
     "path", [path for path in PATHS if path not in ("nowhere", "folder", "\udcff", "\x1b[31m", "-")]
 )
 @pytest.mark.usefixtures("folder")
-def test_a_runtime_dir_that_cannot_be_is_one_clear_line(path: str) -> None:
+def test_an_impossible_runtime_dir_is_a_one_line_error(path: str) -> None:
     one_line(run("locks", "--runtime-dir", path))
 
 
@@ -99,8 +100,18 @@ def test_a_runtime_dir_that_cannot_be_is_one_clear_line(path: str) -> None:
     ids=" ".join,
 )
 @pytest.mark.usefixtures("folder")
-def test_a_number_that_cannot_be_names_its_option(command: list[str], number: str) -> None:
+def test_a_number_out_of_range_names_its_option(command: list[str], number: str) -> None:
     assert command[-1] in one_line(run(*command, number))
+
+
+def test_a_plan_without_databases_says_who_knows_them(tmp_path: Path) -> None:
+    file = tmp_path / "wsgipool.toml"
+    file.write_text("[budget]\nconnections = 20\n")
+
+    result = run("plan", "--config", str(file), "--mpm", "prefork", "--processes", "4")
+
+    assert result.exit_code == 1
+    assert f"{file} has no databases: the program gives them" in result.stderr
 
 
 def test_an_empty_database_names_its_option(folder: Path) -> None:  # noqa: ARG001
@@ -121,12 +132,12 @@ def test_an_empty_database_names_its_option(folder: Path) -> None:  # noqa: ARG0
         ("mysql://u:s3cret@[::1/d", "write mysql://user:password@host"),
         ("mysql://u:s3cret%00@h/d", "--database"),
         ("a=mysql://u:s3cret@h/d#f", "fragment"),
-        ("sqlite:///relative.db", "is not the absolute path of a file"),
+        ("sqlite:///relative.db", "the path is not absolute"),
     ],
 )
 @pytest.mark.parametrize("given", ["option", "variable"])
 @pytest.mark.usefixtures("folder")
-def test_a_database_that_cannot_be_names_where_it_was_given(
+def test_an_invalid_database_names_its_origin(
     given: str, database: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["serve", "app.wsgi", "--port", str(free_port())]
@@ -150,12 +161,12 @@ def test_a_database_that_cannot_be_names_where_it_was_given(
 )
 @pytest.mark.parametrize("command", [["serve", "app.wsgi", "--database", "mysql://h/d"], ["demo", "--db", "sqlite"]])
 @pytest.mark.usefixtures("folder")
-def test_a_host_that_cannot_be_names_its_option(host: str, command: list[str]) -> None:
+def test_an_impossible_host_names_its_option(host: str, command: list[str]) -> None:
     line = one_line(run(*command, "--port", "PORT", "--host", host))
 
     assert f"cannot listen on {host}:" in line
-    assert "--host is an address or a name of this host" in line
-    assert "take another --port" not in line
+    assert "--host must be an address or a name of this host" in line
+    assert "choose another port" not in line
 
 
 def test_a_port_that_needs_root_names_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +175,7 @@ def test_a_port_that_needs_root_names_its_option(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
 
-    with pytest.raises(ServerError, match="port 80 needs root; choose one from 1024 on, with --port"):
+    with pytest.raises(HttpdFailed, match="port 80 needs root; choose one from 1024 on, with --port"):
         refuse_taken_port("127.0.0.1", 80)
 
 
@@ -189,7 +200,7 @@ def test_a_terminal_with_another_character_set_is_no_traceback(encoding: str, fo
     )
 
     assert outcome.returncode == 1
-    assert b"not all is known" in outcome.stdout
+    assert b"incomplete: " in outcome.stdout
     assert outcome.stderr == b""
 
 
@@ -205,7 +216,7 @@ def test_a_closed_output_is_no_traceback() -> None:
     assert "Traceback" not in outcome.stderr
 
 
-def test_ctrl_c_ends_what_root_asks_and_leaves_no_process(folder: Path) -> None:
+def test_ctrl_c_ends_the_questions_of_root_and_leaves_no_process(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = folder / "silent.toml"
         settings.write_text(f'[databases.shop]\nurl = "mysql://u@127.0.0.1:{silent.getsockname()[1]}/d"\n')
@@ -223,7 +234,7 @@ def test_ctrl_c_ends_what_root_asks_and_leaves_no_process(folder: Path) -> None:
     assert "Traceback" not in stderr
 
 
-def test_nobody_else_may_write_what_is_made_under_any_umask(folder: Path) -> None:
+def test_only_the_owner_can_write_new_files_under_any_umask(folder: Path) -> None:
     before = os.umask(0)
     try:
         result = run("apache", "install", "--directory", str(folder / "folder"), "--config", str(folder / "new.toml"))

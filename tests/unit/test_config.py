@@ -122,6 +122,16 @@ def test_a_file_that_is_not_toml_says_in_which_line(tmp_path: Path) -> None:
     assert "s3cret" not in message
 
 
+def test_a_budget_alone_is_enough_for_a_program_that_gives_its_databases(tmp_path: Path) -> None:
+    path = tmp_path / "wsgipool.toml"
+    path.write_text("[budget]\nconnections = 20\n")
+
+    settings = load(path)
+
+    assert settings.budget == BudgetSettings(20)
+    assert settings.databases == {}
+
+
 def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
     path = tmp_path / "wsgipool.toml"
     path.write_bytes(b'[databases.orders]\nurl = "mysql://shop:s3cret\xfc@db/orders"\n')
@@ -138,7 +148,7 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
         ("", "", "no database; add a table [databases.NAME] with a url"),
         ("[databases]", "", "no database; add a table [databases.NAME] with a url"),
         ("[databses.orders]", "databses", "is not a setting; did you mean databases?"),
-        ("colour = 1", "colour", "is not a setting; known are: budget, databases, runtime_dir"),
+        ("colour = 1", "colour", "is not a setting; known are: budget, databases, install, runtime_dir"),
         ("databases = 3", "databases", "must be a table, [databases...], is a number"),
         ('[databases]\norders = "mysql://"', "databases.orders", "must be a table, [databases.orders], is a string"),
         ("[databases.orders]", "databases.orders", 'no url; write url = "mysql://user@host/database"'),
@@ -303,6 +313,7 @@ def test_a_variable_that_is_not_set_names_the_key_the_variable_and_where_to_set_
         ("reset = false", 'databases.orders.reset must be "rollback", "session" or "none", is false'),
         ('pipeline = "no"', "databases.orders.pipeline must be true or false, is 'no'"),
         ("pipeline = 0", "databases.orders.pipeline must be true or false, is 0"),
+        ("close_returns = 1", "databases.orders.close_returns must be true or false, is 1"),
         ("check_after = -1", "databases.orders.check_after must be a number of seconds from 0 to 86400, is -1"),
     ],
 )
@@ -316,14 +327,14 @@ def test_a_setting_out_of_range_names_the_key_the_value_and_what_would_do(
 
 def test_the_settings_of_the_pool_are_read(tmp_path: Path) -> None:
     settings = 'max_waiting = 7\nmax_connecting = 3\nreset = "session"\npipeline = false\ncheck_after = 5\n'
-    settings += "min_size = 2\ndebug = true\n"
+    settings += "min_size = 2\nclose_returns = true\ndebug = true\n"
     path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n{settings}')
 
     orders = load(path).databases["orders"]
 
     assert (orders.max_waiting, orders.max_connecting, orders.check_after) == (7, 3, 5.0)
     assert (orders.reset, orders.pipeline) == ("session", False)
-    assert (orders.min_size, orders.debug) == (2, True)
+    assert (orders.min_size, orders.close_returns, orders.debug) == (2, True, True)
 
 
 @pytest.mark.parametrize(

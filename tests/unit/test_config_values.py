@@ -85,6 +85,7 @@ WRONG: dict[str, list[Any]] = {
     "max_lifetime": NO_SECONDS,
     "reset": [*OBJECTS, *TEXTS, None, True, False, 0, "Rollback", "rollback ", "all", LONG],
     "pipeline": NO_BOOLEAN,
+    "close_returns": NO_BOOLEAN,
     "close_on_errors": [
         *OTHERS,
         *(None, True, 3, "25006", LONG, [0], [65536], [HUGE], [-1], [True], [1.0], [None], ["2500"], ["25 06"]),
@@ -143,6 +144,19 @@ def test_a_wrong_runtime_dir_is_refused_by_the_name_of_its_key(value: Any) -> No
 
 
 @pytest.mark.parametrize(
+    "value",
+    numbered(
+        [
+            *(None, True, 3, "pymysql", b"pymysql", {}, {"pymysql": True}, {"pymysql"}, CYCLE, Hostile(), LONG),
+            *([3], [None], [["pymysql"]], ["PyMySQL"], ["pymysql", "psycopg"], [b"pymysql"], [""], [Hostile()], [LONG]),
+        ]
+    ),
+)
+def test_a_wrong_install_is_refused_by_the_name_of_its_key(value: Any) -> None:
+    assert refusal({"install": value, **of_database()}).startswith(f"{PLACE}install must be ")
+
+
+@pytest.mark.parametrize(
     "value", numbered([None, True, 3, "x", [], [{}], b"x", CYCLE, Hostile(), datetime.date(2026, 1, 1), LONG])
 )
 @pytest.mark.parametrize("key", ["databases", "budget", "orders"])
@@ -158,7 +172,7 @@ def test_every_setting_has_its_wrong_values() -> None:
     of_all = {field.name for field in dataclasses.fields(Settings)} - {"origin"}
 
     assert (set(WRONG), set(WRONG_BUDGET)) == (mine, of_budget)
-    assert of_all == {"databases", "budget", "runtime_dir"}
+    assert of_all == {"databases", "budget", "install", "runtime_dir"}
     assert min(map(len, [*WRONG.values(), *WRONG_BUDGET.values()])) >= 15
 
 
@@ -400,7 +414,7 @@ def test_a_password_from_a_variable_is_kept() -> None:
     ("key", "remedy"),
     [
         ("pool_size", "write max_size"),
-        ("max_overflow", "write max_size, which is what pool_size and max_overflow are together"),
+        ("max_overflow", "write max_size, the sum of pool_size and max_overflow"),
         ("pool_recycle", "write max_lifetime"),
         ("pool_pre_ping", "write check_after"),
         ("pool_timeout", "write timeout"),
@@ -436,8 +450,8 @@ def test_no_setting_of_ours_has_a_hint_to_another() -> None:
 @pytest.mark.parametrize(
     ("source", "remedy"),
     [
-        ({"url": URL}, "what is said of a database stands in its table, [databases.NAME]"),
-        ({"pool_size": 3}, "what is said of a database stands in its table, [databases.NAME]"),
+        ({"url": URL}, "the settings of a database stand in its table, [databases.NAME]"),
+        ({"pool_size": 3}, "the settings of a database stand in its table, [databases.NAME]"),
         ({"orders": {"url": URL}}, "write the table as [databases.orders]"),
         ({"DATABASES": {}}, "did you mean databases?"),
         ({"budget": {"max_connections": 3}}, "write connections"),
@@ -452,7 +466,7 @@ def test_a_setting_in_the_wrong_place_gets_the_right_one(source: dict[str, objec
 SCHEMES = ("sqlite", "mysql", "mysql+mysqlclient", "postgresql")
 """Of the databases that are read, those whose drivers must take them or raise a ConfigError, too."""
 
-KEYS = ["databases", "budget", "runtime_dir", "orders", *WRONG, *WRONG_BUDGET]
+KEYS = ["databases", "budget", "install", "runtime_dir", "orders", *WRONG, *WRONG_BUDGET]
 PIECES = [
     "mysql",
     "sqlite",

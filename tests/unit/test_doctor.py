@@ -1,4 +1,4 @@
-"""The doctor's codes, and what cannot be made wrong on a real host: SELinux. The rest is in tests/httpd."""
+"""The doctor's codes, and problems that a real host cannot show: SELinux. The rest is in tests/httpd."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_each_code_has_a_paragraph_under_its_severity() -> None:
     heading, documented = "", {}
-    for level, title in re.findall(r"^(##+) (.+)$", (ROOT / "docs" / "doctor.md").read_text(), re.M):
+    for level, title in re.findall(r"^(##+) (.+)$", (ROOT / "docs" / "reference" / "doctor.md").read_text(), re.M):
         if level == "##":
             heading = title.upper().rstrip("S")
         else:
@@ -35,7 +35,7 @@ def test_each_code_has_a_paragraph_under_its_severity() -> None:
     assert documented == CODES
 
 
-def test_each_code_is_provoked_by_a_test() -> None:
+def test_each_code_has_a_test() -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_doctor*.py"))
 
     assert [code for code in CODES if f'"{code}"' not in tests] == []
@@ -55,7 +55,7 @@ SITE = Configuration(
     live=None,
     mpm=Mpm("event", 1, 1, 1),
     groups=[],
-    places=[],
+    interpreters=[],
     origins={},
     defines={},
     drop_in=None,
@@ -107,7 +107,7 @@ def test_a_host_without_selinux_denies_nothing(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "expected"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.1", False), ("no.such.invalid", False)]
 )
-def test_a_host_is_this_one_if_its_address_is(name: str, expected: bool) -> None:
+def test_a_host_is_this_one_if_its_address_is_local(name: str, expected: bool) -> None:
     assert is_this_host(name) is expected
 
 
@@ -119,7 +119,7 @@ ELSEWHERE = (socket.AF_INET, ("192.0.2.1", 0))
     ("addresses", "expected"),
     [([IPV6, IPV4], True), ([IPV6], True), ([ELSEWHERE, IPV4], True), ([IPV6, ELSEWHERE], True), ([ELSEWHERE], False)],
 )
-def test_a_host_without_ipv6_is_this_one_all_the_same(
+def test_a_host_without_ipv6_recognises_its_own_names(
     addresses: list[tuple[int, tuple[str | int, ...]]], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_ipv6(family: int, *_: int) -> socket.socket:
@@ -136,14 +136,14 @@ def test_a_host_without_ipv6_is_this_one_all_the_same(
 
 
 def test_an_own_address_that_is_no_loopback_is_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    # To 0.0.0.0 a socket can be bound too, and it is no loopback address.
+    # A socket can be bound to 0.0.0.0, which is not a loopback address.
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 0))]  # noqa: S104 - nothing listens
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
     assert is_this_host("db")
 
 
-def test_what_keeps_a_user_out_is_the_first_folder_that_it_may_not_enter(tmp_path: Path) -> None:
+def test_the_obstacle_is_the_first_folder_that_a_user_may_not_enter(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
     inner = tmp_path / "inner"
@@ -157,7 +157,7 @@ def test_what_keeps_a_user_out_is_the_first_folder_that_it_may_not_enter(tmp_pat
     assert as_user("nobody", lambda: obstacle(inner / "file")) == str(outermost)
 
 
-def test_a_question_that_fails_raises_what_went_wrong() -> None:
+def test_a_failing_question_raises_its_error() -> None:
     def question() -> str:
         raise ValueError("the reason")
 
@@ -171,12 +171,12 @@ def test_httpd_names_users_by_name_or_number() -> None:
     me = pwd.getpwuid(os.geteuid())
 
     assert account(me.pw_name) == account(f"#{me.pw_uid}") == me
-    # What a configuration without a User says.
+    # A configuration without a User has #-1.
     assert account("#-1") is account("nobody-here") is account("#") is None
     assert may_become("#-1") is False
 
 
-def test_everybody_can_be_who_they_are() -> None:
+def test_every_user_can_answer_for_itself() -> None:
     me = pwd.getpwuid(os.geteuid()).pw_name
 
     assert may_become(me)

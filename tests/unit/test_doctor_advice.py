@@ -1,4 +1,4 @@
-"""What would do about a database that could not be asked: another remedy for each kind of error."""
+"""Advice for databases that do not answer: each kind of error has its remedy."""
 
 from __future__ import annotations
 
@@ -42,36 +42,39 @@ REFUSED = caused(FakeError(2003, "Can't connect"), os_error(errno.ECONNREFUSED))
         (FakeError("x", sqlstate="53300"), "connections are used up"),
         (FakeError("FATAL:  sorry, too many clients already"), "connections are used up"),
         (FakeError("FATAL:  remaining connection slots are reserved for"), "connections are used up"),
-        (FakeError(1045, "Access denied"), "user and password are right"),
-        (FakeError('FATAL:  password authentication failed for user "x"'), "user and password are right"),
+        (FakeError(1045, "Access denied"), "Check user and password"),
+        (FakeError('FATAL:  password authentication failed for user "x"'), "Check user and password"),
         (FakeError(1044, "Access denied"), "the right to use this database"),
-        (FakeError(1049, "Unknown database"), "Create the database, or mend its name"),
-        (FakeError('FATAL:  database "x" does not exist'), "Create the database, or mend its name"),
-        (FakeError(1130, "Host is not allowed"), "create the account for it"),
-        (FakeError('FATAL:  no pg_hba.conf entry for host "::1"'), "create the account for it"),
+        (FakeError(1049, "Unknown database"), "Create the database, or correct its name"),
+        (FakeError('FATAL:  database "x" does not exist'), "Create the database, or correct its name"),
+        (FakeError(1130, "Host is not allowed"), "create an account for it"),
+        (FakeError('FATAL:  no pg_hba.conf entry for host "::1"'), "create an account for it"),
         (FakeError("x", sqlstate="57P03"), "is starting"),
         (REFUSED, "Nothing listens at db:3307"),
         (FakeError(2003, "Can't connect to MySQL server on 'db' ([Errno 111] Connection refused)"), "Nothing listens"),
         (FakeError(2002, "Can't connect to server on 'db' (111)"), "Nothing listens at db:3307"),
-        (FakeError(2002, "Can't connect to server on 'db' (113)"), "no way from this host to db:3307"),
-        (FakeError(2002, "Can't connect to server on 'db' (115)"), "There is no way to db:3307"),
-        (caused(FakeError(2003, ""), socket.gaierror(-2, "Name or service not known")), "knows no host db"),
-        (FakeError("failed to resolve host 'db': Name or service not known"), "knows no host db"),
-        (FakeError(2005, "Unknown MySQL server host 'db' (-2)"), "knows no host db"),
+        (FakeError(2002, "Can't connect to server on 'db' (113)"), "no route from this host to db:3307"),
+        (FakeError(2002, "Can't connect to server on 'db' (115)"), "db:3307 cannot be reached"),
+        (
+            caused(FakeError(2003, ""), socket.gaierror(-2, "Name or service not known")),
+            "The name db cannot be resolved",
+        ),
+        (FakeError("failed to resolve host 'db': Name or service not known"), "The name db cannot be resolved"),
+        (FakeError(2005, "Unknown MySQL server host 'db' (-2)"), "The name db cannot be resolved"),
         (caused(FakeError(2003, ""), TimeoutError("timed out")), "did not answer in time"),
         (FakeError("no connection within 5 s"), "did not answer in time"),
         (FakeError("connection timeout expired"), "did not answer in time"),
-        (caused(FakeError(2003, ""), os_error(errno.ENETUNREACH)), "no way from this host to db:3307"),
-        (FakeError(2013, "Lost connection to MySQL server during query"), "ended the connection"),
+        (caused(FakeError(2003, ""), os_error(errno.ENETUNREACH)), "no route from this host to db:3307"),
+        (FakeError(2013, "Lost connection to MySQL server during query"), "was closed: look into"),
         (caused(FakeError(2003, ""), ssl.SSLCertVerificationError("hostname mismatch")), "certificate"),
-        (FakeError("something else"), "db:3307 is the database server that is meant"),
+        (FakeError("something else"), "db:3307 is the right database server"),
     ],
 )
 def test_each_kind_of_error_has_its_remedy(error: Exception, expected: str) -> None:
     assert expected in advice(error, config.parse_url("mysql://shop@db:3307/shop"))
 
 
-def test_only_where_nothing_listens_the_server_is_to_be_started() -> None:
+def test_advice_to_start_the_server_only_if_nothing_listens() -> None:
     url = config.parse_url("mysql://shop@db:3307/shop")
 
     assert "start the server" in advice(REFUSED, url)

@@ -1,4 +1,4 @@
-"""What errors say: run it again, mend something first, or use another server."""
+"""The meaning of errors: a temporary conflict, a permanent refusal, or a server out of service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgipool.errors import ConfigError
 
 
 class Error(Exception):
-    """A DB-API module's own, as are those that follow."""
+    """The base class of a DB-API module, like the classes below."""
 
 
 class DatabaseError(Error):
@@ -60,7 +60,7 @@ def test_a_conflict_with_others_can_be_run_again(error: Exception) -> None:
     assert not is_out_of_service(error)
 
 
-def test_what_a_group_has_rolled_back_can_be_run_again_on_another_connection() -> None:
+def test_a_transaction_that_group_replication_rolled_back_can_be_run_again() -> None:
     error = pymysql.OperationalError(3101, "Plugin instructed the server to rollback the current transaction.")
 
     assert is_conflict(error)
@@ -93,7 +93,7 @@ def test_what_a_group_has_rolled_back_can_be_run_again_on_another_connection() -
     ],
     ids=repr,
 )
-def test_a_refusal_stays_until_somebody_mends_it(error: Exception) -> None:
+def test_a_refusal_stays_until_somebody_acts(error: Exception) -> None:
     assert is_refusal(error)
     assert not is_conflict(error)
 
@@ -121,7 +121,7 @@ def test_a_refusal_stays_until_somebody_mends_it(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_a_server_that_can_do_no_work_is_seen(error: Exception) -> None:
+def test_a_server_that_can_do_no_work_is_noticed(error: Exception) -> None:
     assert is_out_of_service(error)
     assert not is_conflict(error)
 

@@ -1,4 +1,4 @@
-"""A call that has no deadline of its own gets one, by the end of its socket."""
+"""Deadlines for calls into C libraries, by a shutdown of their socket."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from unit.fakes import PATIENCE, Task
-from wsgipool.drivers.deadline import ended_after
-from wsgipool.drivers.opening import Descriptor
+from wsgipool.drivers.connecting import Descriptor
+from wsgipool.drivers.deadline import shut_down_after
 
 
 @pytest.fixture
@@ -20,23 +20,23 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
-def test_what_waits_too_long_meets_the_end_of_its_socket(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_read_that_takes_too_long_ends_with_the_socket(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = ends
 
     def wait() -> bytes:
-        with ended_after(0.05, Descriptor(ours.fileno())):
+        with shut_down_after(0.05, Descriptor(ours.fileno())):
             return ours.recv(100)
 
     assert Task(wait).result() == b""
 
 
-def test_what_is_done_in_time_keeps_its_socket_and_leaves_no_thread(
+def test_a_block_that_ends_in_time_keeps_its_socket_and_leaves_no_thread(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, other = ends
     threads = threading.active_count()
 
-    with ended_after(PATIENCE, Descriptor(ours.fileno())):
+    with shut_down_after(PATIENCE, Descriptor(ours.fileno())):
         other.send(b"answer")
         assert ours.recv(100) == b"answer"
 

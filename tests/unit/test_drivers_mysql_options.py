@@ -1,4 +1,4 @@
-"""What a MySQL URL means: where it leads, how text is encoded, how long is waited; the same for both drivers."""
+"""The meaning of a MySQL URL, the same for both drivers: endpoint, encoding, timeouts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def settings_of(url: str, **more: object) -> config.DatabaseSettings:
 
 
 def arguments_of(url: str) -> dict[str, Any]:
-    """Return what the driver's module is called with."""
+    """Return the arguments for the driver's module."""
     driver = for_database(settings_of(url))
     assert isinstance(driver, PyMySQLDriver | MySQLClientDriver)
     return dict(driver._arguments if isinstance(driver, PyMySQLDriver) else driver._options)
 
 
 def refusals_of(address: str) -> set[str]:
-    """Return what both drivers say."""
+    """Return the error of both drivers."""
     messages = set()
     for scheme in SCHEMES:
         with pytest.raises(ConfigError) as caught:
@@ -44,7 +44,7 @@ def refusals_of(address: str) -> set[str]:
 def test_localhost_is_a_host_like_any_other(scheme: str) -> None:
     arguments = arguments_of(f"{scheme}://shop@localhost:3307/orders")
 
-    # mysqlclient's library would look for a socket in the place of 'localhost', and so it gets another spelling.
+    # mysqlclient's library takes 'localhost' for a socket, so it gets another spelling.
     assert (arguments["host"].lower(), arguments["port"]) == ("localhost", 3307)
     assert (arguments["host"] == "localhost") is (scheme == "mysql")
     assert "unix_socket" not in arguments
@@ -77,13 +77,13 @@ def test_a_socket_goes_without_a_host_or_with_localhost(host: str, scheme: str) 
         ("/orders", "no host; write mysql://user@host/database, or for a local server"),
     ],
 )
-def test_a_place_that_is_not_one_place_is_refused(address: str, said: str) -> None:
+def test_an_ambiguous_endpoint_is_refused(address: str, said: str) -> None:
     (message,) = refusals_of(address)
 
     assert said in message
 
 
-def test_a_name_that_is_not_ascii_is_asked_for_as_dns_has_it() -> None:
+def test_a_host_outside_ascii_is_encoded_as_in_dns() -> None:
     assert arguments_of("mysql+mysqlclient://shop@b%C3%BCcher.example/orders")["host"] == "xn--bcher-kva.example"
 
 
@@ -127,7 +127,7 @@ def test_a_character_set_has_its_collations(options: str, charset: str, collatio
     "charset",
     ["utf-8", "UTF8-MB4", "utf8mb5", "binary", "utf16", "utf16le", "utf32", "ucs2", "swe7", "auto", "latin1;", "u'"],
 )
-def test_a_character_set_that_no_client_can_have_is_refused(charset: str) -> None:
+def test_a_character_set_that_is_not_for_clients_is_refused(charset: str) -> None:
     (message,) = refusals_of(f"shop@db/orders?charset={charset}")
 
     assert "the option charset is a character set for clients, such as utf8mb4, not " in message
@@ -153,7 +153,7 @@ def test_a_collation_of_another_character_set_is_refused(options: str, remedy: s
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_server_that_says_nothing_is_not_waited_for_for_ever(scheme: str) -> None:
+def test_a_silent_server_is_not_waited_for_forever(scheme: str) -> None:
     for options, read, write in (
         ("", DEFAULT_READ_TIMEOUT, DEFAULT_READ_TIMEOUT),
         ("read_timeout=5", 5.0, 5.0),
@@ -171,11 +171,11 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever(scheme: str) -> N
 def test_the_codes_of_the_settings_reach_each_driver(url: str) -> None:
     driver: Any = for_database(settings_of(url, close_on_errors=["HY000", "22012"]))
 
-    assert driver.out_of_service == {"HY000", "22012"}
+    assert driver.close_on_errors == {"HY000", "22012"}
 
 
 @pytest.mark.parametrize("option", ["program_name=shop", "bind_address=127.0.0.1", "ssl_key_password=geheim"])
-def test_what_mysqlclient_lacks_is_refused_and_not_ignored(option: str) -> None:
+def test_an_option_that_mysqlclient_lacks_is_refused(option: str) -> None:
     with pytest.raises(ConfigError) as caught:
         for_database(settings_of(f"mysql+mysqlclient://shop@db/orders?{option}"))
 

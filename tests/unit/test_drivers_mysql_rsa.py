@@ -1,4 +1,4 @@
-"""Passwords of MySQL over TCP without TLS: what is missing for them is named, and found before it is missed."""
+"""MySQL's passwords over TCP without TLS: a missing package is named, and found before it is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsgipool.drivers import for_database
 from wsgipool.drivers.mysql_rsa import explain_connect_error, needs_cryptography
 
 
-def test_a_missing_cryptography_is_explained_with_what_would_do() -> None:
+def test_the_error_for_missing_cryptography_names_the_remedy() -> None:
     error = RuntimeError("'cryptography' package is required for sha256_password or caching_sha2_password auth methods")
 
     explained = explain_connect_error(error)
@@ -42,7 +42,7 @@ def test_other_errors_are_left_as_they_are(error: BaseException) -> None:
         ("mysql+mysqlclient://shop:pw@db/orders", "caching_sha2_password", False, False),
     ],
 )
-def test_cryptography_is_missed_before_the_servers_cache_forgets(
+def test_missing_cryptography_is_reported_while_the_servers_cache_helps(
     url: str, plugin: str, encrypted: bool, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -61,7 +61,7 @@ def _packet(number: int, content: bytes) -> bytes:
 
 
 def _ask_for_an_encrypted_password(listener: socket.socket) -> None:
-    """Be a MySQL without TLS that does not have the password in its cache."""
+    """Serve as a MySQL without TLS whose cache does not have the password."""
     plugin = b"caching_sha2_password\0"
     flags = 0x0008_8200  # protocol 4.1, secure connection, plugins
     greeting = b"\x0a9.7.0\0" + struct.pack("<I", 1) + b"x" * 8 + b"\0" + struct.pack("<H", flags & 0xFFFF)
@@ -70,13 +70,13 @@ def _ask_for_an_encrypted_password(listener: socket.socket) -> None:
     with client:
         client.sendall(_packet(0, greeting + b"x" * 12 + b"\0" + plugin))
         client.recv(4096)  # the login
-        client.sendall(_packet(2, b"\x01\x04"))  # do it in full
+        client.sendall(_packet(2, b"\x01\x04"))  # perform full authentication
         client.recv(4096)  # the request for the key
         client.sendall(_packet(4, b"\x01-----BEGIN PUBLIC KEY-----\n"))
         client.recv(4096)  # the end
 
 
-def test_a_connect_that_needs_cryptography_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_connect_names_missing_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pymysql._auth._have_cryptography", False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=_ask_for_an_encrypted_password, args=(listener,))

@@ -1,4 +1,4 @@
-"""What a PostgreSQL URL means: libpq's parameters, checked when the settings are read."""
+"""The meaning of a PostgreSQL URL: libpq's parameters, checked when the settings are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsgipool.drivers.psycopg import PsycopgDriver
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates by name: ca, client and its key, one that others may read, one with a password."""
+    """Certificates by name: ca, client and its key, a key that others may read, a key with a password."""
     folder = tmp_path_factory.mktemp("certificates")
     client = Authority(folder, "ca").issue("client", "DNS:client")
     encrypted(client.key, "geheim")
@@ -54,7 +54,7 @@ def refusal_of(options: str, address: str = "shop@db") -> str:
         ("sslmode=REQUIRE", "require"),
         ("sslrootcert={}/ca.pem", "verify-full"),
         ("sslrootcert={}/ca.pem&sslmode=verify-ca", "verify-ca"),
-        ("sslrootcert={}/ca.pem&sslmode=require", "require"),  # which libpq takes for verify-ca then
+        ("sslrootcert={}/ca.pem&sslmode=require", "require"),  # libpq takes this for verify-ca
     ],
 )
 def test_an_authority_means_that_the_server_is_verified(options: str, mode: str | None, folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_authority_means_that_the_server_is_verified(options: str, mode: str 
         ("ssl_min_protocol_version=TLSv9", 'invalid "ssl_min_protocol_version" value: "TLSv9"'),
     ],
 )
-def test_what_libpq_would_ignore_or_find_too_late_is_refused(options: str, said: str, folder: Path) -> None:
+def test_an_option_that_libpq_would_ignore_or_notice_too_late_is_refused(options: str, said: str, folder: Path) -> None:
     message = refusal_of(options.replace("{}", str(folder)))
 
     assert said in message
@@ -102,7 +102,7 @@ def test_a_clients_certificate_and_the_keys_password_are_used(folder: Path) -> N
     assert (parameters["sslpassword"], parameters["sslmode"]) == ("geheim", "verify-full")
 
 
-def test_a_server_is_not_verified_by_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_verifying_mode_without_an_authority_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
     assert "sslmode=verify-full without sslrootcert; name the authority's" in refusal_of("sslmode=verify-full")
@@ -116,7 +116,7 @@ def test_a_socket_has_no_tls_that_could_be_required() -> None:
 # --- a service, and the environment ----------------------------------------------------------------------------------
 
 
-def test_a_service_says_where_the_server_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
+def test_a_service_names_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
     services = tmp_path / "services"
     os.mkfifo(tmp_path / "fifo")
     services.write_text(
@@ -129,7 +129,7 @@ def test_a_service_says_where_the_server_is(monkeypatch: pytest.MonkeyPatch, tmp
     assert server_of(settings_of("service=shop", "").url) == "postgresql://db.example:5433"
     assert 'definition of service "other" not found' in refusal_of("service=other", "")
     assert "sslrootcert: '/nowhere' does not exist" in refusal_of("service=bad", "db")
-    assert "is not a regular file" in refusal_of("service=fifo", "")
+    assert "is a FIFO; name a regular file" in refusal_of("service=fifo", "")
 
 
 def test_the_place_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_the_place_does_not_depend_on_the_environment(monkeypatch: pytest.Monkey
     assert (asked["host"], asked["port"], asked["hostaddr"]) == ("db", "5432", "")
 
 
-def test_whether_a_server_is_verified_does_not_depend_on_the_environment(
+def test_the_verification_of_a_server_does_not_depend_on_the_environment(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setenv("PGSSLMODE", "require")
@@ -164,7 +164,7 @@ def test_nothing_is_connected_when_the_settings_are_read(monkeypatch: pytest.Mon
     assert (asked["target_session_attrs"], asked["load_balance_hosts"]) == ("read-write", "random")
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
+def test_a_silent_server_is_not_waited_for_forever() -> None:
     assert parameters_of("")["read_timeout"] == DEFAULT_READ_TIMEOUT
     assert parameters_of("read_timeout=5")["read_timeout"] == 5.0
 

@@ -1,4 +1,4 @@
-"""What of the PyMySQL driver needs no server; against a real one it is tested elsewhere."""
+"""The PyMySQL driver without a real server."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from pymysql.constants import COMMAND, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
 from unit.fakes import PATIENCE, Task
-from unit.interrupts import Strikes, debris_ignored
+from unit.interrupts import ExceptionInjector, debris_ignored
 from wsgipool import ConfigError, ConnectFailed, Pool
 from wsgipool.config import DatabaseSettings, parse_url
 from wsgipool.drivers import DEFAULT_READ_TIMEOUT, for_database
-from wsgipool.drivers.opening import Descriptor
+from wsgipool.drivers.connecting import Descriptor
+from wsgipool.drivers.polling import is_readable
 from wsgipool.drivers.pymysql import PyMySQLDriver
-from wsgipool.drivers.pymysql_connection import PooledConnection
-from wsgipool.drivers.sockets import is_readable
+from wsgipool.drivers.pymysql.connection import PooledConnection
+from wsgipool.drivers.pymysql.fast_reading import NEWEST_TESTED, FastConnection, connection_class
 
 
 def driver(url: str) -> PyMySQLDriver:
@@ -38,32 +39,44 @@ def driver(url: str) -> PyMySQLDriver:
 
 
 def connect_arguments(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """Return what PyMySQL would be called with."""
-    given: dict[str, object] = {}
+    """Return PyMySQL's arguments."""
+    return recorded_connect(driver_of_recorder(url, monkeypatch), 30)
 
-    class Recorded(Exception):
-        pass
+
+class Recorded(Exception):
+    """Raised in place of a connect; it has the arguments."""
+
+
+def driver_of_recorder(url: str, monkeypatch: pytest.MonkeyPatch) -> PyMySQLDriver:
+    """Return a driver that raises `Recorded` in place of connecting."""
 
     def record(**arguments: object) -> None:
-        given.update(arguments)
-        raise Recorded
+        raise Recorded(arguments)
 
-    mysql = driver(url)
-    monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
-    with pytest.raises(Recorded):
-        mysql.connect(30)
-    return given
+    monkeypatch.setattr("wsgipool.drivers.pymysql.connection_class", lambda _: record)
+    return driver(url)
+
+
+def recorded_connect(mysql: PyMySQLDriver, timeout: float) -> dict[str, Any]:
+    with pytest.raises(Recorded) as caught:
+        mysql.connect(timeout)
+    arguments: dict[str, Any] = caught.value.args[0]
+    return arguments
 
 
 @pytest.fixture
 def silent_server() -> Iterator[int]:
-    """The port of a server whose connections are accepted, by the kernel, and never answered."""
+    """The port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
-def unconnected(**options: object) -> PooledConnection:
-    return PooledConnection(defer_connect=True, **options)
+def unconnected(kind: type[PooledConnection] = FastConnection, **options: object) -> PooledConnection:
+    return kind(defer_connect=True, **options)
+
+
+KINDS: dict[str, type[PooledConnection]] = {"fast": FastConnection, "plain": PooledConnection}
+"""The classes with and without the layer that reads rows faster."""
 
 
 # --- the URL ---------------------------------------------------------------------------------------------------------
@@ -118,23 +131,10 @@ def test_a_local_server_needs_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "host" not in arguments
 
 
-def test_connecting_takes_no_longer_than_its_caller_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[float] = []
+def test_a_connect_ends_with_its_callers_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    mysql = driver_of_recorder("mysql://shop@db/orders?connect_timeout=3", monkeypatch)
 
-    class Recorded(Exception):
-        pass
-
-    def record(connect_timeout: float, **_: object) -> None:
-        limits.append(connect_timeout)
-        raise Recorded
-
-    mysql = driver("mysql://shop@db/orders?connect_timeout=3")
-    monkeypatch.setattr("wsgipool.drivers.pymysql.PooledConnection", record)
-    for timeout in (2.0, 5.0):
-        with pytest.raises(Recorded):
-            mysql.connect(timeout)
-
-    assert limits == [2.0, 3.0]
+    assert [recorded_connect(mysql, timeout)["connect_timeout"] for timeout in (2.0, 5.0)] == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_connecting_takes_no_longer_than_its_caller_waits(monkeypatch: pytest.Mo
         ("mysql:///orders", "no host; write mysql://user@host/database, or for a local server"),
         ("mysql://shop@db/orders?charst=utf8mb4", "charst is not an option of mysql://; did you mean charset?"),
         ("mysql://shop@db/orders?colour=red", "colour is not an option of mysql://; known are: autocommit, "),
-        ("mysql://shop@db/orders?cursorclass=x", "cursorclass is not an option of mysql://; it is the program's"),
+        ("mysql://shop@db/orders?cursorclass=x", "cursorclass is not an option of mysql://; it belongs to the program"),
         ("mysql://shop@db/orders?autocommit=maybe", "the option autocommit is true or false, not 'maybe'"),
         (
             "mysql://shop@db/orders?read_timeout=0",
@@ -160,7 +160,7 @@ def test_connecting_takes_no_longer_than_its_caller_waits(monkeypatch: pytest.Mo
         ("mysq://shop@db/orders", "no driver for mysq://; did you mean mysql?"),
     ],
 )
-def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
+def test_the_error_for_a_wrong_url_has_its_place_and_the_remedy(url: str, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         driver(url)
 
@@ -180,9 +180,9 @@ def test_the_address_has_no_password() -> None:
 
 @pytest.fixture
 def contexts(monkeypatch: pytest.MonkeyPatch) -> dict[object, ssl.SSLContext]:
-    """The shared contexts, none yet."""
+    """The shared contexts, emptied."""
     made: dict[object, ssl.SSLContext] = {}
-    monkeypatch.setattr("wsgipool.drivers.pymysql_connection._tls_contexts", made)
+    monkeypatch.setattr("wsgipool.drivers.pymysql.login._contexts", made)
     return made
 
 
@@ -219,10 +219,10 @@ def test_a_context_of_the_callers_own_is_used_as_it_is(contexts: dict[object, ss
     assert contexts == {}
 
 
-# --- a server that says nothing, or nothing more ---------------------------------------------------------------------
+# --- silent servers --------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_accepts_and_says_nothing_fails_the_connect_in_time(silent_server: int) -> None:
+def test_a_silent_server_fails_the_connect_in_time(silent_server: int) -> None:
     mysql = driver(f"mysql://shop@127.0.0.1:{silent_server}/orders")
     started = time.monotonic()
 
@@ -232,7 +232,7 @@ def test_a_server_that_accepts_and_says_nothing_fails_the_connect_in_time(silent
     assert time.monotonic() - started < 5
 
 
-def test_the_pools_timeout_covers_a_server_that_says_nothing(silent_server: int) -> None:
+def test_the_pools_timeout_covers_a_silent_server(silent_server: int) -> None:
     mysql = driver(f"mysql://shop:s3cret@127.0.0.1:{silent_server}/orders?connect_timeout=60")
     pool = Pool(mysql, name="shop", max_size=1)
     started = time.monotonic()
@@ -244,20 +244,20 @@ def test_the_pools_timeout_covers_a_server_that_says_nothing(silent_server: int)
     assert isinstance(caught.value.__cause__, pymysql.OperationalError)
 
 
-@pytest.fixture
-def connected() -> Iterator[tuple[PooledConnection, socket.socket]]:
-    """A connection as after its handshake, and the server's end of its socket."""
-    with connected_pair() as pair:
+@pytest.fixture(params=KINDS)
+def connected(request: pytest.FixtureRequest) -> Iterator[tuple[PooledConnection, socket.socket]]:
+    """A connection after its handshake, and the server's end of its socket."""
+    with connected_pair(KINDS[request.param]) as pair:
         yield pair
 
 
 @contextlib.contextmanager
-def connected_pair() -> Iterator[tuple[PooledConnection, socket.socket]]:
-    connection = unconnected()
+def connected_pair(kind: type[PooledConnection]) -> Iterator[tuple[PooledConnection, socket.socket]]:
+    connection = unconnected(kind)
     connection._sock, server = socket.socketpair()
     connection.read_directly()
     connection.descriptor = Descriptor(connection._sock.fileno())
-    connection.has_something_to_read = is_readable(connection._sock.fileno())
+    connection.has_input = is_readable(connection._sock.fileno())
     connection._current_timeout = None
     connection.server_status = 0
     connection.remember()
@@ -275,7 +275,7 @@ def packet(number: int, payload: bytes) -> bytes:
 
 @contextlib.contextmanager
 def replying(server: socket.socket, *replies: bytes) -> Iterator[list[bytes]]:
-    """Have the server answer each command with the next reply, to the end of the block; the list has the commands."""
+    """Answer each command with the next reply until the block ends; the list records the commands."""
     commands: list[bytes] = []
     ended = threading.Event()
 
@@ -308,7 +308,7 @@ def test_a_socket_that_the_server_has_closed_is_dead(connected: tuple[PooledConn
     assert not is_alive(connection)
 
 
-def test_a_socket_with_something_unasked_for_is_dead(connected: tuple[PooledConnection, socket.socket]) -> None:
+def test_a_socket_with_unexpected_input_is_dead(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
     server.send(b"1927 Connection was killed")
 
@@ -323,7 +323,7 @@ def test_a_connection_without_a_socket_is_dead() -> None:
     assert not is_alive(unconnected())
 
 
-def test_a_borrower_that_sets_the_character_set_learns_at_once_whether_that_went_well(
+def test_an_error_of_set_character_set_is_raised_at_once(
     connected: tuple[PooledConnection, socket.socket],
 ) -> None:
     connection, server = connected
@@ -335,10 +335,10 @@ def test_a_borrower_that_sets_the_character_set_learns_at_once_whether_that_went
 
 
 @pytest.fixture
-def borrowed(connected: tuple[PooledConnection, socket.socket]) -> tuple[PooledConnection, socket.socket]:
+def checked_out(connected: tuple[PooledConnection, socket.socket]) -> tuple[PooledConnection, socket.socket]:
     connection, _ = connected
     assert is_alive(connection)
-    connection.has_something_to_read = lambda: False  # tests of packets send an answer before its question
+    connection.has_input = lambda: False  # tests of packets send an answer before the query
     connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
     connection.remember()
     return connected
@@ -351,7 +351,7 @@ _EOF = b"\xfe\0\0\x02\0"
 
 
 class Pieces(io.RawIOBase):
-    """What comes from a server, in these pieces; after the last one whatever is raised."""
+    """A reader that returns a server's bytes in these pieces, then raises."""
 
     def __init__(self, *pieces: bytes | BaseException) -> None:
         self._pieces = list(pieces)
@@ -382,7 +382,7 @@ def answer(name: str, text: str) -> bytes:
 
 
 def ask(connection: PooledConnection) -> tuple[str, tuple[tuple[str], ...]]:
-    """Ask for what comes, and return the name of its field, and its rows."""
+    """Run a query; return the name of its field, and its rows."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT")
         return cursor.description[0][0], cursor.fetchall()
@@ -394,12 +394,12 @@ PARTS = {
     "a part of a column": 30,
     "all columns but the end of their end": len(packet(1, b"\x01") + packet(2, field("title")) + packet(3, _EOF)) - 1,
 }
-"""Of the bytes of an answer with one column that is called title."""
+"""Lengths of pieces of an answer with one column named title."""
 
 
 @pytest.mark.parametrize("length", [0, 1, 250, 8179, 8180, 8181, 8192, 20_000], ids=str)
-def test_an_answer_may_come_in_any_two_pieces(length: int, borrowed: tuple[PooledConnection, socket.socket]) -> None:
-    connection, _ = borrowed
+def test_an_answer_may_come_in_any_two_pieces(length: int, checked_out: tuple[PooledConnection, socket.socket]) -> None:
+    connection, _ = checked_out
     text = "x" * length
     whole = answer("title", text)
     for cut in {*range(1, 90), *range(len(whole) - 20, len(whole)), 8191, 8192, 8193} & set(range(len(whole))):
@@ -410,10 +410,10 @@ def test_an_answer_may_come_in_any_two_pieces(length: int, borrowed: tuple[Poole
         assert reader.read() == b""
 
 
-def test_what_a_field_was_called_before_is_no_other_fields_name(
-    borrowed: tuple[PooledConnection, socket.socket],
+def test_a_renamed_column_gets_its_new_name(
+    checked_out: tuple[PooledConnection, socket.socket],
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
 
     for name in ("title", "price", "title"):
         server.send(answer(name, "a"))
@@ -421,9 +421,9 @@ def test_what_a_field_was_called_before_is_no_other_fields_name(
 
 
 def test_a_command_that_is_longer_than_a_packet_is_sent_in_two(
-    borrowed: tuple[PooledConnection, socket.socket],
+    checked_out: tuple[PooledConnection, socket.socket],
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     text = b"x" * MAX_PACKET_LEN
     expected = b"\xff\xff\xff\0\x03" + text[1:] + b"\x01\0\0\x01" + text[:1]
 
@@ -434,8 +434,10 @@ def test_a_command_that_is_longer_than_a_packet_is_sent_in_two(
 
 
 @pytest.mark.parametrize("first", range(5))
-def test_a_packet_out_of_turn_ends_the_connection(first: int, borrowed: tuple[PooledConnection, socket.socket]) -> None:
-    connection, server = borrowed
+def test_a_packet_out_of_order_closes_the_connection(
+    first: int, checked_out: tuple[PooledConnection, socket.socket]
+) -> None:
+    connection, server = checked_out
     payloads = [b"\x01", field("title"), _EOF, b"\x01a", _EOF]
     for index, payload in enumerate(payloads):
         server.send(packet(1 + index + (index >= first), payload))
@@ -458,10 +460,10 @@ def test_a_packet_out_of_turn_ends_the_connection(first: int, borrowed: tuple[Po
     ],
     ids=["a value too many", "a value too few", "no value", "a value cut off", "a length in more bytes", "an error"],
 )
-def test_a_row_that_is_not_as_described_is_what_pymysql_makes_of_it(
-    row: bytes, expected: Any, borrowed: tuple[PooledConnection, socket.socket]
+def test_an_irregular_row_is_read_as_by_pymysql(
+    row: bytes, expected: Any, checked_out: tuple[PooledConnection, socket.socket]
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     payloads = [b"\x02", field("title"), field("author"), _EOF, row, _EOF]
     server.send(b"".join(packet(1 + index, payload) for index, payload in enumerate(payloads)))
 
@@ -472,10 +474,10 @@ def test_a_row_that_is_not_as_described_is_what_pymysql_makes_of_it(
             ask(connection)
 
 
-def test_columns_without_an_end_are_what_pymysql_makes_of_them(
-    borrowed: tuple[PooledConnection, socket.socket],
+def test_columns_without_an_end_are_read_as_by_pymysql(
+    checked_out: tuple[PooledConnection, socket.socket],
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     payloads = [b"\x01", field("title"), b"\x04abcd", _EOF]
     server.send(b"".join(packet(1 + index, payload) for index, payload in enumerate(payloads)))
 
@@ -485,9 +487,9 @@ def test_columns_without_an_end_are_what_pymysql_makes_of_them(
 
 @pytest.mark.parametrize("arrived", PARTS.values(), ids=PARTS)
 def test_an_answer_that_takes_longer_than_read_timeout_ends_the_connection(
-    arrived: int, borrowed: tuple[PooledConnection, socket.socket]
+    arrived: int, checked_out: tuple[PooledConnection, socket.socket]
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     connection._read_timeout = 0.05
     server.send(answer("title", "a")[:arrived])
 
@@ -499,10 +501,10 @@ def test_an_answer_that_takes_longer_than_read_timeout_ends_the_connection(
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("arrived", PARTS.values(), ids=PARTS)
-def test_whatever_strikes_while_an_answer_is_received_ends_the_connection(
-    arrived: int, error: BaseException, borrowed: tuple[PooledConnection, socket.socket]
+def test_any_exception_while_an_answer_is_received_closes_the_connection(
+    arrived: int, error: BaseException, checked_out: tuple[PooledConnection, socket.socket]
 ) -> None:
-    connection, _ = borrowed
+    connection, _ = checked_out
     first = [answer("title", "a")[:arrived]] if arrived else []
     reader: Any = io.BufferedReader(Pieces(*first, error))
     connection._rfile = reader
@@ -513,6 +515,36 @@ def test_whatever_strikes_while_an_answer_is_received_ends_the_connection(
     assert not connection.open
 
 
+# --- the layer that reads rows faster --------------------------------------------------------------------------------
+
+
+def test_fast_reading_is_on_unless_the_url_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[bool] = []
+    monkeypatch.setattr("wsgipool.drivers.pymysql.connection_class", wanted.append)
+
+    for options in ("", "?fast_reading=true", "?fast_reading=false"):
+        driver(MYSQL + options)
+
+    assert wanted == [True, True, False]
+    assert [connection_class(is_wanted) for is_wanted in (True, False)] == [FastConnection, PooledConnection]
+
+
+def test_a_pymysql_newer_than_was_tested_reads_its_rows_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pymysql, "VERSION", (*NEWEST_TESTED[:2], NEWEST_TESTED[2] + 1, "final"))
+
+    kinds = {connection_class(True) for _ in range(3)}
+
+    assert kinds == {PooledConnection}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "PyMySQL itself reads the rows" in caplog.text
+
+
+def test_the_installed_pymysql_has_been_tested() -> None:
+    assert pymysql.VERSION[:3] <= NEWEST_TESTED
+
+
 # --- the middle of an answer -----------------------------------------------------------------------------------------
 
 _EOF_AND_MORE = b"\xfe\0\0\x0a\0"
@@ -520,7 +552,7 @@ _COLUMN = b"\x03def\0\0\0\x01n\0\x0c\x21\0\x01\0\0\0\x03\0\0\0\0\0"
 
 
 def rows(number: int, end: bytes = _EOF) -> bytes:
-    """Return an answer that begins with this packet: the rows 1 and 2."""
+    """Return an answer with the rows 1 and 2, whose first packet has this number."""
     payloads = [b"\x01", _COLUMN, _EOF, b"\x011", b"\x012", end]
     return b"".join(packet(number + index, payload) for index, payload in enumerate(payloads))
 
@@ -582,18 +614,18 @@ COMMANDS: dict[str, tuple[Callable[[PooledConnection], object], *tuple[bytes, ..
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_connection_whose_commands_were_answered_is_healthy(
-    command: str, borrowed: tuple[PooledConnection, socket.socket]
+def test_a_connection_with_all_answers_read_is_usable(
+    command: str, checked_out: tuple[PooledConnection, socket.socket]
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     use, *answers = COMMANDS[command]
 
     with replying(server, *answers):
         use(connection)
 
-    assert not connection.is_asking
+    assert not connection.awaits_answer
     driver(MYSQL).check_in(connection, "rollback")
-    assert connection.open
+    assert connection._sock is not None
 
 
 class Interrupt(BaseException):
@@ -608,43 +640,47 @@ PACKETS = dict.fromkeys(COMMANDS, 1) | {
     "one of two rows": 7,
     "show_warnings": 6,
 }
-"""Of the answers to each command."""
+"""The packets of the answers to each command."""
 
 
 @pytest.mark.parametrize(
     ("command", "passed"), [(command, number) for command in COMMANDS for number in range(PACKETS[command])]
 )
-def test_a_connection_that_was_interrupted_before_any_packet_of_an_answer_is_not_lent_again(
-    command: str, passed: int, borrowed: tuple[PooledConnection, socket.socket], monkeypatch: pytest.MonkeyPatch
+def test_a_connection_interrupted_before_any_packet_of_an_answer_is_closed(
+    command: str, passed: int, checked_out: tuple[PooledConnection, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     use, *answers = COMMANDS[command]
     left = iter(range(passed))
-    read = PooledConnection._read_packet
+    kind = type(connection)
+    read = kind._read_packet
 
     def interrupted(self: PooledConnection, *kind: Any) -> object:
         if next(left, None) is None:
             raise Interrupt
         return read(self, *kind)
 
-    monkeypatch.setattr(PooledConnection, "_read_packet", interrupted)
-    monkeypatch.setattr(PooledConnection, "peek", lambda _: b"")  # so that each packet is read by itself
-    # The end of a cursor's block is in its way.
+    monkeypatch.setattr(kind, "_read_packet", interrupted)
+    monkeypatch.setattr(FastConnection, "peek", lambda _: b"")  # so each packet is read separately
+    # The end of a cursor's block would read them.
     with replying(server, *answers), pytest.raises((Interrupt, pymysql.OperationalError)):
         use(connection)
     monkeypatch.undo()
 
-    with pytest.raises(pymysql.Error, match=r"before its answer was read|ended with an earlier error"):
+    with pytest.raises(pymysql.Error, match=r"before its answer was read|earlier error has closed"):
         driver(MYSQL).check_in(connection, None)
 
 
 @pytest.mark.filterwarnings("ignore:Previous unbuffered result was left incomplete")
 @pytest.mark.parametrize("command", ["query", "unbuffered query", "two results", "commit", "error to a query"])
-def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_it_later(command: str) -> None:
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_after_an_exception_anywhere_in_a_command_no_holder_gets_its_answer(
+    kind: type[PooledConnection], command: str
+) -> None:
     use, *answers = COMMANDS[command]
-    strikes = Strikes(pymysql.connections.__file__, when_waiting=lambda: None)
+    injector = ExceptionInjector(pymysql.connections.__file__, when_waiting=lambda: None)
     for place in itertools.count(1):
-        with connected_pair() as (connection, server), debris_ignored(AttributeError, pymysql.Error):
+        with connected_pair(kind) as (connection, server), debris_ignored(AttributeError, pymysql.Error):
             assert is_alive(connection)
             assert connection._sock is not None
             connection.server_status = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
@@ -654,9 +690,9 @@ def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_i
             told = expected = "before its answer was read"
             with replying(server, *answers):
                 try:
-                    was_struck = strikes.at(place, lambda: use(connection))
+                    was_raised = injector.at(place, lambda: use(connection))
                 except pymysql.OperationalError as error:
-                    told, was_struck = str(error), True
+                    told, was_raised = str(error), True
             assert expected in told, f"at place {place}"
 
             with contextlib.suppress(pymysql.Error):
@@ -664,16 +700,16 @@ def test_wherever_a_command_is_interrupted_nobody_waits_for_its_answer_or_gets_i
                 assert is_alive(connection)
                 with replying(server, answer("title", "a")):
                     assert ask(connection) == ("title", (("a",),)), f"at place {place}"
-        if not was_struck:
+        if not was_raised:
             break
     assert place > 10
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_who_goes_on_after_an_interruption_is_told_so_and_gets_no_old_answer(
-    command: str, borrowed: tuple[PooledConnection, socket.socket]
+def test_a_holder_that_goes_on_after_an_exception_gets_an_error_and_no_old_answer(
+    command: str, checked_out: tuple[PooledConnection, socket.socket]
 ) -> None:
-    connection, server = borrowed
+    connection, server = checked_out
     connection._execute_command(COMMAND.COM_QUERY, "UPDATE books SET stock = 0")
     use, *answers = COMMANDS[command]
     server.send(OK + b"".join(answers))
@@ -684,15 +720,15 @@ def test_who_goes_on_after_an_interruption_is_told_so_and_gets_no_old_answer(
     assert not connection.open
 
 
-def test_a_closed_connection_is_not_lent_again(borrowed: tuple[PooledConnection, socket.socket]) -> None:
-    connection, _ = borrowed
+def test_a_closed_connection_is_not_checked_out_again(checked_out: tuple[PooledConnection, socket.socket]) -> None:
+    connection, _ = checked_out
     connection._force_close()
 
-    with pytest.raises(pymysql.OperationalError, match="ended with an earlier error"):
+    with pytest.raises(pymysql.OperationalError, match="earlier error has closed"):
         driver(MYSQL).check_in(connection, "rollback")
 
 
-def test_close_says_goodbye(connected: tuple[PooledConnection, socket.socket]) -> None:
+def test_close_ends_the_session_as_the_server_expects(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
 
     driver(MYSQL).close(connection)
@@ -700,15 +736,15 @@ def test_close_says_goodbye(connected: tuple[PooledConnection, socket.socket]) -
     assert server.recv(100) == b"\x01\x00\x00\x00\x01"  # COM_QUIT
 
 
-def test_abandon_says_nothing(connected: tuple[PooledConnection, socket.socket]) -> None:
+def test_after_a_fork_the_child_sends_nothing_to_the_server(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, server = connected
 
-    driver(MYSQL).abandon(connection)
+    driver(MYSQL).after_fork(connection)
 
     assert server.recv(100) == b""
 
 
-def test_a_socket_that_was_being_closed_is_abandoned_too(connected: tuple[PooledConnection, socket.socket]) -> None:
+def test_a_socket_that_was_being_closed_is_released_too(connected: tuple[PooledConnection, socket.socket]) -> None:
     connection, _ = connected
     assert connection._sock is not None
     assert connection._rfile is not None
@@ -716,7 +752,7 @@ def test_a_socket_that_was_being_closed_is_abandoned_too(connected: tuple[Pooled
     connection._sock.close()
     assert connection._sock.fileno() == -1
 
-    driver(MYSQL).abandon(connection)
+    driver(MYSQL).after_fork(connection)
 
     assert not connection.open
 
@@ -732,7 +768,7 @@ def test_a_close_never_raises(connected: tuple[PooledConnection, socket.socket])
     assert not connection.open
 
 
-def test_a_result_that_was_not_read_to_its_end_is_not_waited_for(
+def test_an_unread_result_is_not_waited_for(
     connected: tuple[PooledConnection, socket.socket],
 ) -> None:
     connection, server = connected

@@ -1,6 +1,6 @@
-"""An answer of a server is to a pool's connection what it is to PyMySQL, in whatever pieces it comes, whole or broken.
+"""The pool's connection reads any answer as PyMySQL does: in any pieces, valid or damaged.
 
-For this is why a pool may read it in a way of its own.
+So the pool may read answers in its own way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pymysql.connections import Connection
 from pymysql.constants import FIELD_TYPE, SERVER_STATUS
 
 from unit.test_drivers_pymysql import Pieces, field, packet
-from wsgipool.drivers.pymysql_connection import PooledConnection
+from wsgipool.drivers.pymysql.connection import PooledConnection
+from wsgipool.drivers.pymysql.fast_reading import FastConnection
 
 VALUES: dict[int, st.SearchStrategy[bytes]] = {
     FIELD_TYPE.LONG: st.integers(-(2**31), 2**31).map(lambda number: b"%d" % number),
@@ -30,7 +31,7 @@ VALUES: dict[int, st.SearchStrategy[bytes]] = {
     FIELD_TYPE.BLOB: st.binary(max_size=300),
     FIELD_TYPE.NULL: st.nothing(),
 }
-"""What a server sends for a column of each type, if it is not NULL."""
+"""The values that a server sends for a column of each type, if not NULL."""
 
 UTF8, BINARY = 33, 63
 """Character sets of a column."""
@@ -69,13 +70,13 @@ def results(draw: st.DrawFn, status: int) -> list[bytes]:
 
 
 OK = b"\0\x03\x07\x02\0\x01\0"
-"""3 rows were changed, the last of them has the id 7; one warning."""
+"""An OK packet: 3 changed rows, the new key 7, one warning."""
 KILLED = b"\xff\x25\x05#70100Query execution was interrupted"
 
 
 @st.composite
 def answers(draw: st.DrawFn) -> bytes:
-    """Return the bytes of an answer: any results, then one, or only how it went; in half of them a byte is wrong."""
+    """Return the bytes of an answer: any results, then an end. Half of the answers have a wrong byte."""
     more = SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
     payloads: list[bytes] = []
     for _ in range(draw(st.integers(0, 2))):
@@ -85,7 +86,7 @@ def answers(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         number = draw(st.integers(0, len(packets) - 1))
         broken = bytearray(packets[number])
-        # Most of what matters stands at the beginning.
+        # The beginning matters most.
         place = draw(st.integers(0, 4) | st.integers(0, len(broken) - 1))
         broken[place] = draw(st.sampled_from([0, 1, (broken[place] + 1) % 256, 254, 255]) | st.integers(0, 255))
         packets[number] = bytes(broken)
@@ -93,7 +94,7 @@ def answers(draw: st.DrawFn) -> bytes:
 
 
 def outcomes(kind: Any, pieces: list[bytes]) -> list[object]:
-    """Return what a connection makes of an answer that comes in these pieces, to its end or its first error."""
+    """Return the results that a connection reads from these pieces, up to the end or the first error."""
     connection = kind(defer_connect=True, ssl_disabled=True)
     connection._sock = socket.socket()
     reader = connection._rfile = io.BufferedReader(Pieces(*pieces))
@@ -112,7 +113,7 @@ def outcomes(kind: Any, pieces: list[bytes]) -> list[object]:
                     [field.__dict__ for field in result.fields] if result.description else None,
                     result.affected_rows,
                     result.insert_id,
-                    result.warning_count % 65536,  # from PyMySQL, many are fewer than none
+                    result.warning_count % 65536,  # PyMySQL reads large numbers as negative
                     connection.server_status,
                     connection._next_seq_id,
                 ]
@@ -132,8 +133,10 @@ def outcomes(kind: Any, pieces: list[bytes]) -> list[object]:
 @example(answer=numbered([b"\x01", field("n"), end(0, 0), b"\x011", end(0, 0)[:1], end(0, 0)]), cuts=[])
 @settings(max_examples=settings().max_examples // 4)
 @given(answer=answers(), cuts=st.lists(st.integers(0, 10_000), max_size=5))
-def test_an_answer_is_what_pymysql_makes_of_it(answer: bytes, cuts: list[int]) -> None:
+def test_an_answer_is_read_as_by_pymysql(answer: bytes, cuts: list[int]) -> None:
     places = sorted({0, len(answer), *(cut % len(answer) for cut in cuts)})
     pieces = [answer[start:stop] for start, stop in itertools.pairwise(places)]
 
-    assert outcomes(PooledConnection, pieces) == outcomes(Connection, pieces)
+    expected = outcomes(Connection, pieces)
+    assert outcomes(FastConnection, pieces) == expected
+    assert outcomes(PooledConnection, pieces) == expected

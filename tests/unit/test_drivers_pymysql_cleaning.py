@@ -1,4 +1,4 @@
-"""How a PyMySQL connection is cleaned between two holders, against a server that says what the test has it say."""
+"""The cleaning of a PyMySQL connection between two holders, with a scripted server."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pymysql.constants import FIELD_TYPE, SERVER_STATUS
 from pymysql.cursors import DictCursor
 
 from unit.fakes import PATIENCE, Task
-from unit.test_drivers_pymysql import MYSQL, answer, connected_pair, driver, packet, replying
+from unit.test_drivers_pymysql import KINDS, MYSQL, answer, connected_pair, driver, packet, replying
 from wsgipool.drivers import CLEANING_TIMEOUT
-from wsgipool.drivers.pymysql_connection import PooledConnection
+from wsgipool.drivers.pymysql.connection import PooledConnection
 
 Ends = tuple[PooledConnection, socket.socket]
 
 IN_TRANSACTION = b"\x00\x00\x00\x01\x00\x00\x00"
 AUTOCOMMIT = b"\x00\x00\x00\x02\x00\x00\x00"
-"""What OK packets carry: nothing changed, no key, the status, no warnings."""
+"""Payloads of OK packets: nothing changed, no key, the status, no warnings."""
 
 
 def refusal(code: int, state: str, text: str) -> bytes:
     return b"\xff" + code.to_bytes(2, "little") + b"#" + state.encode() + text.encode()
 
 
-@pytest.fixture
-def ends() -> Iterator[Ends]:
+@pytest.fixture(params=KINDS)
+def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     """A connection that a thread holds and has used, and the server's end of its socket."""
-    with connected_pair() as (connection, server):
+    with connected_pair(KINDS[request.param]) as (connection, server):
         assert check_out(connection)
         with replying(server, packet(1, bytes(7))):
             connection.ping()
@@ -49,7 +49,7 @@ def check_in(connection: PooledConnection, how: Any = "rollback", pipeline: bool
 
 
 def sent(server: socket.socket) -> list[bytes]:
-    """Return the commands that the server has been sent so far, without their headers."""
+    """Return the commands sent to the server so far, without their headers."""
     server.setblocking(False)
     try:
         received = server.recv(1 << 16)
@@ -71,23 +71,58 @@ def test_the_answer_to_a_rollback_proves_a_connection_alive(ends: Ends, read_tim
     connection, server = ends
     driver(MYSQL).set_read_timeout(connection, read_timeout or PATIENCE)
     check_in(connection)
-    assert sent(server) == [b"\x03ROLLBACK"]
+    assert sent(server) == [b"\x03ROLLBACK AND NO CHAIN NO RELEASE"]
     server.send(packet(1, AUTOCOMMIT))
 
     assert check_out(connection)
     assert connection.server_status == SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 
 
-def test_a_connection_that_was_not_used_owes_no_rollback(ends: Ends) -> None:
+def test_an_unused_connection_is_returned_without_a_rollback(ends: Ends) -> None:
     connection, server = ends
     check_in(connection)
-    assert sent(server) == [b"\x03ROLLBACK"]
+    assert sent(server) == [b"\x03ROLLBACK AND NO CHAIN NO RELEASE"]
     server.send(packet(1, bytes(7)))
 
     assert check_out(connection)
     check_in(connection)
 
     assert sent(server) == []
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_an_ended_transaction_is_not_rolled_back(ends: Ends, end: str) -> None:
+    connection, server = ends
+    with replying(server, packet(1, bytes(7))):
+        getattr(connection, end)()
+
+    check_in(connection)
+
+    assert sent(server) == []
+    assert check_out(connection)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_transaction_that_follows_an_ended_one_is_rolled_back(ends: Ends, end: str) -> None:
+    connection, server = ends
+    with replying(server, packet(1, bytes(7))):
+        getattr(connection, end)()
+    with replying(server, packet(1, bytes(7))):
+        connection.query("SELECT 1")
+
+    check_in(connection)
+
+    assert sent(server) == [b"\x03ROLLBACK AND NO CHAIN NO RELEASE"]
+
+
+def test_a_chained_transaction_is_rolled_back(ends: Ends) -> None:
+    connection, server = ends
+    with replying(server, packet(1, IN_TRANSACTION)):
+        connection.commit()  # with completion_type = CHAIN
+
+    check_in(connection)
+
+    assert sent(server) == [b"\x03ROLLBACK AND NO CHAIN NO RELEASE"]
 
 
 def test_the_answer_to_a_rollback_may_arrive_in_parts(ends: Ends) -> None:
@@ -100,7 +135,7 @@ def test_the_answer_to_a_rollback_may_arrive_in_parts(ends: Ends) -> None:
     assert reader.result()
 
 
-def test_the_answer_to_a_rollback_may_say_more_than_yes(ends: Ends) -> None:
+def test_the_answer_to_a_rollback_may_have_a_text(ends: Ends) -> None:
     connection, server = ends
     check_in(connection)
     server.send(packet(1, AUTOCOMMIT + b"so be it"))
@@ -109,7 +144,7 @@ def test_the_answer_to_a_rollback_may_say_more_than_yes(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("how", ["rollback", "session"])
-def test_a_server_that_has_closed_since_it_answered_is_seen(ends: Ends, how: str) -> None:
+def test_a_close_by_the_server_after_its_answer_is_noticed(ends: Ends, how: str) -> None:
     connection, server = ends
     check_in(connection, how)
     server.send(packet(1, AUTOCOMMIT) * len(sent(server)))
@@ -130,7 +165,7 @@ def test_a_refused_rollback_ends_the_connection(ends: Ends) -> None:
     assert not connection.open
 
 
-def test_no_holder_waits_for_a_rollback_that_takes_long(ends: Ends) -> None:
+def test_no_holder_waits_for_a_long_rollback(ends: Ends) -> None:
     connection, _ = ends
     check_in(connection)
     began = time.monotonic()
@@ -160,7 +195,7 @@ def test_no_holder_waits_for_a_rollback_that_takes_long(ends: Ends) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["rollback", "session"])
-def test_nothing_but_an_ok_is_taken_for_the_answer_to_a_reset(ends: Ends, reply: bytes, how: str) -> None:
+def test_only_an_ok_is_accepted_as_the_answer_to_a_reset(ends: Ends, reply: bytes, how: str) -> None:
     connection, server = ends
     check_in(connection, how)
     if how == "session":
@@ -173,7 +208,7 @@ def test_nothing_but_an_ok_is_taken_for_the_answer_to_a_reset(ends: Ends, reply:
     assert not connection.open
 
 
-def test_a_server_that_trickles_gains_no_time(ends: Ends) -> None:
+def test_a_server_that_sends_slowly_gains_no_time(ends: Ends) -> None:
     connection, server = ends
     check_in(connection)
     ended = threading.Event()
@@ -209,32 +244,32 @@ def test_without_pipeline_each_command_waits_for_the_answer_to_the_one_before(en
     assert check_out(connection)
 
 
-# --- what nobody asked for -------------------------------------------------------------------------------------------
+# --- unexpected answers --------------------------------------------------------------------------------------------
 
 
-def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(ends: Ends) -> None:
+def test_an_unexpected_answer_is_not_taken_for_the_next_one(ends: Ends) -> None:
     connection, server = ends
 
     with connection.cursor() as cursor:
         with replying(server, answer("title", "A") + answer("title", "A again")):
             cursor.execute("SELECT 'A'")
         assert cursor.fetchall() == (("A",),)
-        with pytest.raises(pymysql.OperationalError, match="nobody asked for"):
+        with pytest.raises(pymysql.OperationalError, match="unexpected answer"):
             cursor.execute("SELECT 'B'")
 
     assert not connection.open
 
 
-def test_an_answer_that_nobody_asked_for_ends_the_connection_before_its_next_holder(ends: Ends) -> None:
+def test_an_unexpected_answer_closes_the_connection_before_its_next_holder(ends: Ends) -> None:
     connection, server = ends
     with replying(server, answer("title", "A") + answer("title", "A again")):
         connection.query("SELECT 'A'")
 
-    with pytest.raises(pymysql.OperationalError, match="nobody asked for"):
+    with pytest.raises(pymysql.OperationalError, match="unexpected answer"):
         driver(MYSQL).check_in(connection, None)
 
 
-def test_an_answer_that_comes_later_ends_the_connection_before_its_next_holder(ends: Ends) -> None:
+def test_a_later_unexpected_answer_closes_the_connection_before_its_next_holder(ends: Ends) -> None:
     connection, server = ends
     driver(MYSQL).check_in(connection, None)
     server.send(answer("title", "A again"))
@@ -246,7 +281,7 @@ def test_an_answer_that_comes_later_ends_the_connection_before_its_next_holder(e
     ("words", "code"),
     [(packet(0, refusal(4031, "HY000", "disconnected by the server because of inactivity")), 4031), (b"", 2006)],
 )
-def test_a_session_that_the_server_has_ended_is_named_by_what_it_said(ends: Ends, words: bytes, code: int) -> None:
+def test_the_error_of_an_ended_session_has_the_servers_reason(ends: Ends, words: bytes, code: int) -> None:
     connection, server = ends
     server.send(words)
     server.shutdown(socket.SHUT_WR)
@@ -255,7 +290,7 @@ def test_a_session_that_the_server_has_ended_is_named_by_what_it_said(ends: Ends
         connection.query("SELECT 1")
 
     assert caught.value.args[0] == code
-    with pytest.raises(pymysql.OperationalError, match=r"ended with an earlier error.*putconn"):
+    with pytest.raises(pymysql.OperationalError, match=r"earlier error has closed.*putconn"):
         connection.query("SELECT 1")
 
 
@@ -265,7 +300,7 @@ def test_a_session_that_the_server_has_ended_is_named_by_what_it_said(ends: Ends
 @pytest.mark.parametrize(
     "error", [pymysql.DataError("1"), pymysql.OperationalError(2013, "lost"), pymysql.Error(), ValueError(), KeyError()]
 )
-def test_a_converter_that_raises_leaves_no_answer_to_the_next_statement(ends: Ends, error: Exception) -> None:
+def test_a_converter_that_raises_leaves_no_answer_for_the_next_statement(ends: Ends, error: Exception) -> None:
     connection, server = ends
 
     def convert(_text: str) -> None:
@@ -293,7 +328,7 @@ def test_a_refused_statement_is_followed_by_the_next_one(ends: Ends) -> None:
             assert cursor.fetchall() == (("B",),)
 
 
-# --- what a holder has changed ---------------------------------------------------------------------------------------
+# --- changes by a holder ---------------------------------------------------------------------------------------------
 
 
 def _changes() -> dict[str, Any]:
@@ -330,7 +365,7 @@ def public(connection: PooledConnection) -> dict[str, object]:
 
 @pytest.mark.parametrize("how", ["rollback", "session", None])
 @pytest.mark.parametrize("change", _changes())
-def test_what_a_holder_changes_on_the_object_is_restored(ends: Ends, change: str, how: str | None) -> None:
+def test_a_holders_changes_of_the_object_are_restored(ends: Ends, change: str, how: str | None) -> None:
     connection, server = ends
     before = public(connection)
     settings = (dict(connection.decoders), dict(connection.encoders), connection._read_timeout)
@@ -350,7 +385,7 @@ def test_what_a_holder_changes_on_the_object_is_restored(ends: Ends, change: str
 
 
 @pytest.mark.parametrize("how", ["rollback", None])
-def test_autocommit_that_a_holder_has_set_is_put_back(ends: Ends, how: str | None) -> None:
+def test_a_holders_autocommit_is_restored(ends: Ends, how: str | None) -> None:
     connection, server = ends
     with replying(server, packet(1, AUTOCOMMIT)):
         connection.autocommit(True)
@@ -360,7 +395,7 @@ def test_autocommit_that_a_holder_has_set_is_put_back(ends: Ends, how: str | Non
     assert sent(server) == [b"\x03SET AUTOCOMMIT = 0"]
 
 
-def test_a_character_set_that_a_holder_has_set_is_put_back_on_both_sides(ends: Ends) -> None:
+def test_a_holders_character_set_is_restored_on_both_sides(ends: Ends) -> None:
     connection, server = ends
     with replying(server, packet(1, AUTOCOMMIT)):
         connection.set_character_set("latin1")
@@ -372,7 +407,7 @@ def test_a_character_set_that_a_holder_has_set_is_put_back_on_both_sides(ends: E
 
 
 @pytest.mark.parametrize("code", [1047, 1053, 1290, 1836, 3032, 3100, 3101])
-def test_a_connection_whose_server_can_do_no_work_is_not_handed_out_again(ends: Ends, code: int) -> None:
+def test_a_connection_of_a_server_that_can_do_no_work_is_closed(ends: Ends, code: int) -> None:
     connection, server = ends
     with replying(server, packet(1, refusal(code, "HY000", "no"))), pytest.raises(pymysql.Error):
         connection.query("UPDATE books SET stock = 0")

@@ -1,11 +1,11 @@
-"""Which databases are on one server: they share its budget, and a plan counts them together."""
+"""Databases on one server share its budget, and a plan adds them up."""
 
 from __future__ import annotations
 
 import pytest
 
 from wsgipool import config
-from wsgipool.cli.site import limits_of
+from wsgipool.cli.site_settings import limits_of
 from wsgipool.config import parse_url
 from wsgipool.drivers import server_of
 from wsgipool.drivers.limits import ServerLimit, has_limit
@@ -61,7 +61,7 @@ def test_a_server_is_named_by_its_address(url: str, server: str | None) -> None:
         ),
     ],
 )
-def test_a_plan_counts_those_databases_together_that_share_a_budget(url: str, same: str, another: str) -> None:
+def test_a_plan_adds_up_the_databases_that_share_a_budget(url: str, same: str, another: str) -> None:
     urls = {"orders": url, "archive": same, "other": another}
     settings = config.load({"databases": {name: {"url": each} for name, each in urls.items()}})
     answers = {name: [ServerLimit("server", "max_connections", 151)] for name in urls}

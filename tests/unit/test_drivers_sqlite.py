@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from unit.fakes import Task, run_python
-from wsgipool import ConfigError, ConnectFailed, Pool
+from wsgipool import ConfigError, ConnectFailed, Pool, drivers
 from wsgipool.config import DatabaseSettings, load, parse_url
 from wsgipool.drivers import Driver, Reset, for_database
 from wsgipool.impersonation import as_user
@@ -49,6 +49,20 @@ def test_a_connection_may_serve_one_thread_after_the_other(file: Path) -> None:
     pool.close()
 
 
+def test_a_file_that_was_replaced_is_opened_again(file: Path) -> None:
+    pool = Pool(driver(f"sqlite:///{file}"), name="shop", max_size=1)
+    with pool.connection() as connection:
+        connection.execute("CREATE TABLE books (title)")
+    with sqlite3.connect(file.with_name("backup.db")) as backup:
+        backup.execute("CREATE TABLE restored (title)")
+    backup.close()
+    file.with_name("backup.db").replace(file)
+
+    with pool.connection() as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("restored",)]
+    pool.close()
+
+
 def test_reset_ends_the_transaction(file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}")
     connection = sqlite.connect(1)
@@ -82,17 +96,17 @@ def test_a_statement_waits_for_a_lock_as_long_as_the_option_says(file: Path, opt
     sqlite.close(connection)
 
 
-def test_a_file_that_cannot_be_opened_is_a_connect_failed_that_names_it_and_what_is_in_the_way(tmp_path: Path) -> None:
+def test_connect_failed_names_the_file_and_why_it_cannot_be_opened(tmp_path: Path) -> None:
     pool = Pool(driver(f"sqlite:///{tmp_path}/nowhere/shop.db"), name="shop", max_size=1)
 
     with pytest.raises(ConnectFailed) as caught:
         pool.getconn()
 
     assert f"{tmp_path}/nowhere/shop.db: OperationalError: unable to open database file" in str(caught.value)
-    assert f": there is no {tmp_path}/nowhere, or user {os.geteuid()} may not see it" in str(caught.value)
+    assert f": there is no {tmp_path}/nowhere, or user {os.geteuid()} has no access to it" in str(caught.value)
 
 
-def test_a_folder_in_which_the_process_may_make_no_files_is_named() -> None:
+def test_a_folder_without_write_permission_is_named() -> None:
     def connect() -> str:
         try:
             driver("sqlite:////usr/shop.db").connect(1)
@@ -104,18 +118,18 @@ def test_a_folder_in_which_the_process_may_make_no_files_is_named() -> None:
     complaint = as_user("nobody" if user == "root" else user, connect)
 
     assert "unable to open database file: user " in complaint
-    assert " may make no files in /usr, and SQLite needs some beside the database" in complaint
+    assert " may not create files in /usr, and SQLite needs some beside the database" in complaint
 
 
 @pytest.mark.parametrize(
     ("url", "remedy"),
     [
-        ("sqlite:///shop.db", "what follows the slashes is not the absolute path of a file; write sqlite:////path/to"),
-        ("sqlite:///data/shop.db", "what follows the slashes is not the absolute path of a file"),
-        ("sqlite:///:memory:", "what follows the slashes is not the absolute path of a file"),
-        ("sqlite:///file:/srv/shop.db", "what follows the slashes is not the absolute path of a file"),
-        ("sqlite:///~/shop.db", "what follows the slashes is not the absolute path of a file"),
-        ("sqlite://", "what follows the slashes is not the absolute path of a file"),
+        ("sqlite:///shop.db", "the path is not absolute; write sqlite:////path/to"),
+        ("sqlite:///data/shop.db", "the path is not absolute"),
+        ("sqlite:///:memory:", "the path is not absolute"),
+        ("sqlite:///file:/srv/shop.db", "the path is not absolute"),
+        ("sqlite:///~/shop.db", "the path is not absolute"),
+        ("sqlite://", "the path is not absolute"),
         (
             "sqlite://localhost/shop.db",
             "a file has no host, user or password; write sqlite:////path/to/file.db, with four",
@@ -142,7 +156,7 @@ def test_a_folder_in_which_the_process_may_make_no_files_is_named() -> None:
         ("sqlte:////shop.db", "no driver for sqlte://; did you mean sqlite?"),
     ],
 )
-def test_a_wrong_url_says_where_it_stands_and_what_would_do(url: str, remedy: str) -> None:
+def test_the_error_for_a_wrong_url_has_its_place_and_the_remedy(url: str, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         driver(url)
 
@@ -191,7 +205,7 @@ with pool.connection() as connection:
     assert run_python(program) == "[('Emma',)]\n"
 
 
-# --- what a holder leaves --------------------------------------------------------------------------------------------
+# --- state that a holder leaves --------------------------------------------------------------------------------------
 
 
 def returned(sqlite: Driver[sqlite3.Connection], connection: sqlite3.Connection) -> None:
@@ -212,9 +226,7 @@ if sys.version_info >= (3, 12):
 
 @pytest.mark.parametrize("change", ATTRIBUTES)
 @pytest.mark.parametrize("how", [None, "rollback", "session"])
-def test_the_next_holder_finds_the_attributes_as_they_were_configured(
-    how: Reset | None, change: str, file: Path
-) -> None:
+def test_the_next_holder_finds_the_configured_attributes(how: Reset | None, change: str, file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}")
     connection = sqlite.connect(1)
     connection.row_factory = lambda _, row: list(row)
@@ -228,6 +240,33 @@ def test_the_next_holder_finds_the_attributes_as_they_were_configured(
     assert connection.isolation_level is not None
     assert vars(connection).keys() - {"_open"} == before
     sqlite.close(connection)
+
+
+def test_a_pool_without_configure_restores_the_attributes_too(file: Path) -> None:
+    pool = Pool(driver(f"sqlite:///{file}"), name="shop", max_size=1)
+    with pool.connection() as connection:
+        connection.row_factory = sqlite3.Row
+
+    with pool.connection() as again:
+        assert again is connection
+        assert again.row_factory is None
+    pool.close()
+
+
+if sys.version_info >= (3, 12):
+
+    def test_a_return_without_a_reset_commits_nothing(file: Path) -> None:
+        sqlite = drivers.driver("sqlite", file, autocommit=True)
+        connection = sqlite.connect(1)
+        connection.execute("CREATE TABLE books (title)")
+        sqlite.begin(connection)
+        connection.execute("INSERT INTO books VALUES ('Emma')")
+
+        sqlite.check_in(connection, None)
+
+        assert connection.autocommit is True
+        assert connection.execute("SELECT count(*) FROM books").fetchone() == (0,)
+        sqlite.close(connection)
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
@@ -250,10 +289,9 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_that_only_a_new_connection_undoes_makes_one_necessary(change: str, file: Path) -> None:
+def test_a_change_that_only_a_new_connection_undoes_closes_the_connection(change: str, file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}")
     connection = sqlite.connect(1)
-    sqlite.remember(connection)
     returned(sqlite, connection)
 
     CHANGES[change](connection)
@@ -265,8 +303,8 @@ def test_a_change_that_only_a_new_connection_undoes_makes_one_necessary(change: 
 
 @pytest.mark.parametrize(
     "change", sorted(CHANGES.keys() - {"a progress handler", "a limit"})
-)  # these stop whatever is done
-def test_what_configure_changes_costs_no_connection(change: str, file: Path) -> None:
+)  # these stop every statement
+def test_a_change_by_configure_costs_no_connection(change: str, file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}")
     connection = sqlite.connect(1)
     CHANGES[change](connection)
@@ -305,7 +343,7 @@ def rows_of_a_factory_that_raises(connection: Any) -> Any:
 
 
 @pytest.mark.parametrize("leave", [rows_left, rows_left_by_a_cursor, rows_of_a_factory_that_raises])
-def test_rows_left_unread_lock_nobody_out_and_are_no_old_news(leave: Callable[[Any], Any], file: Path) -> None:
+def test_unread_rows_keep_no_lock_and_reach_no_later_holder(leave: Callable[[Any], Any], file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}?timeout=0.1")
     connection, other = sqlite.connect(1), sqlite.connect(1)
     other.execute("CREATE TABLE books (title)")
@@ -317,7 +355,7 @@ def test_rows_left_unread_lock_nobody_out_and_are_no_old_news(leave: Callable[[A
     returned(sqlite, connection)
 
     other.execute("DELETE FROM books")
-    other.commit()  # would meet the lock of the reader
+    other.commit()  # would fail with a reader's lock
     assert connection.execute("SELECT count(*) FROM books").fetchone() == (0,)
     with pytest.raises(sqlite3.ProgrammingError):
         rows.fetchone()
@@ -325,19 +363,18 @@ def test_rows_left_unread_lock_nobody_out_and_are_no_old_news(leave: Callable[[A
         sqlite.close(one)
 
 
-def test_a_connection_opened_while_another_has_the_file_is_not_waited_for_and_used_once(file: Path) -> None:
+def test_a_file_locked_at_the_connect_is_not_waited_for_and_used_once(file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}?timeout=60")
     other = sqlite.connect(1)
     other.execute("CREATE TABLE books (title)")
     other.commit()
     other.execute("BEGIN EXCLUSIVE")
-    connection = sqlite.connect(1)
 
-    Task(lambda: sqlite.remember(connection)).result()
+    connection = Task(lambda: sqlite.connect(1)).result()
     other.rollback()
 
     assert connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
-    with pytest.raises(sqlite3.OperationalError, match="another had the file locked"):
+    with pytest.raises(sqlite3.OperationalError, match="another connection had it locked"):
         sqlite.check_in(connection, "rollback")
     for one in (connection, other):
         sqlite.close(one)
@@ -362,23 +399,21 @@ def test_begin_makes_statements_in_autocommit_one_transaction(end: str, rows: in
     sqlite.close(connection)
 
 
-def test_a_close_by_hand_is_answered_by_what_to_do_instead(file: Path) -> None:
+def test_the_error_after_a_close_by_hand_names_the_remedy(file: Path) -> None:
     pool = Pool(driver(f"sqlite:///{file}"), name="shop", max_size=1)
 
     def close_in_block() -> None:
         with pool.connection() as connection:
             connection.close()
 
-    with pytest.raises(
-        sqlite3.ProgrammingError, match="do not close it: leave the `with` block, or give it back by putc"
-    ):
+    with pytest.raises(ValueError, match="Do not close it: leave the `with` block, or return it once by putc"):
         close_in_block()
     with pool.connection() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
     pool.close()
 
 
-def test_what_the_pool_has_closed_says_so(file: Path) -> None:
+def test_a_connection_that_the_pool_has_closed_says_so(file: Path) -> None:
     sqlite = driver(f"sqlite:///{file}")
     connection = sqlite.connect(1)
     sqlite.close(connection)

@@ -1,4 +1,4 @@
-"""What the options for TLS mean: the same for both drivers of MySQL, and what contradicts itself is refused."""
+"""The meaning of the TLS options, the same for both drivers of MySQL; contradictions are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from unit.certificates import Authority, encrypted, rehash
 from wsgipool import ConfigError, config
 from wsgipool.drivers import for_database, mysql_options
-from wsgipool.drivers.pymysql_connection import PooledConnection
+from wsgipool.drivers.pymysql.connection import PooledConnection
 from wsgipool.drivers.tls import Mode
 
 SCHEMES = ["mysql", "mysql+mysqlclient"]
@@ -21,7 +21,7 @@ SCHEMES = ["mysql", "mysql+mysqlclient"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates by name: ca, client and its key, a key with a password, and files that cannot serve."""
+    """Certificates by name: ca, client and its key, a key with a password, and unusable files."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder, "ca")
     client = authority.issue("client", "DNS:client")
@@ -137,7 +137,7 @@ def test_options_that_contradict_each_other_are_refused(
         ("ssl_ca={}/ca.pem&ssl_mode=VERIFY_CA", ssl.CERT_REQUIRED, False, True),
     ],
 )
-def test_pymysqls_context_verifies_what_the_url_says(
+def test_pymysqls_context_verifies_as_the_url_demands(
     options: str, verify_mode: ssl.VerifyMode, check_hostname: bool, required: bool, folder: Path
 ) -> None:
     driver: Any = for_database(settings_of(f"mysql://shop@db/orders?{options.replace('{}', str(folder))}"))
@@ -166,19 +166,19 @@ def test_no_tls_means_none_with_pymysql() -> None:
         ("ssl_ca=~/ca.pem", "ssl_ca: '~/ca.pem' is not an absolute path"),
         ("ssl_ca={}", "is a folder"),
         ("ssl_ca={}/empty.pem", "is empty"),
-        ("ssl_ca={}/fifo.pem", "is not a regular file"),
-        ("ssl_ca=/dev/zero", "is not a regular file"),
+        ("ssl_ca={}/fifo.pem", "name a regular file"),
+        ("ssl_ca=/dev/zero", "name a regular file"),
         ("ssl_ca={}/client.key", "has no certificate in PEM"),
         ("ssl_ca={}/der.pem", "has no certificate in PEM"),
         ("ssl_ca={}/damaged.pem", "damaged"),
         ("ssl_ca=/" + "x" * 5000, "cannot be read by user id"),
         ("ssl_capath=/nowhere", "ssl_capath: '/nowhere' does not exist"),
         ("ssl_capath={}/ca.pem", "is not a folder"),
-        ("ssl_capath={}", "run `openssl rehash` on it"),
+        ("ssl_capath={}", "run `openssl rehash` on the folder"),
         ("ssl_key={}/client.key", "ssl_key without ssl_cert"),
         ("ssl_cert={}/client.pem", "ssl_cert without ssl_key"),
         ("ssl_cert={}/client.pem&ssl_key=/nowhere/key", "ssl_key: '/nowhere/key' does not exist"),
-        ("ssl_cert={}/client.pem&ssl_key={}/fifo.pem", "is not a regular file"),
+        ("ssl_cert={}/client.pem&ssl_key={}/fifo.pem", "name a regular file"),
         ("ssl_cert={}/client.pem&ssl_key={}/ca.key", "is not the key of ssl_cert"),
         ("ssl_cert={}/client.pem&ssl_key={}/client.pem", "ssl_cert without ssl_key"),
         ("ssl_cert={}/client.key&ssl_key={}/client.pem", "has no certificate in PEM"),
@@ -186,7 +186,7 @@ def test_no_tls_means_none_with_pymysql() -> None:
         ("ssl_cert={}/client.pem&ssl_key={}/client.encrypted", "is encrypted; give its password in ssl_key_password"),
     ],
 )
-def test_a_file_that_cannot_serve_is_refused_by_its_name(options: str, said: str, scheme: str, folder: Path) -> None:
+def test_a_file_that_cannot_be_used_is_named(options: str, said: str, scheme: str, folder: Path) -> None:
     message = refusal_of(scheme, options.replace("{}", str(folder)))
 
     assert message.startswith("the mapping given to configure(): databases.shop.url: ssl_")
@@ -194,7 +194,7 @@ def test_a_file_that_cannot_serve_is_refused_by_its_name(options: str, said: str
     assert len(message) < 500
 
 
-def test_a_file_that_may_not_be_read_names_the_user(tmp_path: Path) -> None:
+def test_the_error_for_an_unreadable_file_names_the_user(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.touch(mode=0o000)
     before = os.geteuid()

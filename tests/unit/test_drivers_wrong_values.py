@@ -1,4 +1,4 @@
-"""For every option of every scheme: a value that cannot be is refused in one line that names it, before any connect."""
+"""For every option of every scheme, a wrong value is refused in one line that names it, before any connect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsgipool import ConfigError, config
 from wsgipool.drivers import for_database
 
 NEVER = ["", " ", "\0", "\x1b[31m", "x" * 300]
-"""What no option can be."""
+"""Values that are wrong for every option."""
 NO_NUMBER = [*NEVER, "0", "-1", "1e9", "1e400", "inf", "nan", "1s", "1,5", "0x10", "+", "true", "none?"]
 NO_BOOLEAN = [*NEVER, "2", "-1", "maybe", "nul", "truefalse", "t", "1.0", "yes please", "['true']", "None", "y", "oui"]
 NO_WORD = [*NEVER, "0", "1", "true", "no way", "REQUIRED;", "'", "a'b", "utf 8", "ä", "--", "a\nb", "%", "x y z"]
@@ -70,7 +70,7 @@ def test_a_wrong_value_gives_one_line_that_names_the_option(scheme: str, option:
     host = "" if option == "unix_socket" else "db"
     for value in known[option]:
         with pytest.raises(ConfigError) as caught:
-            # What the URL itself cannot carry is refused when it is read.
+            # The URL cannot carry this value, so reading the URL refuses it.
             for_database(load(f"{scheme}://shop:s3cret@{host}/orders?{option}={quote(value, safe='')}"))
         message = str(caught.value)
 
@@ -85,7 +85,7 @@ def test_a_wrong_value_gives_one_line_that_names_the_option(scheme: str, option:
 @pytest.mark.parametrize(
     "host", ["a%20b", "a..b", "-a", "a=b", "%00", "a%0Ab", "a%3Bb", "x" * 300, "a%2Cb%20c", "'", "a%26b", "%5Bx"]
 )
-def test_what_cannot_be_a_host_is_refused(host: str, scheme: str) -> None:
+def test_a_wrong_host_is_refused(host: str, scheme: str) -> None:
     with pytest.raises(ConfigError) as caught:
         for_database(load(f"{scheme}://shop:s3cret@{host}/orders"))
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_a_host_is_refused(host: str, scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient", "postgresql"])
 @pytest.mark.parametrize("port", ["0", "00", "65536", "-1", "abc", "99999999999"])
-def test_what_cannot_be_a_port_is_refused(port: str, scheme: str) -> None:
+def test_a_wrong_port_is_refused(port: str, scheme: str) -> None:
     with pytest.raises(ConfigError, match="port"):
         for_database(load(f"{scheme}://shop@db:{port}/orders"))
 

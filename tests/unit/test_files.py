@@ -11,7 +11,7 @@ from wsgipool.files import read_text
 
 
 @pytest.mark.parametrize("content", ["", "s3cret", " a\tb \r\nc\r\n", "ü€\N{GRINNING FACE}", "\0", "x" * 100])
-def test_the_text_is_what_the_file_has(tmp_path: Path, content: str) -> None:
+def test_the_text_of_a_file_is_returned_unchanged(tmp_path: Path, content: str) -> None:
     file = tmp_path / "file"
     file.write_bytes(content.encode())
 
@@ -35,7 +35,7 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         ("text".encode("utf-16"), "begins with a byte order mark; save it as UTF-8 without one"),
     ],
 )
-def test_what_is_no_short_text_of_utf8_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_long_text_or_one_without_utf8_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     file = tmp_path / "file"
     file.write_bytes(content)
 
@@ -46,7 +46,7 @@ def test_what_is_no_short_text_of_utf8_is_refused(tmp_path: Path, content: bytes
 
 
 def refusal(path: Path) -> str:
-    """Return why a path is not read, found by a thread that would wait for ever if it waited."""
+    """Return the reason why a path is refused. A separate thread reads it, in case reading blocks."""
 
     def ask() -> str:
         try:
@@ -84,10 +84,10 @@ def test_a_folder_and_a_device_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
 def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
-    assert refusal(Path("/tmp") / name) == "has a character in its name that no file's name can have"  # noqa: S108
+    assert refusal(Path("/tmp") / name) == "has a character in its name that no file name can have"  # noqa: S108
 
 
-def test_what_the_system_refuses_is_its_error(tmp_path: Path) -> None:
+def test_an_error_of_the_system_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "missing", 100)
     with pytest.raises(OSError, match="too long"):

@@ -21,7 +21,7 @@ runpy.run_path({str(script)!r})
     return run_python(program)
 
 
-def test_the_error_log_says_what_was_found(tmp_path: Path) -> None:
+def test_the_error_log_names_the_settings(tmp_path: Path) -> None:
     printed = preload(tmp_path, '[databases.shop]\nurl = "mysql://shop:s3cret@db/orders"\n')
 
     assert printed == (

@@ -1,4 +1,4 @@
-"""How httpd's dump of its configuration is read; a real httpd's is read in tests/httpd."""
+"""Parsing of httpd's dump of its configuration; tests/httpd has real dumps."""
 
 from __future__ import annotations
 
@@ -78,24 +78,24 @@ def test_modules_and_defines_are_known(read: dump.Dump) -> None:
     assert read.defines["WSGIPOOL_CONFIG"] == "/etc/a b=c.toml"
 
 
-def test_who_runs_it_and_where_its_number_is_are_known(read: dump.Dump) -> None:
+def test_the_user_and_the_pid_file_are_known(read: dump.Dump) -> None:
     assert (read.user, read.pid_file) == ("www-data", Path("/run/apache2.pid"))
 
 
 @pytest.mark.parametrize(
     ("said", "user"),
     [
-        ('name="www-data" id=33 not_used', "www-data"),  # to who is not root, of a configuration that root may start
+        ('name="www-data" id=33 not_used', "www-data"),  # as another user than root sees a configuration for root
         ('name="#-1" id=4294967295 not_used', getpass.getuser()),  # nothing is configured
     ],
 )
-def test_who_is_not_root_learns_whom_root_would_start_it_as(said: str, user: str) -> None:
+def test_the_configured_user_is_known_to_every_user(said: str, user: str) -> None:
     read = dump.parse("", SERVER.replace('name="www-data" id=33', said))
 
     assert read.user == user
 
 
-def test_what_httpd_warns_of_is_known(read: dump.Dump) -> None:
+def test_the_warnings_of_httpd_are_known(read: dump.Dump) -> None:
     (warning,) = read.warnings
     assert warning.startswith("AH00318: WARNING: MaxRequestWorkers of 448 would require 7 servers")
 
@@ -114,7 +114,7 @@ def test_what_httpd_warns_of_is_known(read: dump.Dump) -> None:
         ('""', [""]),
     ],
 )
-def test_words_are_taken_apart_as_httpd_does(text: str, expected: list[str]) -> None:
+def test_arguments_are_split_as_httpd_does(text: str, expected: list[str]) -> None:
     assert list(dump.words(text)) == expected
 
 

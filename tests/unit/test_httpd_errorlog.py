@@ -1,4 +1,4 @@
-"""The package's lines in the error log, in a Python of their own: its stderr stands for the log."""
+"""The package's lines in the error log, in a separate Python whose stderr stands for the log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger("wsgipool")
 """
 
 
-def test_they_are_shown_once_however_often_that_is_wanted() -> None:
+def test_repeated_calls_show_each_line_once() -> None:
     assert run_python(f"{SHOW}errorlog.show_lines(); errorlog.show_lines(); logger.info('settings')") == (
         "wsgipool INFO: settings\n"
     )
 
 
 @pytest.mark.parametrize("whose", ["", "wsgipool"])
-def test_a_site_that_has_set_up_logging_gets_what_it_wanted(whose: str) -> None:
+def test_a_site_that_configures_logging_gets_its_own_format(whose: str) -> None:
     site = f"logging.getLogger({whose!r}).addHandler(logging.StreamHandler(sys.stdout))"
 
     assert run_python(f"{SHOW}{site}; errorlog.show_lines(); logger.info('settings'); logger.warning('pool')") == (

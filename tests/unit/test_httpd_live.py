@@ -1,4 +1,4 @@
-"""Which process is believed to be the httpd that a PidFile names. A process of another user plays the impostor."""
+"""Recognition of the httpd that a PidFile names; processes of another user are impostors."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def running(program: Path, user: str | None = None) -> Iterator[int]:
-    """Run a program that is not httpd, but may be named so."""
+    """Run a program that is not httpd, under any name."""
     with subprocess.Popen([program, "60"], user=user, env={"SHOP": "open"}) as process:
-        # It gets its name, and its user where a bit of the file says so, a moment after exec() has begun.
+        # The process has its name, and its user by the set-user-ID bit, a moment after exec() has begun.
         while Path(f"/proc/{process.pid}/comm").read_text().strip() != program.name:
             time.sleep(0.001)
         try:
@@ -50,7 +50,7 @@ def program_named(folder: Path, name: str) -> Path:
     return Path(shutil.copy("/bin/sleep", folder / name))
 
 
-def test_an_httpd_of_ones_own_is_found_with_its_environment(folder: Path) -> None:
+def test_an_httpd_of_this_user_is_found_with_its_environment(folder: Path) -> None:
     program = program_named(folder, "apache2")
     with running(program) as pid:
         (folder / "pid").write_text(f"{pid}\n")
@@ -60,14 +60,14 @@ def test_an_httpd_of_ones_own_is_found_with_its_environment(folder: Path) -> Non
     assert (found.pid, found.user, found.environment["SHOP"]) == (pid, f"#{os.geteuid()}", "open")
 
 
-def test_another_program_with_its_number_is_not_believed(folder: Path) -> None:
+def test_another_program_with_its_pid_is_ignored(folder: Path) -> None:
     with running(program_named(folder, "other")) as pid:
         (folder / "pid").write_text(f"{pid}\n")
 
         assert live.find(configuration(folder / "pid")) is None
 
 
-def test_another_binary_of_that_name_is_not_believed(folder: Path) -> None:
+def test_another_binary_of_that_name_is_ignored(folder: Path) -> None:
     (folder / "elsewhere").mkdir()
     program = program_named(folder, "apache2")
     with running(program_named(folder / "elsewhere", "apache2")) as pid:
@@ -77,7 +77,7 @@ def test_another_binary_of_that_name_is_not_believed(folder: Path) -> None:
 
 
 @as_root
-def test_a_process_of_another_user_is_not_believed(folder: Path) -> None:
+def test_a_process_of_another_user_is_ignored(folder: Path) -> None:
     program = program_named(folder, "apache2")
     with running(program, "nobody") as pid:
         (folder / "pid").write_text(f"{pid}\n")
@@ -86,7 +86,7 @@ def test_a_process_of_another_user_is_not_believed(folder: Path) -> None:
 
 
 @as_root
-def test_a_program_of_roots_that_another_user_started_is_not_believed(folder: Path) -> None:
+def test_a_set_user_id_program_of_another_user_is_ignored(folder: Path) -> None:
     program = program_named(folder, "apache2")
     program.chmod(0o4755)
     with running(program, "nobody") as pid:
@@ -97,7 +97,7 @@ def test_a_program_of_roots_that_another_user_started_is_not_believed(folder: Pa
 
 
 @as_root
-def test_a_pid_file_of_another_user_is_not_believed(folder: Path) -> None:
+def test_a_pid_file_of_another_user_is_ignored(folder: Path) -> None:
     program = program_named(folder, "apache2")
     with running(program) as pid:
         (folder / "pid").write_text(f"{pid}\n")
@@ -107,7 +107,7 @@ def test_a_pid_file_of_another_user_is_not_believed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "text", "long", "missing"])
-def test_an_odd_pid_file_is_none_and_nobody_waits(kind: str, folder: Path) -> None:
+def test_an_invalid_pid_file_is_ignored_without_a_wait(kind: str, folder: Path) -> None:
     path = folder / "pid"
     if kind == "link":
         (folder / "target").write_text(f"{os.getpid()}\n")

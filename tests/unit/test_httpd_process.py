@@ -1,4 +1,4 @@
-"""What a process learns of its server, with a server that is played; in a real one it is tested elsewhere."""
+"""The description of a process from inside, with a fake server; tests/httpd has real ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgipool.httpd import process as httpd
 
 @pytest.fixture
 def mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module that mod_wsgi gives to an interpreter, here of a daemon process group; and httpd's own."""
+    """Fakes of mod_wsgi's module in a daemon process, and of httpd's functions."""
     server: Any = ModuleType("mod_wsgi")
     server.process_group, server.application_group = "shop", ""
     server.threads_per_process, server.maximum_processes = 15, 4
@@ -65,7 +65,7 @@ def test_an_embedded_process_asks_the_mpm(mod_wsgi: Any, monkeypatch: pytest.Mon
     assert process.embedded
 
 
-def test_where_the_mpm_does_not_answer_mod_wsgi_is_believed(mod_wsgi: Any) -> None:
+def test_if_the_mpm_does_not_answer_mod_wsgi_does(mod_wsgi: Any) -> None:
     mod_wsgi.process_group = ""
 
     process = httpd.this_process()
@@ -73,7 +73,7 @@ def test_where_the_mpm_does_not_answer_mod_wsgi_is_believed(mod_wsgi: Any) -> No
     assert process == httpd.HttpdProcess("event", "", "", threads=15, max_processes=4)
 
 
-def test_prefork_has_one_thread_though_its_mpm_says_none(mod_wsgi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefork_has_one_thread_although_its_mpm_says_none(mod_wsgi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mod_wsgi.process_group, mod_wsgi.threads_per_process = "", 0
     monkeypatch.setattr(httpd, "_ask_mpm", {6: 0, 12: 256}.get)
 
@@ -112,7 +112,7 @@ ATTRIBUTES = ("threads_per_process", "maximum_processes", "application_group")
 
 
 @pytest.mark.parametrize("missing", [*((name,) for name in ATTRIBUTES), ATTRIBUTES])
-def test_a_daemon_process_makes_do_without_an_attribute_of_mod_wsgi(mod_wsgi: Any, missing: tuple[str, ...]) -> None:
+def test_a_daemon_process_works_without_an_attribute_of_mod_wsgi(mod_wsgi: Any, missing: tuple[str, ...]) -> None:
     for name in missing:
         delattr(mod_wsgi, name)
 
@@ -120,7 +120,7 @@ def test_a_daemon_process_makes_do_without_an_attribute_of_mod_wsgi(mod_wsgi: An
         "event",
         "shop",
         "",
-        threads=15,  # mod_wsgi's default, and here what it says too
+        threads=15,  # mod_wsgi's default, which it also reports here
         max_processes=1 if "maximum_processes" in missing else 4,
     )
 
@@ -128,7 +128,7 @@ def test_a_daemon_process_makes_do_without_an_attribute_of_mod_wsgi(mod_wsgi: An
 @pytest.mark.parametrize(
     ("mpm", "threads", "max_processes"), [("prefork", 1, 256), ("worker", 25, 16), ("event", 25, 16), ("new", 25, 1)]
 )
-def test_where_nobody_says_an_embedded_process_takes_the_defaults_of_its_mpm(
+def test_an_embedded_process_without_answers_uses_the_defaults_of_its_mpm(
     mod_wsgi: Any, mpm: str, threads: int, max_processes: int
 ) -> None:
     mod_wsgi.process_group = ""
@@ -140,7 +140,7 @@ def test_where_nobody_says_an_embedded_process_takes_the_defaults_of_its_mpm(
 
 
 @pytest.mark.parametrize("value", [None, 0, "many"])
-def test_what_is_no_number_is_not_taken_for_one(mod_wsgi: Any, value: object) -> None:
+def test_an_attribute_that_is_not_a_number_is_ignored(mod_wsgi: Any, value: object) -> None:
     mod_wsgi.threads_per_process = mod_wsgi.maximum_processes = value
 
     assert httpd.this_process() == httpd.HttpdProcess("event", "shop", "", threads=15, max_processes=1)
@@ -167,7 +167,7 @@ def test_without_the_module_apache_and_httpd_the_mpm_is_unknown(mod_wsgi: Any, m
     assert process.mpm == "unknown"
 
 
-def test_a_mod_wsgi_that_says_when_it_ends_is_asked_to(mod_wsgi: Any) -> None:
+def test_a_shutdown_callback_is_registered(mod_wsgi: Any) -> None:
     callbacks: list[object] = []
     mod_wsgi.subscribe_shutdown = callbacks.append
 
@@ -177,7 +177,7 @@ def test_a_mod_wsgi_that_says_when_it_ends_is_asked_to(mod_wsgi: Any) -> None:
 
 
 @pytest.mark.usefixtures("mod_wsgi")
-def test_one_that_does_not_is_left_alone() -> None:
+def test_a_mod_wsgi_without_shutdown_callbacks_is_accepted() -> None:
     httpd.at_shutdown(print)
 
 

@@ -1,4 +1,4 @@
-"""Questions asked as another user: `nobody` has the child process in its hands, and gets nothing of root's."""
+"""Questions asked as another user: `nobody` controls the child process, and gets nothing of root's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODY = pwd.getpwnam("nobody")
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file of root's that nobody else may read."""
+    """A file that only root may read."""
     path = tmp_path / "secret"
     path.write_text("root's own\n")
     path.chmod(0o600)
@@ -50,7 +50,7 @@ def test_a_question_has_none_of_roots_variables_and_files(monkeypatch: pytest.Mo
         assert as_user("nobody", state, environment={"SHOP": "open"}) == [False, "open", NOBODY.pw_dir, False]
 
 
-def test_a_question_that_never_ends_is_ended_and_leaves_no_process() -> None:
+def test_an_endless_question_is_ended_and_leaves_no_process() -> None:
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     before = children.read_text()
     began = time.monotonic()
@@ -62,7 +62,7 @@ def test_a_question_that_never_ends_is_ended_and_leaves_no_process() -> None:
     assert children.read_text() == before
 
 
-def test_a_question_ends_in_time_though_the_process_that_asked_was_killed() -> None:
+def test_a_question_ends_in_time_after_its_parent_was_killed() -> None:
     reader, writer = os.pipe()
     asking = os.fork()
     if asking == 0:
@@ -83,7 +83,7 @@ def test_a_question_ends_in_time_though_the_process_that_asked_was_killed() -> N
 
 
 @pytest.mark.parametrize("how", ["killed", "nonsense", "endless"])
-def test_a_process_in_the_users_hands_gets_only_a_clear_line_out_of_root(
+def test_a_process_that_the_user_controls_gets_only_an_error_from_root(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(impersonation, "_MAX_ANSWER", 100_000)
@@ -107,12 +107,12 @@ def open_files() -> list[int]:
     return [number for number in numbers if number > 2 and os.path.lexists(f"/proc/self/fd/{number}")]
 
 
-def test_an_answer_is_as_it_was_given() -> None:
+def test_an_answer_is_returned_unchanged() -> None:
     value = {"a": [1, 2.5, None, True, "ü\udcff", "\x00"], "b": {}}
 
     assert as_user("nobody", lambda: value) == value
 
 
-def test_there_is_no_such_user() -> None:
+def test_a_missing_user_is_an_error() -> None:
     with pytest.raises(ConfigError, match="this host has no user no-such-user"):
         as_user("no-such-user", lambda: "")

@@ -1,4 +1,4 @@
-"""Locks of scope "database" on servers that answer in their own ways: clusters, replicas, odd converters."""
+"""Locks of scope "database" on servers with special answers: clusters, replicas, converters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = Callable[[str], tuple[object, ...]]
 
 
 class DatabaseError(Exception):
-    """PEP 249's name for what a database says."""
+    """The exception of PEP 249 for errors of a database."""
 
 
 class Server:
@@ -22,14 +22,8 @@ class Server:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
 
-    def cursor(self) -> Server:
-        return self
-
-    def execute(self, statement: str) -> None:
-        self.row = self.answer(statement)
-
-    def fetchone(self) -> tuple[object, ...]:
-        return self.row
+    def cursor(self) -> Cursor:
+        return Cursor(self.answer)
 
     def commit(self) -> None:
         """There is nothing to commit."""
@@ -41,6 +35,20 @@ class Server:
         """There is no session."""
 
 
+class Cursor:
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def execute(self, statement: str) -> None:
+        self.row = self.answer(statement)
+
+    def fetchone(self) -> tuple[object, ...]:
+        return self.row
+
+    def close(self) -> None:
+        """There is no result to close."""
+
+
 def locks_of(answer: Answer) -> Locks:
     pool: Pool[Any] = Pool(lambda: Server(answer), name="shop", max_size=1)
     return Locks(scope="database", database=pool)
@@ -48,7 +56,7 @@ def locks_of(answer: Answer) -> Locks:
 
 def take(answer: Answer, timeout: float = 0.05) -> None:
     with locks_of(answer).hold("stock", timeout=timeout):
-        """It is given back at once."""
+        """Return the connection without a reset."""
 
 
 def says(taken: object, flags: object) -> Answer:
@@ -66,34 +74,34 @@ def says(taken: object, flags: object) -> Answer:
     ],
 )
 @pytest.mark.parametrize("taken", [1, 0])
-def test_a_server_whose_lock_would_keep_out_nobody_is_refused(taken: int, flags: object, why: str) -> None:
+def test_a_server_whose_locks_do_not_exclude_others_is_refused(taken: int, flags: object, why: str) -> None:
     with pytest.raises(ConfigError, match=rf"the lock 'stock' .*the server of pool 'shop' {why}"):
         take(says(taken, flags))
 
 
 @pytest.mark.parametrize("flags", [0, None, 1, 2])
-def test_a_server_of_its_own_is_not_refused(flags: object) -> None:
+def test_a_single_server_is_accepted(flags: object) -> None:
     take(says(1, flags))
 
 
 @pytest.mark.parametrize("taken", [1, "1", b"1", 1.0, True])
-def test_an_answer_is_understood_in_whatever_type_a_converter_gives_it(taken: object) -> None:
+def test_an_answer_may_have_any_type_of_a_converter(taken: object) -> None:
     take(says(taken, 0))
 
 
 @pytest.mark.parametrize("taken", ["no", "", [1], 2, -1, float("inf")])
-def test_an_answer_that_is_no_answer_is_refused_and_not_waited_for(taken: object) -> None:
+def test_an_invalid_answer_is_an_error_without_a_wait(taken: object) -> None:
     with pytest.raises(ConfigError, match=r"the answer reads .* converter"):
         take(says(taken, 0), timeout=60)
 
 
 def test_null_is_an_error_of_the_server() -> None:
-    with pytest.raises(ConfigError, match="could not take the lock 'stock', and does not say why"):
+    with pytest.raises(ConfigError, match="could not take the lock 'stock' and gives no reason"):
         take(says(None, 0))
 
 
 @pytest.mark.parametrize("number", [1142, 1146])
-def test_a_server_that_hides_what_it_is_has_locks_all_the_same(number: int) -> None:
+def test_a_server_that_hides_its_variables_has_locks(number: int) -> None:
     def answer(statement: str) -> tuple[object, ...]:
         if "VARIABLE_NAME" in statement:
             raise DatabaseError(number, "SELECT command denied to user")
@@ -102,7 +110,7 @@ def test_a_server_that_hides_what_it_is_has_locks_all_the_same(number: int) -> N
     take(answer)
 
 
-def test_what_percona_forbids_is_explained() -> None:
+def test_the_refusal_of_percona_is_explained() -> None:
     def answer(_statement: str) -> tuple[object, ...]:
         raise DatabaseError(1105, "prohibits use of GET_LOCK with pxc_strict_mode = ENFORCING")
 
@@ -110,7 +118,7 @@ def test_what_percona_forbids_is_explained() -> None:
         take(answer)
 
 
-def test_a_name_is_one_that_both_servers_take() -> None:
+def test_lock_names_are_valid_on_both_servers() -> None:
     statements: list[str] = []
 
     def answer(statement: str) -> tuple[object, ...]:
@@ -118,7 +126,7 @@ def test_a_name_is_one_that_both_servers_take() -> None:
         return (1, 0)
 
     with locks_of(answer).hold("Größe'; DROP TABLE books; --" * 9):
-        """It is given back at once."""
+        """Return the connection without a reset."""
 
     prefix = statements[0].split("'")[1]
     assert len(prefix) + 12 <= 64

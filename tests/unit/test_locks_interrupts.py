@@ -1,4 +1,4 @@
-"""Whatever an exception from outside interrupts, no lock is left taken and nobody is left waiting."""
+"""Asynchronous exceptions at any place leave no lock taken and no thread waiting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unit.fakes import PATIENCE, Task, eventually
-from unit.interrupts import Interrupt, Strikes, debris_ignored, interrupt_at_work
+from unit.interrupts import ExceptionInjector, Interrupt, debris_ignored, interrupt_at_work
 from wsgipool import Locks, LockTimeout
 from wsgipool.locks import rwlock
 from wsgipool.locks.holding import Hold, this_holder
@@ -22,16 +22,16 @@ NAMES = ("a", "b", "c")
 
 
 class Stage:
-    """Locks, and the other threads that have some or wait for some."""
+    """Locks, and other threads that hold some or wait for some."""
 
     def __init__(self) -> None:
         self.locks = Locks()
         self.waits = threading.Event()
         self.holders: list[Task[None]] = []
-        """The others that have some until it waits."""
+        """The threads that hold locks until the thread of the test waits."""
         self.others: list[Task[None]] = []
         for number in (0, 1, 2):
-            # Each call has a function of its own: its plan is made at its first call, which is interrupted elsewhere.
+            # Each call has a new function: the first call creates the lock set and is interrupted at other places.
             self.function(number)()
             self.nested()
         self.reading = self.locks.requires(read="b")(lambda: None)
@@ -72,19 +72,19 @@ class Stage:
     def waiting(self) -> int:
         return sum(len(resource.lock.queue) for resource in self.locks._resources.values())
 
-    def have_all_given_back(self) -> None:
+    def have_all_released(self) -> None:
         self.waits.set()
         for holder in self.holders:
             holder.result()
         self.holders.clear()
 
     def assert_whole(self) -> None:
-        self.have_all_given_back()
+        self.have_all_released()
         for other in self.others:
             other.result()
         self.others.clear()
         assert not this_holder().holds
-        # A thread that was just being started when it was interrupted is none of the others.
+        # A thread whose start was interrupted is not counted.
         eventually(lambda: not any(one.lock.owners or one.lock.queue for one in self.locks._resources.values()))
         self.waits.clear()
 
@@ -162,7 +162,7 @@ def waits_behind_another(stage: Stage) -> Iterator[None]:
 def waits_in_vain(stage: Stage) -> Iterator[None]:
     stage.hold_until_it_waits("b")
     yield
-    # Where threads run at once, the other may have given it back just before.
+    # On free-threaded Python, the other thread may have released it just before.
     with contextlib.suppress(LockTimeout), stage.locks.hold("a", "b", timeout=0):
         pass
 
@@ -222,7 +222,7 @@ def prepared(operation: Operation, stage: Stage) -> Callable[[], None]:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """Locks whose holders give back when the thread of the test goes to sleep."""
+    """Locks whose holders release them when the thread of the test goes to sleep."""
     stage = Stage()
     wait, main = ReadWriteLock.wait, threading.get_ident()
 
@@ -236,15 +236,15 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 @pytest.fixture(params=["at any time", "before an interrupted one"])
-def _others_give_back(request: pytest.FixtureRequest, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others give back at any time, or all between an interruption and what undoes it, in the strictest order."""
+def _others_release(request: pytest.FixtureRequest, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other threads release at any time, or all between an exception and its clean-up, with strict hand-off."""
     if request.param == "at any time":
         return
     release, main = Hold.release, threading.get_ident()
 
     def after_the_others(hold: Hold) -> None:
         if threading.get_ident() == main and isinstance(sys.exception(), Interrupt):
-            stage.have_all_given_back()
+            stage.have_all_released()
         release(hold)
 
     monkeypatch.setattr(Hold, "release", after_the_others)
@@ -252,24 +252,24 @@ def _others_give_back(request: pytest.FixtureRequest, stage: Stage, monkeypatch:
 
 
 @pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="it does not trace all instructions while threads begin")
-@pytest.mark.usefixtures("_others_give_back")
+@pytest.mark.usefixtures("_others_release")
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_that_is_interrupted_at_any_place_leaves_no_lock_taken(operation: Operation, stage: Stage) -> None:
-    strikes = Strikes(__file__, when_waiting=lambda: None)
+def test_an_asynchronous_exception_at_any_place_leaves_no_lock_taken(operation: Operation, stage: Stage) -> None:
+    injector = ExceptionInjector(__file__, when_waiting=lambda: None)
     with debris_ignored():
         for place in itertools.count(1):
             try:
-                was_struck = strikes.at(place, prepared(operation, stage))
+                was_raised = injector.at(place, prepared(operation, stage))
                 stage.assert_whole()
             except Exception as error:
                 error.add_note(f"{operation.__name__} was interrupted at place {place}")
                 raise
-            if not was_struck:
+            if not was_raised:
                 break
     assert place > 10
 
 
-def test_threads_that_are_interrupted_at_any_moment_leave_no_lock_taken(effort: int) -> None:
+def test_asynchronous_exceptions_at_any_moment_leave_no_lock_taken(effort: int) -> None:
     stage = Stage()
     numbers = random.Random("moments")
     ended = threading.Event()
@@ -289,7 +289,7 @@ def test_threads_that_are_interrupted_at_any_moment_leave_no_lock_taken(effort: 
     others = [Task(work_on) for _ in range(3)]
     count = itertools.count()
     with debris_ignored():
-        for _ in range(100 * effort):
+        for _ in range(25 * effort):
             interrupt_at_work(lambda: work(next(count)), numbers.random() / 1000)
     ended.set()
     for other in others:
@@ -299,5 +299,5 @@ def test_threads_that_are_interrupted_at_any_moment_leave_no_lock_taken(effort: 
     stage.assert_whole()
 
 
-def test_interrupts_are_what_they_stand_for() -> None:
+def test_simulated_exceptions_behave_like_real_ones() -> None:
     assert not issubclass(Interrupt, Exception)

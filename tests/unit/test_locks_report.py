@@ -1,4 +1,4 @@
-"""What locks say of themselves: numbers, advice, and the numbers of all processes of the host together."""
+"""The statistics of locks: numbers, advice, and the sums of all processes of the host."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import pytest
 from click.testing import CliRunner, Result
 
 from unit.fakes import eventually
-from unit.test_locks import Somebody, somebody, waiting
-from wsgipool import Locks, LockTimeout, process
+from unit.test_locks import OtherThread, other_thread, waiting
+from wsgipool import Locks, LockTimeout, pools
 from wsgipool.cli import main
 from wsgipool.handlers import status
-from wsgipool.host.published import Publication, published
-from wsgipool.locks import book
-from wsgipool.locks.plan import TIMED
-from wsgipool.locks.statistics import Counts, LockCounts, LockReport, Report, TakeCounts, report
+from wsgipool.locks import publisher
+from wsgipool.locks.lock_set import TIMED
+from wsgipool.locks.statistics import Counts, LockCounts, LockRow, LocksReport, TakeCounts, report
+from wsgipool.shared.published import Publication, published
 
 SHOP = ("process", "", "shop")
-MS = 20  # the bucket of about a millisecond
+MS = 20  # the bucket of 1 ms
 
 
-def row(report: Report, name: str) -> LockReport:
+def row(report: LocksReport, name: str) -> LockRow:
     return next(lock for lock in report.locks if lock.name == name)
 
 
-def test_turns_are_counted_and_what_is_free_is_none() -> None:
+def test_turns_are_counted_but_nested_holds_are_not() -> None:
     locks = Locks()
     locks.requires("stock", read="orders")(lambda: None)()
     with locks.hold("orders"), locks.hold("orders"), locks.hold("stock", "orders"):
@@ -43,14 +43,14 @@ def test_turns_are_counted_and_what_is_free_is_none() -> None:
 
 def test_waiting_and_holding_are_timed() -> None:
     locks = Locks()
-    holder = somebody(locks, "stock")
-    waiter = Somebody(locks, "stock")
+    holder = other_thread(locks, "stock")
+    waiter = OtherThread(locks, "stock")
     eventually(lambda: waiting(locks, "stock") == 1)
     with pytest.raises(LockTimeout):
         locks.hold("stock", timeout=0.01).__enter__()
     time.sleep(0.02)
-    holder.give_back()
-    waiter.wait_until_it_holds().give_back()
+    holder.release()
+    waiter.wait_until_it_holds().release()
 
     stock = row(locks.report(), "stock")
 
@@ -64,7 +64,7 @@ def test_waiting_and_holding_are_timed() -> None:
 
 
 @pytest.mark.parametrize("names", [("stock",), ("stock", "orders")])
-def test_each_turn_is_counted_and_one_of_some_is_timed(names: tuple[str, ...]) -> None:
+def test_each_turn_is_counted_and_every_7th_is_timed(names: tuple[str, ...]) -> None:
     locks = Locks()
 
     @locks.requires(*names)
@@ -95,11 +95,11 @@ def counts(
     [
         (counts(turns=99), "fewer than 100 turns: too early to say"),
         (counts(also=("till",)), "always taken with till: group them"),
-        (counts(also=("till",), alone=500), "never contended: leave it, or merge it with a neighbour"),
-        (counts(contended=200, bucket=MS + 1), "held long and contended: split it, or shorten what is done with it"),
-        (counts(contended=200), "contended, and held briefly: leave it, or read= where nothing is written"),
+        (counts(also=("till",), alone=500), "never contended: leave it, or merge it with a related lock"),
+        (counts(contended=200, bucket=MS + 1), "held long and contended: split it, or shorten the work done under it"),
+        (counts(contended=200), "contended, and held briefly: leave it, or use read= where nothing is written"),
         (counts(contended=20, bucket=MS + 1), "leave it"),
-        (counts(), "never contended: leave it, or merge it with a neighbour"),
+        (counts(), "never contended: leave it, or merge it with a related lock"),
     ],
 )
 def test_the_advice(numbers: Counts, advice: str) -> None:
@@ -113,6 +113,24 @@ def test_the_counts_of_processes_add_up() -> None:
 
     shop = row(both, "shop")
     assert (shop.turns, shop.contended) == (400, 30)
+
+
+@pytest.mark.parametrize(
+    ("count", "found"),
+    [
+        (-1, "-1"),
+        (1 << 63, "9223372036854775808"),
+        (None, "None"),
+        ([0], "an array"),
+        ("x" * 100_000, r"'x+'\.\.\. \(100000 characters\)"),
+    ],
+)
+def test_a_wrong_count_is_refused_with_a_short_message(count: object, found: str) -> None:
+    document = counts(turns=100).as_json()
+    document["takes"][0][1] = count
+
+    with pytest.raises(ValueError, match=rf"^a count must be an integer from 0 to .*, is {found}$"):
+        Counts.from_json(document)
 
 
 def test_the_most_contended_comes_first() -> None:
@@ -134,19 +152,19 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _configured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(process, "_current", None)
-    process.configure({"runtime_dir": str(folder), "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}})
+    monkeypatch.setattr(pools, "_current", None)
+    pools.configure({"runtime_dir": str(folder), "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}})
     yield
-    process.close()
+    pools.close()
 
 
-def test_what_the_living_have_published_is_read_and_what_the_dead_have_left_is_removed(folder: Path) -> None:
+def test_counts_of_living_processes_are_read_and_those_of_ended_ones_removed(folder: Path) -> None:
     Publication(folder).write({"number": 1})
     python = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from wsgipool.host.published import Publication;"
+            "import sys; from pathlib import Path; from wsgipool.shared.published import Publication;"
             "Publication(Path(sys.argv[1])).write({'number': 2})",
             str(folder),
         ],
@@ -160,7 +178,7 @@ def test_what_the_living_have_published_is_read_and_what_the_dead_have_left_is_r
     assert len(list(folder.iterdir())) == 1
 
 
-def test_what_cannot_be_read_is_passed_over(folder: Path) -> None:
+def test_unreadable_counts_are_skipped(folder: Path) -> None:
     publication = Publication(folder)
     publication.write({"number": 1})
     (file,) = folder.iterdir()
@@ -193,9 +211,7 @@ DOCUMENTS = [
 
 @pytest.mark.usefixtures("_configured")
 @pytest.mark.parametrize("content", DOCUMENTS, ids=range(len(DOCUMENTS)))
-def test_a_file_of_strangers_is_passed_over_and_told_of_once(
-    folder: Path, log: pytest.LogCaptureFixture, content: bytes
-) -> None:
+def test_a_foreign_file_is_skipped_and_logged_once(folder: Path, log: pytest.LogCaptureFixture, content: bytes) -> None:
     Publication(folder).write(GOOD)
     stranger = Publication(folder)
     stranger.write({})
@@ -206,11 +222,11 @@ def test_a_file_of_strangers_is_passed_over_and_told_of_once(
         line, _, text = get(QUERY_STRING="format=json")
         assert line == "200 OK"
         assert [lock["name"] for lock in json.loads(text)["locks"]] == ["stock"]
-    assert log.text.count(f"{path} is passed over") == 1
+    assert log.text.count(f"{path} is skipped") == 1
 
 
 @pytest.mark.usefixtures("_configured")
-def test_what_is_no_file_is_passed_over(folder: Path) -> None:
+def test_a_folder_among_the_files_is_skipped(folder: Path) -> None:
     Publication(folder).write(GOOD)
     (good,) = folder.iterdir()
     name = good.name.rpartition("-")[0]
@@ -240,7 +256,7 @@ def run_cli(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["locks", *arguments])
 
 
-def test_the_command_line_sees_what_living_processes_do_and_forgets_the_dead(folder: Path) -> None:
+def test_the_command_line_shows_running_processes_only(folder: Path) -> None:
     python = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(folder)], stdin=subprocess.PIPE, text=True
     )  # fmt: skip
@@ -248,56 +264,54 @@ def test_the_command_line_sees_what_living_processes_do_and_forgets_the_dead(fol
     python.stdin.write("work\n" * 7)
     python.stdin.flush()
 
-    def told() -> dict[str, int]:
+    def counts_of_host() -> dict[str, int]:
         if not folder.exists():
             return {}
         document = json.loads(run_cli("--runtime-dir", str(folder), "--json").stdout)
         return {lock["name"]: lock["turns"] for lock in document["locks"]}
 
-    eventually(lambda: told() == {"stock": 7, "catalogue": 7})
+    eventually(lambda: counts_of_host() == {"stock": 7, "catalogue": 7})
     text = run_cli("--runtime-dir", str(folder)).stdout
     assert "too early to say" in text
     assert "1 process\n" in text
 
     python.communicate()
-    assert told() == {}
+    assert counts_of_host() == {}
     assert list(folder.iterdir()) == []
-    assert "no process has taken a lock so far" in run_cli("--runtime-dir", str(folder)).stdout
+    assert "has taken a lock so far" in run_cli("--runtime-dir", str(folder)).stdout
 
 
 @pytest.mark.usefixtures("_configured")
-def test_a_folder_that_cannot_be_used_costs_a_line_in_the_log_and_no_lock(
-    folder: Path, log: pytest.LogCaptureFixture
-) -> None:
+def test_locks_work_without_a_usable_folder_for_counts(folder: Path, log: pytest.LogCaptureFixture) -> None:
     folder.mkdir(mode=0o755)
-    page = book.LockBook()
+    page = publisher.CountsPublisher()
 
     page._written = [{"something": "else"}]
     page.publish()
     page.publish()
 
-    assert log.text.count("what locks are asked for is not published: ") == 1
-    assert page.tend() is None
+    assert log.text.count("lock counts cannot be published") == 1
+    assert page.maintain() is None
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
 def get(**environ: str) -> tuple[str, dict[str, str], str]:
-    told: list[tuple[str, list[tuple[str, str]]]] = []
-    body = b"".join(status.application(environ, lambda line, headers: told.append((line, headers))))
-    ((line, headers),) = told
+    responses: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(status.application(environ, lambda line, headers: responses.append((line, headers))))
+    ((line, headers),) = responses
     return line, dict(headers), body.decode()
 
 
 @pytest.mark.usefixtures("_configured")
-def test_the_page_is_for_people_and_json_for_machines(folder: Path) -> None:
+def test_the_page_is_html_or_json_as_requested(folder: Path) -> None:
     numbers = Counts(
         [LockCounts(("process", "", "<b>stock</b>"), 0, 0, Counter())],
         [TakeCounts((("process", "", "<b>stock</b>"),), 12, Counter({5: 12}))],
     )
     Publication(folder).write({"locks": [numbers.as_json()]})
-    process.pool("shop")
+    pools.pool("shop")
 
     line, headers, page = get()
     assert line == "200 OK"
@@ -316,7 +330,7 @@ def test_the_page_is_for_people_and_json_for_machines(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("_configured")
-def test_a_page_that_cannot_be_made_says_why(folder: Path) -> None:
+def test_a_page_without_settings_names_the_error(folder: Path) -> None:
     folder.mkdir(mode=0o755)
 
     line, _, page = get()
@@ -347,7 +361,7 @@ def test_the_page_answers_to_no_other_name(host: str) -> None:
     line, headers, text = get(HTTP_HOST=host, SERVER_NAME="shop.example")
 
     assert line == "421 Misdirected Request"
-    assert "Ask for it by localhost, by an IP address, or by the server's ServerName" in text
+    assert "Use localhost, an IP address, or the server's ServerName" in text
     assert "pools" not in text
     assert len(text) < 1000
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -355,7 +369,7 @@ def test_the_page_answers_to_no_other_name(host: str) -> None:
 
 @pytest.mark.usefixtures("_configured")
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "get", "PROPFIND"])
-def test_the_page_is_read_and_nothing_else(method: str) -> None:
+def test_the_page_supports_get_and_head_only(method: str) -> None:
     line, headers, text = get(REQUEST_METHOD=method)
 
     assert line == "405 Method Not Allowed"

@@ -1,7 +1,8 @@
-"""The package as it is installed."""
+"""The installed package."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import inspect
 from pathlib import Path
@@ -15,6 +16,27 @@ from wsgipool import errors
 from wsgipool.cli import main
 
 PACKAGE = Path(wsgipool.__file__).parent
+
+ORDER = [
+    *("errors", "wording", "showing", "records", "files", "hints", "plan"),
+    *("_code", "_runtime", "_wakeup", "_background"),
+    *("database_url", "_values", "_passwords", "config"),
+    "shared",
+    *("httpd", "impersonation", "privileged"),
+    "drivers",
+    "budget",
+    "pool",
+    *("_sources", "_collection", "pools", "_keyed"),
+    *("locks", "cache"),
+    "request",
+    "wsgipool",
+    "sqlalchemy",
+    *("_checkouts", "_connection_proxy", "_stand_in", "pymysql", "MySQLdb"),
+    *("doctor", "handlers", "demo", "pytest"),
+    *("cli", "__main__"),
+    "django",
+]
+"""The parts of the package. Each may import only earlier ones; docs/inside/architecture.md says why."""
 
 
 def test_the_public_names() -> None:
@@ -43,24 +65,28 @@ def test_the_public_names() -> None:
         "close",
         "configure",
         "connection",
+        "drain",
         "pool",
+        "register",
         "transaction",
     ]
 
 
 @pytest.mark.parametrize("name", wsgipool.__all__)
-def test_every_public_name_is_there_and_says_what_it_is_for(name: str) -> None:
+def test_every_public_name_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(getattr(wsgipool, name))
 
 
 def test_every_error_is_public() -> None:
-    defined = {name for name, value in vars(errors).items() if inspect.isclass(value)}
+    defined = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.Error)
+    }
 
     assert defined <= set(wsgipool.__all__)
 
 
 @pytest.mark.parametrize("name", ["ConnectFailed", "PoolClosed", "PoolDeadlock", "PoolTimeout"])
-def test_what_a_site_answers_with_503_is_a_pool_error(name: str) -> None:
+def test_errors_for_a_503_are_pool_errors(name: str) -> None:
     assert issubclass(getattr(wsgipool, name), wsgipool.PoolError)
 
 
@@ -73,11 +99,11 @@ def test_the_version_is_the_one_of_the_metadata() -> None:
     assert wsgipool.__version__ == importlib.metadata.version("wsgipool")
 
 
-def test_the_command_line_says_the_version() -> None:
+def test_the_command_line_prints_the_version() -> None:
     assert CliRunner().invoke(main, ["--version"]).stdout == f"wsgipool, version {wsgipool.__version__}\n"
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
 
@@ -104,6 +130,42 @@ def test_the_files_that_the_drop_in_includes_are_installed() -> None:
 
     assert len(named) == 6
     assert all(Path(path.replace("${WSGIPOOL_HOME}", str(PACKAGE))).is_file() for path in named)
+
+
+def part_of(module: str) -> str:
+    """Return the part that a module belongs to: "wsgipool.pool._slot" to "pool"."""
+    return module.split(".")[1] if "." in module else module
+
+
+def parts_used(tree: ast.Module) -> set[str]:
+    """Return the parts that a module imports, inside functions too."""
+    modules: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names if alias.name.startswith("wsgipool.")]
+        elif isinstance(node, ast.ImportFrom) and node.module == "wsgipool":
+            modules += [f"wsgipool.{alias.name}" if alias.name in ORDER else "wsgipool" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsgipool."):
+            modules.append(str(node.module))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "wsgipool":
+            # __file__ and __path__ exist before the public names.
+            modules += [] if node.attr in ("__file__", "__path__") else ["wsgipool"]
+    return set(map(part_of, modules))
+
+
+def test_imports_run_downwards() -> None:
+    found: set[str] = set()
+    upwards: list[str] = []
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        part = "wsgipool" if part == "__init__" else part
+        found.add(part)
+        allowed = ORDER[: ORDER.index(part) + 1]
+        used = parts_used(ast.parse(path.read_text()))
+        upwards += [f"{path.relative_to(PACKAGE)} imports {other}" for other in used if other not in allowed]
+
+    assert upwards == []
+    assert found == set(ORDER)
 
 
 FOREIGN = """
@@ -133,10 +195,10 @@ def test_the_preload_handler_imports_nothing_more_than_a_driver() -> None:
     assert run_python(FOREIGN.format(use=use)) in ("[]\n", "['pymysql']\n")
 
 
-def test_what_httpd_loads_needs_nothing_of_the_command_line() -> None:
+def test_modules_that_httpd_loads_import_nothing_of_the_command_line() -> None:
     program = """
 import sys
 import wsgipool, wsgipool.request, wsgipool.drivers.pymysql, wsgipool.handlers.preload
-print(sorted({"click", "rich", "tomlkit", "tomli_w", "subprocess"} & set(sys.modules)))
+print(sorted({"click", "rich", "tomlkit", "subprocess"} & set(sys.modules)))
 """
     assert run_python(program).splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""`wsgipool plan` by hand, and the lines that it prints and writes. What asks servers is tested in tests/httpd."""
+"""`wsgipool plan` without httpd, and the lines that it prints and writes; tests/httpd has it with httpd."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import wsgipool
 from wsgipool import ConfigError, config, drivers
 from wsgipool.cli import main, plan_lines
 from wsgipool.cli.plan import is_writable
-from wsgipool.cli.site import load_settings, preload_drivers
+from wsgipool.cli.site_settings import load_settings, preload_drivers
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.impersonation import as_user
-from wsgipool.sizing import ProcessGroup
+from wsgipool.plan.sizing import ProcessGroup
 
 DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
 SAMPLE = Path(wsgipool.__file__).parent / "apache" / "wsgipool.toml"
@@ -31,7 +31,7 @@ SERVER = Configuration(
     live=None,
     mpm=Mpm("worker", 2, 2, 8),
     groups=[],
-    places=[],
+    interpreters=[],
     origins={},
     defines={},
     drop_in=None,
@@ -44,14 +44,14 @@ def plan(*arguments: str | Path | float) -> Result:
     return CliRunner().invoke(main, ["plan", *map(str, arguments)])
 
 
-def by_hand(mode: str, processes: int, threads: int, max_connections: int, *more: str | float) -> Result:
+def without_httpd(mode: str, processes: int, threads: int, max_connections: int, *more: str | float) -> Result:
     return plan(
         "--mpm", mode, "--processes", processes, "--threads", threads, "--max-connections", max_connections, *more
     )
 
 
 def cells(result: Result, first: str) -> list[str]:
-    """Return the cells of the table's row that begins so."""
+    """Return the cells of the table row with this beginning."""
     (line,) = (line for line in result.stdout.splitlines() if line.strip().startswith(first) and ":" not in line)
     return line.replace(first, "").split()
 
@@ -62,24 +62,24 @@ def error(result: Result) -> str:
     return result.stderr
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------------
+# --- without httpd ----------------------------------------------------------------------------------------------------
 
 
 def test_the_table_has_the_worst_case_the_limit_and_the_headroom() -> None:
-    result = by_hand("worker", 4, 16, 151)
+    result = without_httpd("worker", 4, 16, 151)
 
     assert result.exit_code == 0
     assert cells(result, "Apache (worker)") == ["NAME", "8", "16", "1", "16", "128", "151", "-", "5", "18"]
-    assert "4 processes at work, 8 at once: each graceful restart leaves its processes behind" in result.stdout
-    assert "It fits: at worst 128 connections, where max_connections of the database is 151" in result.stdout
+    assert "4 processes at work, up to 8 alive: each graceful restart leaves processes behind" in result.stdout
+    assert "It fits: 128 connections in the worst case, and max_connections of the database is 151" in result.stdout
 
 
 def test_too_many_connections_are_exit_status_1_and_the_lines_that_fit() -> None:
-    result = by_hand("event", 4, 16, 40)
+    result = without_httpd("event", 4, 16, 40)
 
     assert result.exit_code == 1
     assert result.stderr == ""
-    assert "at worst 64 connections" in result.stdout
+    assert "64 connections in the worst case" in result.stdout
     assert "29 would be refused (error 1040, Too many connections)" in result.stdout
     assert "    [databases.NAME]\n    max_size = 8\n" in result.stdout
     assert (
@@ -88,20 +88,23 @@ def test_too_many_connections_are_exit_status_1_and_the_lines_that_fit() -> None
     ) in result.stdout
 
 
-def test_the_headroom_may_be_used_up_to_the_last_connection() -> None:
-    assert by_hand("daemon", 4, 16, 69).exit_code == 0
-    assert by_hand("daemon", 4, 16, 68).exit_code == 1
-    assert by_hand("daemon", 4, 16, 64, "--reserve", 0).exit_code == 0
+def test_the_last_connection_of_the_headroom_can_be_used() -> None:
+    assert without_httpd("daemon", 4, 16, 69).exit_code == 0
+    assert without_httpd("daemon", 4, 16, 68).exit_code == 1
+    assert without_httpd("daemon", 4, 16, 64, "--reserve", 0).exit_code == 0
 
 
 def test_hosts_multiply_and_restarts_count_for_worker() -> None:
-    assert json.loads(by_hand("prefork", 50, 1, 151, "--hosts", 3, "--json").stdout)["limits"][0]["worst_case"] == 150
-    found = json.loads(by_hand("worker", 2, 8, 151, "--graceful-restarts", 3, "--json").stdout)
+    assert (
+        json.loads(without_httpd("prefork", 50, 1, 151, "--hosts", 3, "--json").stdout)["limits"][0]["worst_case"]
+        == 150
+    )
+    found = json.loads(without_httpd("worker", 2, 8, 151, "--graceful-restarts", 3, "--json").stdout)
     assert found["limits"][0]["worst_case"] == 64
 
 
 def test_json_has_the_numbers_of_the_table() -> None:
-    result = by_hand("daemon", 4, 16, 40, "--rate", 100, "--hold", 0.04, "--json")
+    result = without_httpd("daemon", 4, 16, 40, "--rate", 100, "--hold", 0.04, "--json")
 
     found: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == 1
@@ -116,60 +119,60 @@ def test_json_has_the_numbers_of_the_table() -> None:
     assert [(wait["size"], wait["busy"]) for wait in found["waiting"]] == [(8, 1.0), (16, 1.0)]
 
 
-def test_the_wait_in_smaller_pools_is_said() -> None:
-    assert "A pool of 8 in each process" in by_hand("daemon", 4, 16, 40, "--rate", 800, "--hold", 0.02).stdout
-    result = by_hand("daemon", 4, 16, 40, "--rate", 2000, "--hold", 0.02)
+def test_the_wait_in_smaller_pools_is_shown() -> None:
+    assert "A pool of 8 in each process" in without_httpd("daemon", 4, 16, 40, "--rate", 800, "--hold", 0.02).stdout
+    result = without_httpd("daemon", 4, 16, 40, "--rate", 2000, "--hold", 0.02)
     assert "A pool of 8 in each process (wsgipool, NAME) is too small: 10 connections would be busy" in result.stdout
 
 
-def test_where_nothing_fits_it_says_how_many_would_do() -> None:
-    result = by_hand("prefork", 50, 1, 5)
+def test_if_nothing_fits_the_needed_connections_are_shown() -> None:
+    result = without_httpd("prefork", 50, 1, 5)
 
     assert result.exit_code == 1
     assert "No sizes fit" in result.stdout
-    assert "55 for the sizes of now" in result.stdout
+    assert "55 for the current sizes" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (["--processes", 3], "say the mode as well: --mpm"),
-        (["--mpm", "event", "--processes", 3], "--mpm event by hand needs --threads too"),
-        (["--mpm", "prefork"], "--mpm prefork by hand needs --processes too"),
+        (["--processes", 3], "--processes and --threads need --mpm"),
+        (["--mpm", "event", "--processes", 3], "--mpm event needs --threads"),
+        (["--mpm", "prefork"], "--mpm prefork needs --processes"),
         (["--mpm", "prefork", "--processes", 3, "--threads", 2], "prefork has one thread a process"),
-        (["--mpm", "prefork", "--processes", 3, "--rate", 2], "--rate and --hold belong together"),
-        (["--mpm", "prefork", "--processes", 3, "--write"], "name the wsgipool.toml by --config"),
+        (["--mpm", "prefork", "--processes", 3, "--rate", 2], "--rate and --hold need each other"),
+        (["--mpm", "prefork", "--processes", 3, "--write"], "name the wsgipool.toml with --config"),
         (
             ["--mpm", "prefork", "--processes", 3, "--", "-f", "h.conf"],
-            "--mpm is by hand, without httpd: leave out -f h.c",
+            "--mpm replaces httpd's configuration: leave out -f h.c",
         ),
         (
             ["--mpm", "prefork", "--processes", 3, "--httpd", "apache2"],
-            "--mpm is by hand, without httpd: leave out --h",
+            "--mpm replaces httpd's configuration: leave out --h",
         ),
-        (["--httpd", "no-such-httpd"], "no-such-httpd is not here; name it by --httpd"),
+        (["--httpd", "no-such-httpd"], "no-such-httpd was not found; name httpd's program with --httpd"),
     ],
 )
-def test_what_is_missing_is_one_line(arguments: list[str | int], remedy: str) -> None:
+def test_a_missing_option_is_a_one_line_error(arguments: list[str | int], remedy: str) -> None:
     assert remedy in error(plan(*arguments))
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "0"])
 @pytest.mark.parametrize("option", ["--rate", "--hold"])
-def test_what_nobody_can_reckon_with_is_refused(option: str, number: str) -> None:
+def test_numbers_out_of_range_are_refused(option: str, number: str) -> None:
     other = {"--rate": "--hold", "--hold": "--rate"}[option]
 
-    result = by_hand("daemon", 4, 16, 40, option, number, other, 1)
+    result = without_httpd("daemon", 4, 16, 40, option, number, other, 1)
 
     assert result.exit_code == 2
     assert f"Invalid value for '{option}'" in result.stderr
 
 
-def test_without_a_limit_there_is_nothing_to_exceed() -> None:
+def test_without_a_limit_nothing_is_exceeded() -> None:
     result = plan("--mpm", "prefork", "--processes", 300)
 
     assert result.exit_code == 0
-    assert "no --max-connections, so there is nothing to compare with" in result.stdout
+    assert "without --max-connections there is no limit to compare with" in result.stdout
 
 
 # --- with a wsgipool.toml --------------------------------------------------------------------------------------------
@@ -187,13 +190,13 @@ def settings(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_database_that_does_not_answer_is_said_without_its_password(settings: Path) -> None:
+def test_a_database_that_does_not_answer_is_shown_without_its_password(settings: Path) -> None:
     result = plan("--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings)
 
     assert result.exit_code == 1
     assert "the limit of orders is not known: mysql://shop@127.0.0.1:1/orders does not answer" in result.stdout
     assert "Nothing listens at 127.0.0.1:1: start the server" in result.stdout
-    assert result.stdout.endswith("not all is known: 1 database could not be asked (orders), see the notes\n")
+    assert result.stdout.endswith("incomplete: 1 database did not answer (orders), see the notes\n")
     assert "s3cret" not in result.output
 
 
@@ -241,31 +244,34 @@ def test_write_changes_the_sizes_and_nothing_else(settings: Path) -> None:
     backup = settings.with_name("wsgipool.toml.bak")
     assert backup.read_text() == before
     assert stat.S_IMODE(backup.stat().st_mode) == 0o640
-    assert f"wrote {settings} (before: wsgipool.toml.bak):\n    [databases.orders] max_size = 2\n" in result.stdout
+    assert f"wrote {settings} (backup: wsgipool.toml.bak):\n    [databases.orders] max_size = 2\n" in result.stdout
     assert "s3cret" not in result.output
 
 
-def test_what_cannot_be_written_is_left_to_the_reader_with_exit_status_1(settings: Path) -> None:
+def test_sizes_to_write_by_hand_are_exit_status_1(settings: Path) -> None:
     result = plan(
         "--mpm", "daemon", "--processes", 9, "--threads", 8, "--config", settings, "--max-connections", 9, "--write"
     )
 
     assert result.exit_code == 1
-    assert "left to you, since no wsgipool.conf of the site decides it: the lines for wsgipool above" in result.stdout
+    assert (
+        "to write by hand, since no wsgipool.conf of the site sets these sizes: the lines for wsgipool above"
+        in result.stdout
+    )
     assert config.load(settings).databases["orders"].max_size == 1
 
 
-def test_write_of_what_fits_writes_nothing(settings: Path) -> None:
+def test_write_changes_nothing_if_the_sizes_fit(settings: Path) -> None:
     result = plan(
         "--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 99, "--write"
     )
 
     assert result.exit_code == 0
-    assert "nothing to write: it fits as it is" in result.stdout
+    assert "nothing to write: the current sizes fit" in result.stdout
     assert not settings.with_name("wsgipool.toml.bak").exists()
 
 
-def test_with_write_and_json_what_was_done_is_not_among_the_json(settings: Path) -> None:
+def test_with_write_and_json_the_report_is_not_in_the_json(settings: Path) -> None:
     result = plan(
         "--mpm", "daemon", "--processes", 2, "--threads", 8, "--config", settings, "--max-connections", 9, "--write",
         "--json",
@@ -276,7 +282,7 @@ def test_with_write_and_json_what_was_done_is_not_among_the_json(settings: Path)
     assert "max_size = 2" in result.stderr
 
 
-def test_settings_where_this_user_may_not_look_are_not_looked_for_elsewhere(tmp_path: Path) -> None:
+def test_a_closed_folder_does_not_lead_to_other_settings(tmp_path: Path) -> None:
     def load() -> str:
         load_settings(None, replace(SERVER, scripts=[tmp_path / "closed" / "app.wsgi"]))
         return "loaded"
@@ -290,8 +296,8 @@ def test_settings_where_this_user_may_not_look_are_not_looked_for_elsewhere(tmp_
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqlclient", "postgresql"])
-def test_a_driver_is_loaded_while_it_can_be_read(scheme: str) -> None:
-    """The package may lie where only root can read it, below /root, say."""
+def test_drivers_are_loaded_before_the_change_of_user(scheme: str) -> None:
+    """The package may be in a folder that only root can read, such as /root."""
 
     def connect() -> str:
         sys.meta_path.clear()
@@ -375,7 +381,7 @@ def contents(files: list[Path]) -> list[str]:
 def accept() -> None: ...
 
 
-def test_all_files_are_written(files: list[Path]) -> None:
+def test_all_files_are_replaced(files: list[Path]) -> None:
     backups = plan_lines.replace_files(dict.fromkeys(files, "new\n"), accept)
 
     assert contents(files) == ["new\n", "new\n"]
@@ -383,7 +389,7 @@ def test_all_files_are_written(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("error", [ConfigError, KeyboardInterrupt])
-def test_what_is_refused_is_put_back(error: type[BaseException], files: list[Path]) -> None:
+def test_refused_files_are_restored(error: type[BaseException], files: list[Path]) -> None:
     def refuse() -> None:
         assert contents(files) == ["new\n", "new\n"]
         raise error
@@ -394,7 +400,7 @@ def test_what_is_refused_is_put_back(error: type[BaseException], files: list[Pat
     assert contents(files) == ["# first\n", "# second\n"]
 
 
-def test_a_file_that_is_only_half_written_is_put_back_too(files: list[Path]) -> None:
+def test_a_half_written_file_is_restored(files: list[Path]) -> None:
     sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, sizes[1]))
     try:
@@ -406,13 +412,13 @@ def test_a_file_that_is_only_half_written_is_put_back_too(files: list[Path]) -> 
     assert contents(files) == ["# first\n", "# second\n"]
 
 
-def test_what_cannot_be_put_back_is_named_with_its_former_self(files: list[Path]) -> None:
+def test_a_file_that_cannot_be_restored_is_named_with_its_backup(files: list[Path]) -> None:
     def make_impossible() -> None:
         files[0].unlink()
         files[0].mkdir()
         raise ConfigError
 
-    expected = f"{files[0]} cannot be put back: .* is not a regular file .*; its former self is {files[0]}.bak"
+    expected = f"{files[0]} cannot be restored: .* is not a regular file .*; its backup is {files[0]}.bak"
     with pytest.raises(ConfigError, match=expected):
         plan_lines.replace_files(dict.fromkeys(files, "new\n"), make_impossible)
 
@@ -433,7 +439,7 @@ def test_what_cannot_be_put_back_is_named_with_its_former_self(files: list[Path]
         (None, {}, "", False),
     ],
 )
-def test_only_a_sites_own_drop_in_is_written_for_the_groups_that_it_sizes(
+def test_only_the_drop_in_of_the_site_is_written(
     drop_in: str | None, defines: dict[str, str], group: str, expected: bool
 ) -> None:
     children = ProcessGroup(group, "daemon" if group else "worker", 2, 2, 8)

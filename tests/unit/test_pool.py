@@ -1,26 +1,28 @@
-"""How many connections a pool opens, lends and keeps, with fake connections and real threads.
+"""The number of connections that a pool opens, checks out and keeps, with fake connections and real threads.
 
-What else it promises is told beside this file, in tests/unit/test_pool_*.py, by theme.
+The other promises of the pool are tested in tests/unit/test_pool_*.py, by subject.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
+import re
 import threading
 import time
 
 import pytest
 
-from unit.conftest import MakePool, all_idle, borrower, connecting, counts, giving_back, use, waiting_task
+from unit.conftest import MakePool, all_idle, another_holder, connecting, counts, returning, use, waiting_task
 from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Task, eventually, raising
 from unit.interrupts import Interrupt
 from wsgipool import ConnectFailed, Pool, PoolTimeout
 
 
 @pytest.mark.parametrize("max_size", [0, -1])
-def test_a_pool_without_room_for_a_connection_is_refused(make_pool: MakePool, max_size: int) -> None:
-    with pytest.raises(ValueError, match=f"max_size = {max_size}"):
+def test_max_size_must_be_at_least_one(make_pool: MakePool, max_size: int) -> None:
+    with pytest.raises(ValueError, match=f"max_size must be at least 1, is {max_size}"):
         make_pool(max_size)
 
 
@@ -47,11 +49,11 @@ def test_serial_use_on_many_threads_opens_one_connection(make_pool: MakePool, da
 
 def test_threads_at_the_same_time_have_a_connection_each(make_pool: MakePool) -> None:
     pool = make_pool(4)
-    together = threading.Barrier(4, timeout=PATIENCE)
+    barrier = threading.Barrier(4, timeout=PATIENCE)
 
     def request() -> int:
         with pool.connection() as connection:
-            together.wait()
+            barrier.wait()
             return id(connection)
 
     tasks = [Task(request) for _ in range(4)]
@@ -59,10 +61,10 @@ def test_threads_at_the_same_time_have_a_connection_each(make_pool: MakePool) ->
     assert len({task.result() for task in tasks}) == 4
 
 
-def test_one_more_than_max_size_waits(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_thread_beyond_max_size_waits(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(3)
     for _ in range(3):
-        borrower(pool)
+        another_holder(pool)
 
     waiting_task(pool)
 
@@ -84,21 +86,21 @@ def test_a_place_is_free_only_when_its_connection_has_been_closed(make_pool: Mak
     pool = make_pool(1)
     database.hooks["rollback"] = raising(OSError("gone"))
 
-    with giving_back(pool, database, stopped_at="close"):
+    with returning(pool, database, stopped_at="close"):
         newcomer = waiting_task(pool)
     newcomer.result()
 
     assert database.most_sessions == 1
 
 
-def test_the_connection_returned_last_is_lent_first(make_pool: MakePool) -> None:
+def test_the_connection_returned_last_is_checked_out_first(make_pool: MakePool) -> None:
     pool = make_pool(3)
     connections = use(pool, 3)
 
     assert [pool.getconn() for _ in range(3)] == connections[::-1]
 
 
-def test_any_callable_that_returns_a_dbapi_connection_will_do(database: FakeDatabase) -> None:
+def test_a_pool_works_with_any_callable_that_returns_a_dbapi_connection(database: FakeDatabase) -> None:
     pool = Pool(lambda: FakeConnection(database), name="orders", max_size=1)
 
     with pool.connection() as connection:
@@ -111,6 +113,22 @@ def test_any_callable_that_returns_a_dbapi_connection_will_do(database: FakeData
     assert connection.calls == ["execute", "commit", "execute", "rollback", "close"]
 
 
+def test_the_docstring_names_the_defaults() -> None:
+    arguments = re.split(r"\n    (\w+): ", inspect.getdoc(Pool) or "")
+    texts = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(Pool).parameters.items()
+        if isinstance(parameter.default, int | float)
+    }
+
+    documented = {name: re.findall(r"Default\s+`*([\w.]*\w)", texts[name]) for name in defaults}
+
+    assert documented == {
+        name: [f"{default:g}" if type(default) is float else str(default)] for name, default in defaults.items()
+    }
+
+
 def test_repr_has_the_name_and_the_counts(make_pool: MakePool) -> None:
     pool = make_pool(2)
     pool.getconn()
@@ -119,7 +137,7 @@ def test_repr_has_the_name_and_the_counts(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_many_threads_with_all_kinds_of_trouble_leave_the_pool_whole(
+def test_the_pool_is_complete_after_many_threads_with_many_errors(
     make_pool: MakePool, database: FakeDatabase, seed: int
 ) -> None:
     pool = make_pool(5)
@@ -154,7 +172,7 @@ def test_many_threads_with_all_kinds_of_trouble_leave_the_pool_whole(
     for task in tasks:
         task.result()
 
-    eventually(lambda: pool.idle == pool.size)  # what was being opened for somebody who did not wait so long
+    eventually(lambda: pool.idle == pool.size)  # connections may still be opening for threads that have timed out
     assert database.misuses == []
     assert database.most_sessions <= 5
     assert counts(pool) == all_idle(pool.size)

@@ -1,4 +1,4 @@
-"""The `with` block of a connection: how it ends, whose the connection is, and blocks that nobody ends in time."""
+"""The `with` block of a connection: its end, its ownership, and blocks of generators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unit.conftest import FakePool, MakePool, all_idle, counts
 from unit.fakes import FakeConnection, FakeDatabase, Task, raising
 from unit.interrupts import Interrupt
 
-# --- how it ends -----------------------------------------------------------------------------------------------------
+# --- the end of a block ----------------------------------------------------------------------------------------------
 
 
 def test_a_block_that_ends_is_committed_and_nothing_else_is_sent(make_pool: MakePool) -> None:
@@ -66,7 +66,7 @@ def test_a_reset_that_fails_does_not_hide_the_error_of_the_block(make_pool: Make
     assert counts(pool) == all_idle(0)
 
 
-def test_a_block_that_is_interrupted_has_its_connection_closed(make_pool: MakePool) -> None:
+def test_a_block_that_raises_an_asynchronous_exception_closes_its_connection(make_pool: MakePool) -> None:
     pool = make_pool(1)
 
     with pytest.raises(Interrupt), pool.connection() as connection:
@@ -76,7 +76,7 @@ def test_a_block_that_is_interrupted_has_its_connection_closed(make_pool: MakePo
     assert counts(pool) == all_idle(0)
 
 
-def test_a_block_that_is_interrupted_has_its_connection_closed_even_if_its_clean_up_fails(make_pool: MakePool) -> None:
+def test_an_asynchronous_exception_hidden_by_a_clean_up_closes_the_connection(make_pool: MakePool) -> None:
     pool = make_pool(1)
 
     def work() -> None:
@@ -92,10 +92,10 @@ def test_a_block_that_is_interrupted_has_its_connection_closed_even_if_its_clean
     assert counts(pool) == all_idle(0)
 
 
-# --- whose it is -----------------------------------------------------------------------------------------------------
+# --- ownership -------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_block_has_nobody_else_gives_back(make_pool: MakePool) -> None:
+def test_only_its_block_may_return_a_connection(make_pool: MakePool) -> None:
     pool = make_pool(1)
 
     with pool.connection() as connection, pytest.raises(ValueError, match="belongs to a `with` block"):
@@ -105,14 +105,14 @@ def test_what_a_block_has_nobody_else_gives_back(make_pool: MakePool) -> None:
     assert counts(pool) == all_idle(1)
 
 
-def test_a_block_that_ends_late_does_not_take_the_connection_from_its_next_borrower(make_pool: MakePool) -> None:
+def test_a_block_that_ends_late_does_not_return_the_next_holders_connection(make_pool: MakePool) -> None:
     pool = make_pool(1)
     block = pool.connection()
     connection = block.__enter__()
     block.__exit__(None, None, None)
     assert pool.getconn() is connection
 
-    with pytest.raises(ValueError, match="not lent out"):
+    with pytest.raises(ValueError, match="not checked out"):
         block.__exit__(None, None, None)
 
     assert (pool.in_use, pool.idle) == (1, 0)
@@ -122,13 +122,13 @@ def test_a_block_that_ends_late_does_not_take_the_connection_from_its_next_borro
 
 
 def rows(pool: FakePool) -> Generator[FakeConnection, None, None]:
-    """Hold a connection as a streamed response does: until it is closed, or collected."""
+    """Hold a connection like a streamed response: until the generator is closed or collected."""
     with pool.connection() as connection:
         while True:
             yield connection
 
 
-def test_a_generator_that_is_closed_leaves_its_connection_for_the_next(make_pool: MakePool) -> None:
+def test_a_closed_generator_returns_its_connection(make_pool: MakePool) -> None:
     pool = make_pool(1)
     generator = rows(pool)
     connection = next(generator)
@@ -139,19 +139,19 @@ def test_a_generator_that_is_closed_leaves_its_connection_for_the_next(make_pool
     assert counts(pool) == all_idle(1)
 
 
-def test_a_generator_that_outlives_its_request_ends_in_silence(make_pool: MakePool) -> None:
+def test_a_generator_that_outlives_its_request_raises_nothing_at_its_end(make_pool: MakePool) -> None:
     pool = make_pool(1)
     generator = rows(pool)
     connection = next(generator)
     pool.reclaim(threading.get_ident())
 
-    # Nobody is there to catch what a generator raises when it is collected: it would go to the error log.
+    # An exception from a collected generator could not be caught, and would go to the error log.
     generator.close()
 
     assert connection.calls == ["close"]
 
 
-def test_garbage_that_holds_a_connection_may_be_collected_at_any_moment(
+def test_garbage_with_a_connection_may_be_collected_at_any_moment(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(2)
@@ -162,23 +162,23 @@ def test_garbage_that_holds_a_connection_may_be_collected_at_any_moment(
         cycle: list[object] = [generator]
         cycle.append(cycle)
 
-    may_connect_itself = pool._may_connect_itself
+    needs_new_connection = pool._state._needs_new_connection
 
     def collect_and_answer() -> bool:
-        # The collector runs wherever something is allocated: in the middle of a decision of the pool, too.
+        # The collector runs at any allocation, also in the middle of a decision of the pool.
         gc.collect()
-        return may_connect_itself()
+        return needs_new_connection()
 
-    def borrow_and_return() -> None:
+    def check_out_and_return() -> None:
         leak()
-        monkeypatch.setattr(pool, "_may_connect_itself", collect_and_answer)
+        monkeypatch.setattr(pool._state, "_needs_new_connection", collect_and_answer)
         with pool.connection():
             pass
 
     gc.collect()
     gc.disable()
     try:
-        Task(borrow_and_return).result()
+        Task(check_out_and_return).result()
     finally:
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""A pool that needs leave to open each connection, from a budget that others share."""
+"""A pool with a budget: each connection needs a permit."""
 
 from __future__ import annotations
 
@@ -10,40 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from unit.conftest import MakePool, waiting_task
+from unit.conftest import MakePool, another_holder, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, raising
 from wsgipool import ConnectFailed, Pool, PoolTimeout
-from wsgipool.farewell import Farewell
-from wsgipool.host.budget import Budget, Limit
-from wsgipool.housekeeping import housekeeping
+from wsgipool._background import background
+from wsgipool.budget.budget import Budget, BudgetLimit
+from wsgipool.budget.permits import Permit
+from wsgipool.drivers.session_end import SessionEnd
 
 
 class FakePermit:
     def __init__(self, permits: FakePermits) -> None:
         self._permits = permits
-        self.is_back = False
+        self.is_released = False
         self.is_used = False
 
-    def release(self, farewell: Farewell | None = None) -> None:  # noqa: ARG002
-        if not self.is_back:
-            self.is_back = True
+    def release(self, session_end: SessionEnd | None = None) -> None:  # noqa: ARG002
+        if not self.is_released:
+            self.is_released = True
             self._permits.free += 1
             self._permits.events.append("release")
 
     def is_due(self) -> bool:
         return True
 
-    def is_wanted(self) -> bool:
-        return self._permits.to_give_up(1) > 0
-
 
 class FakePermits:
-    """A budget with so many permits, whose other users want what the test says."""
+    """A budget with this number of free permits, and the demand of other pools that the test sets."""
 
     def __init__(self, free: int) -> None:
         self.free = free
         self.others_want = 0
-        self.hungers = False
+        self.is_starved = False
         self.events: list[str] = []
         self.turn_in = 0.0
 
@@ -52,28 +50,26 @@ class FakePermits:
 
     def take(self, wanted: int) -> FakePermit | None:
         if not self.free:
-            self.hungers = self.hungers or wanted > 0
+            self.is_starved = self.is_starved or wanted > 0
             return None
         self.free -= 1
+        self.is_starved = False
         self.events.append("take")
         return FakePermit(self)
 
     def until_turn(self) -> float:
         return self.turn_in
 
-    def sated(self) -> None:
-        self.hungers = False
+    def satisfied(self) -> None:
+        self.is_starved = False
 
-    def others_hunger(self) -> bool:
-        return self.others_want > 0
+    def must_yield(self, permit: Permit, now: float) -> bool:  # noqa: ARG002
+        return self.count_to_yield(1) > 0
 
-    def is_news(self) -> bool:
-        return False
-
-    def to_give_up(self, keep: int) -> int:
+    def count_to_yield(self, keep: int) -> int:
         return max(0, self.others_want - keep + 1)
 
-    def tend(self, has_connections: bool) -> float | None:  # noqa: ARG002
+    def maintain(self, has_connections: bool) -> float | None:  # noqa: ARG002
         return 0.01
 
 
@@ -87,7 +83,7 @@ def pool(make_pool: MakePool, permits: FakePermits) -> Pool[FakeConnection]:
     return make_pool(8, permits=permits, max_connecting=8)
 
 
-def test_a_permit_is_taken_before_the_connect_and_given_back_after_the_close(
+def test_a_permit_is_taken_before_the_connect_and_released_after_the_close(
     pool: Pool[FakeConnection], database: FakeDatabase, permits: FakePermits
 ) -> None:
     for name in ("connect", "close"):
@@ -107,67 +103,70 @@ def test_a_pool_opens_no_more_than_its_permits(
         with pool.connection() as connection:
             connection.execute()
 
-    for borrower in [Task(use) for _ in range(20)]:
-        borrower.result()
+    for task in [Task(use) for _ in range(20)]:
+        task.result()
 
     assert database.most_sessions <= 2
     assert permits.free + pool.size == 2
-    assert not permits.hungers
+    assert not permits.is_starved
 
 
-def test_who_waits_for_a_permit_gets_one_when_there_is_one(pool: Pool[FakeConnection], permits: FakePermits) -> None:
+def test_a_waiter_gets_a_permit_as_soon_as_there_is_one(pool: Pool[FakeConnection], permits: FakePermits) -> None:
     permits.free = 0
-    waiters = [Task(pool.getconn)]
+    waiters = [Task(lambda: another_holder(pool))]
     eventually(lambda: pool.waiting == 1)
-    waiters.append(Task(pool.getconn))
+    waiters.append(Task(lambda: another_holder(pool)))
     eventually(lambda: pool.waiting == 2)
-    eventually(lambda: permits.hungers)
+    eventually(lambda: permits.is_starved)
 
     permits.free = 1
 
-    waiters[0].result()
+    first = waiters[0].result()
     assert pool.waiting == 1
     permits.free = 1
-    waiters[1].result()
-    assert not permits.hungers
+    second = waiters[1].result()
+    assert not permits.is_starved
+    assert first.connection is not second.connection
 
 
-def test_a_pool_without_connections_whose_turn_is_far_away_does_not_look(
+def test_a_pool_without_connections_whose_turn_is_far_away_does_not_poll(
     pool: Pool[FakeConnection], permits: FakePermits
 ) -> None:
     permits.free, permits.turn_in = 0, 0.15
     waiter = waiting_task(pool)
     permits.free = 1
 
-    assert pool.tend() == 0.15
+    assert pool.maintain() == 0.15
     assert not waiter.done
     permits.turn_in = 0.0
-    pool.tend()
+    pool.maintain()
 
     assert waiter.result()
 
 
-def test_who_waits_for_a_permit_takes_what_is_given_back(pool: Pool[FakeConnection], permits: FakePermits) -> None:
+def test_a_waiter_without_a_permit_takes_a_returned_connection(
+    pool: Pool[FakeConnection], permits: FakePermits
+) -> None:
     permits.free = 1
     connection = pool.getconn()
     waiter = Task(pool.getconn)
-    eventually(lambda: permits.hungers)
+    eventually(lambda: permits.is_starved)
 
     pool.putconn(connection)
 
     assert waiter.result() is connection
 
 
-def test_in_vain_it_says_that_the_budget_is_used_up(pool: Pool[FakeConnection], permits: FakePermits) -> None:
+def test_the_error_of_a_waiter_names_the_used_up_budget(pool: Pool[FakeConnection], permits: FakePermits) -> None:
     permits.free = 0
 
     with pytest.raises(PoolTimeout, match=r"within 0.05 s: .*; the budget is used up\. Hold connections for less"):
         pool.getconn(timeout=0.05)
 
-    assert not permits.hungers
+    assert not permits.is_starved
 
 
-def test_a_failed_connect_gives_its_permit_back(
+def test_a_failed_connect_releases_its_permit(
     pool: Pool[FakeConnection], database: FakeDatabase, permits: FakePermits
 ) -> None:
     database.hooks["connect"] = raising(OSError("refused"))
@@ -176,10 +175,10 @@ def test_a_failed_connect_gives_its_permit_back(
         pool.getconn()
 
     assert permits.free == 2
-    assert failure.value is not None, "which keeps the frames, and what was in them"
+    assert failure.value is not None, "the exception keeps the frames and their objects alive"
 
 
-def test_a_connect_that_is_interrupted_gives_its_permit_back(
+def test_an_interrupted_connect_releases_its_permit(
     pool: Pool[FakeConnection], database: FakeDatabase, permits: FakePermits
 ) -> None:
     database.hooks["connect"] = raising(KeyboardInterrupt())
@@ -191,7 +190,7 @@ def test_a_connect_that_is_interrupted_gives_its_permit_back(
     assert pool.size == 0
 
 
-def test_a_connect_in_the_background_that_fails_gives_its_permit_back(
+def test_a_failed_connect_in_the_background_releases_its_permit(
     pool: Pool[FakeConnection], database: FakeDatabase, permits: FakePermits
 ) -> None:
     connection = pool.getconn()
@@ -221,7 +220,7 @@ def test_a_dead_connection_is_replaced_within_the_same_permit(
     assert database.most_sessions == 1
 
 
-def test_a_dead_connection_that_another_one_replaces_gives_its_permit_back(
+def test_a_dead_connection_replaced_by_an_idle_one_releases_its_permit(
     pool: Pool[FakeConnection], permits: FakePermits
 ) -> None:
     first, second = pool.getconn(), pool.getconn()
@@ -233,7 +232,9 @@ def test_a_dead_connection_that_another_one_replaces_gives_its_permit_back(
     assert permits.free == 1
 
 
-def test_what_comes_back_is_closed_when_others_want_it(pool: Pool[FakeConnection], permits: FakePermits) -> None:
+def test_a_returned_connection_is_closed_if_another_pool_needs_its_permit(
+    pool: Pool[FakeConnection], permits: FakePermits
+) -> None:
     with pool.connection() as connection:
         permits.others_want = 1
 
@@ -242,7 +243,7 @@ def test_what_comes_back_is_closed_when_others_want_it(pool: Pool[FakeConnection
     assert pool.stats().closed == {"budget": 1}
 
 
-def test_idle_connections_are_given_up_the_oldest_first(pool: Pool[FakeConnection], permits: FakePermits) -> None:
+def test_idle_connections_are_yielded_the_oldest_first(pool: Pool[FakeConnection], permits: FakePermits) -> None:
     closed: list[str] = []
     oldest, newest = pool.getconn(), pool.getconn()
     oldest.hooks["close"] = lambda: closed.append("oldest")
@@ -256,45 +257,45 @@ def test_idle_connections_are_given_up_the_oldest_first(pool: Pool[FakeConnectio
     assert closed == ["oldest", "newest"]
 
 
-def test_a_process_that_ends_gives_back_what_is_idle_at_once_and_the_rest_as_it_comes(
+def test_an_ending_process_releases_idle_permits_at_once_and_others_at_their_return(
     pool: Pool[FakeConnection], permits: FakePermits
 ) -> None:
-    idle, lent = pool.getconn(), pool.getconn()
+    idle, held = pool.getconn(), pool.getconn()
     pool.putconn(idle)
 
     pool.wind_down()
 
     assert permits.free == 1
-    pool.putconn(lent)
+    pool.putconn(held)
     assert permits.free == 2
 
 
-def test_a_process_that_ends_and_has_no_housekeeping_still_gets_its_turn(
+def test_an_ending_process_without_maintenance_still_gets_its_turn(
     pool: Pool[FakeConnection], permits: FakePermits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     permits.free = 0
-    monkeypatch.setattr(housekeeping, "watch", lambda _: None)
-    monkeypatch.setattr(type(housekeeping), "is_running", False)
+    monkeypatch.setattr(background, "register", lambda _: None)
+    monkeypatch.setattr(type(background), "is_running", False)
     waiter = Task(pool.getconn)
-    eventually(lambda: permits.hungers)
+    eventually(lambda: permits.is_starved)
 
     permits.free = 1
 
     waiter.result()
 
 
-def test_min_size_is_no_hunger(make_pool: MakePool, permits: FakePermits) -> None:
+def test_a_pool_below_min_size_is_not_starved(make_pool: MakePool, permits: FakePermits) -> None:
     permits.free = 1
     pool = make_pool(4, min_size=3, permits=permits)
 
     eventually(lambda: pool.idle == 1)
 
-    assert not permits.hungers
+    assert not permits.is_starved
     permits.free = 2
     eventually(lambda: pool.idle == 3)
 
 
-def test_a_plain_callable_has_permits_too(permits: FakePermits) -> None:
+def test_a_pool_with_a_plain_callable_takes_permits(permits: FakePermits) -> None:
     database = FakeDatabase()
     pool: Pool[FakeConnection] = Pool(
         lambda: database.connect(0.0), name="orders", max_size=1, reset=None, permits=permits
@@ -313,8 +314,8 @@ def test_a_plain_callable_has_permits_too(permits: FakePermits) -> None:
 
 @pytest.fixture
 def pools(tmp_path: Path, database: FakeDatabase) -> Iterator[list[Pool[FakeConnection]]]:
-    """Two pools with a budget of two; to the budget they are as good as two processes."""
-    limit = Limit(2)
+    """Two pools with a budget of two. To the budget they are like two processes."""
+    limit = BudgetLimit(2)
     pools = [
         Pool(
             database,
@@ -330,24 +331,24 @@ def pools(tmp_path: Path, database: FakeDatabase) -> Iterator[list[Pool[FakeConn
         pool.close()
 
 
-def test_an_idle_pool_gives_up_to_a_hungry_one_within_half_a_second(
+def test_an_idle_pool_yields_to_a_starved_one_within_half_a_second(
     pools: list[Pool[FakeConnection]], database: FakeDatabase
 ) -> None:
     waits: list[float] = []
-    # A machine that is busy with something else may be late, but not each time.
+    # A busy machine may be late, but not each time.
     while not waits or (min(waits) > 0.5 and len(waits) < 5):
-        idle, hungry = pools
+        idle, starved = pools
         for connection in [idle.getconn(), idle.getconn()]:
             idle.putconn(connection)
         began = time.monotonic()
 
-        borrowers = [Task(hungry.getconn), Task(hungry.getconn)]
-        connections = [borrower.result() for borrower in borrowers]
+        tasks = [Task(lambda: another_holder(starved)) for _ in range(2)]  # noqa: B023
+        holders = [task.result() for task in tasks]
 
         waits.append(time.monotonic() - began)
-        assert idle.size == 0
-        for connection in connections:
-            hungry.putconn(connection)
+        eventually(lambda: idle.size == 0)  # noqa: B023
+        for holder in holders:
+            holder.give_back()
         pools.reverse()
     assert min(waits) <= 0.5
     assert database.most_sessions == 2
@@ -375,3 +376,58 @@ def test_two_pools_with_too_much_work_take_turns(pools: list[Pool[FakeConnection
 
     assert database.most_sessions == 2
     assert not database.misuses
+
+
+def test_two_busy_pools_with_the_same_number_open_no_new_connections(
+    pools: list[Pool[FakeConnection]], database: FakeDatabase
+) -> None:
+    served = {pool.name: 0 for pool in pools}
+    is_over = threading.Event()
+
+    def work(pool: Pool[FakeConnection]) -> None:
+        while not is_over.wait(0.001):
+            with pool.connection() as connection:
+                connection.execute()
+                is_over.wait(0.002)
+            served[pool.name] += 1
+
+    def serve(number: int) -> None:
+        before = dict(served)
+        eventually(lambda: all(served[name] >= before[name] + number for name in served))
+
+    workers = [Task(lambda pool=pool: work(pool)) for pool in pools * 3]  # type: ignore[misc]
+    eventually(lambda: [pool.size for pool in pools] == [1, 1])
+    serve(50)
+    opened = [pool.stats().opened for pool in pools]
+    serve(200)
+
+    assert [pool.stats().opened for pool in pools] == opened
+    is_over.set()
+    for worker in workers:
+        worker.result()
+    assert database.most_sessions == 2
+
+
+def test_a_pool_with_its_share_gets_permits_that_another_pool_no_longer_needs(
+    pools: list[Pool[FakeConnection]],
+) -> None:
+    served = {pool.name: 0 for pool in pools}
+    is_over = {pool.name: threading.Event() for pool in pools}
+
+    def work(pool: Pool[FakeConnection]) -> None:
+        while not is_over[pool.name].wait(0.001):
+            with pool.connection():
+                is_over[pool.name].wait(0.002)
+            served[pool.name] += 1
+
+    workers = [Task(lambda pool=pool: work(pool)) for pool in pools * 3]  # type: ignore[misc]
+    eventually(lambda: [pool.size for pool in pools] == [1, 1])
+    before = served["orders"]
+    eventually(lambda: served["orders"] > before + 300)  # longer than the lease of a notice
+
+    is_over["archive"].set()
+
+    eventually(lambda: [pool.size for pool in pools] == [2, 0])
+    is_over["orders"].set()
+    for worker in workers:
+        worker.result()

@@ -1,28 +1,29 @@
-"""A pool that is made larger or smaller, or emptied, while it works."""
+"""`resize` and `drain` of a pool that is in use."""
 
 from __future__ import annotations
 
 import pytest
 
-from unit.conftest import MakePool, borrower, use, waiting_task
+from unit.conftest import MakePool, another_holder, use, waiting_task
 from unit.fakes import FakeDatabase, Gate, Task, eventually
 from wsgipool import PoolTimeout
 
 # --- resize ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_made_larger_serves_those_who_wait(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_pool_made_larger_serves_its_waiters(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
-    held = borrower(pool)
-    waiter = waiting_task(pool)
+    held = another_holder(pool)
+    waiter = Task(lambda: another_holder(pool))
+    eventually(lambda: pool.waiting == 1)
 
     pool.resize(0, 2)
 
-    assert waiter.result() is not held.connection
+    assert waiter.result().connection is not held.connection
     assert (pool.size, database.sessions) == (2, 2)
 
 
-def test_a_pool_made_smaller_closes_what_is_idle_at_once(make_pool: MakePool) -> None:
+def test_a_pool_made_smaller_closes_idle_connections_at_once(make_pool: MakePool) -> None:
     pool = make_pool(4)
     connections = use(pool, 4)
 
@@ -33,7 +34,7 @@ def test_a_pool_made_smaller_closes_what_is_idle_at_once(make_pool: MakePool) ->
     assert pool.stats().closed == {"surplus": 3}
 
 
-def test_a_pool_made_smaller_closes_what_is_in_use_as_it_comes_back(make_pool: MakePool) -> None:
+def test_a_pool_made_smaller_closes_surplus_connections_at_their_return(make_pool: MakePool) -> None:
     pool = make_pool(2)
     first, second = pool.getconn(), pool.getconn()
 
@@ -46,9 +47,9 @@ def test_a_pool_made_smaller_closes_what_is_in_use_as_it_comes_back(make_pool: M
     assert pool.getconn(timeout=0) is second
 
 
-def test_a_pool_made_smaller_lends_no_more_than_it_may(make_pool: MakePool) -> None:
+def test_a_pool_made_smaller_checks_out_no_surplus_connection(make_pool: MakePool) -> None:
     pool = make_pool(2)
-    borrower(pool), borrower(pool)
+    another_holder(pool), another_holder(pool)
     pool.resize(0, 1)
 
     with pytest.raises(PoolTimeout):
@@ -65,12 +66,12 @@ def test_a_greater_min_size_is_filled_up(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize(("min_size", "max_size"), [(3, None), (0, 0), (-1, 2), (3, 2)])
-def test_sizes_that_cannot_be_are_refused_and_change_nothing(
+def test_sizes_out_of_range_are_refused_and_change_nothing(
     make_pool: MakePool, min_size: int, max_size: int | None
 ) -> None:
     pool = make_pool(2)
 
-    with pytest.raises(ValueError, match="_size = "):
+    with pytest.raises(ValueError, match="_size must be"):
         pool.resize(min_size, max_size)
 
     assert (pool.min_size, pool.max_size) == (0, 2)
@@ -79,7 +80,7 @@ def test_sizes_that_cannot_be_are_refused_and_change_nothing(
 # --- drain -----------------------------------------------------------------------------------------------------------
 
 
-def test_drain_closes_idle_connections_now_and_those_in_use_at_their_return(make_pool: MakePool) -> None:
+def test_drain_closes_idle_connections_now_and_others_at_their_return(make_pool: MakePool) -> None:
     pool = make_pool(2)
     idle, in_use = pool.getconn(), pool.getconn()
     pool.putconn(idle)
@@ -103,9 +104,9 @@ def test_a_drained_pool_goes_on_with_new_connections(make_pool: MakePool, databa
     assert pool.getconn() is connection, "a new connection is kept"
 
 
-def test_a_drained_connection_is_not_lent_to_one_who_waits(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_drained_connection_is_not_given_to_a_waiter(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
-    held = borrower(pool)
+    held = another_holder(pool)
     waiter = waiting_task(pool)
 
     pool.drain()
@@ -115,9 +116,7 @@ def test_a_drained_connection_is_not_lent_to_one_who_waits(make_pool: MakePool, 
     assert database.most_sessions == 1
 
 
-def test_a_connection_whose_connect_began_before_the_drain_is_closed_at_its_return(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_drain_closes_a_connecting_connection_at_its_return(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
     database.hooks["connect"] = gate = Gate()
     other = Task(lambda: pool.putconn(pool.getconn()))
@@ -131,7 +130,7 @@ def test_a_connection_whose_connect_began_before_the_drain_is_closed_at_its_retu
     assert pool.size == 0
 
 
-def test_a_connection_that_was_opening_in_the_background_at_a_drain_is_closed_and_replaced(
+def test_drain_replaces_a_connection_that_the_background_is_opening(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     database.hooks["connect"] = gate = Gate()
@@ -145,9 +144,7 @@ def test_a_connection_that_was_opening_in_the_background_at_a_drain_is_closed_an
     assert database.opened[0].closed
 
 
-def test_a_pool_made_smaller_twice_while_it_closes_what_is_too_many_keeps_what_it_may(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_pool_made_smaller_twice_keeps_max_size_connections(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(6)
     use(pool, 6)
     database.hooks["close"] = gate = Gate()

@@ -1,4 +1,4 @@
-"""What a pool sends to a connection that comes back, and what it asks before it lends it again."""
+"""The cleaning of returned connections, and the checks before the next checkout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsgipool import ConnectFailed, Pool
         (None, [], ["commit"], ["rollback"]),
     ],
 )
-def test_a_returned_connection_gets_what_the_setting_says_and_no_more(
+def test_a_returned_connection_gets_the_commands_of_the_reset_setting_and_no_more(
     reset: str | None, returned: list[str], committed: list[str], readonly: list[str], make_pool: MakePool
 ) -> None:
     pool = make_pool(reset=reset)
@@ -41,7 +41,9 @@ def test_a_returned_connection_gets_what_the_setting_says_and_no_more(
 @pytest.mark.parametrize(
     ("reset", "sent"), [("rollback", "rollback"), ("session", "reset_session"), (None, "rollback")]
 )
-def test_a_block_that_raises_is_undone_whatever_the_setting(reset: str | None, sent: str, make_pool: MakePool) -> None:
+def test_a_block_that_raises_is_rolled_back_with_each_reset_setting(
+    reset: str | None, sent: str, make_pool: MakePool
+) -> None:
     pool = make_pool(reset=reset)
 
     with pytest.raises(KeyError), pool.connection() as connection:
@@ -74,7 +76,9 @@ def test_without_pipeline_the_answer_is_read_at_the_return(make_pool: MakePool, 
     assert connection.calls == ["rollback", "read_answer"]
 
 
-def test_a_connection_whose_reset_failed_unseen_is_replaced_unseen(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_connection_whose_reset_failed_is_replaced_at_the_next_checkout(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
     database.pipelined = True
     pool = make_pool()
     (first,) = use(pool)
@@ -87,7 +91,7 @@ def test_a_connection_whose_reset_failed_unseen_is_replaced_unseen(make_pool: Ma
     assert (pool.size, pool.in_use) == (1, 1)
 
 
-def test_a_borrower_does_not_wait_longer_for_an_answer_than_it_wants_to_wait(
+def test_a_checkout_waits_for_the_answer_no_longer_than_its_timeout(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     database.pipelined = True
@@ -100,7 +104,7 @@ def test_a_borrower_does_not_wait_longer_for_an_answer_than_it_wants_to_wait(
     assert 0 < database.timeouts[0] <= 5
 
 
-# --- one that died while idle ----------------------------------------------------------------------------------------
+# --- connections that died while idle --------------------------------------------------------------------------------
 
 
 def test_a_connection_that_died_while_idle_is_replaced_by_a_new_one(
@@ -130,9 +134,7 @@ def test_a_connection_that_died_while_idle_is_replaced_by_another_idle_one(
     assert len(database.opened) == 3
 
 
-def test_a_dead_connection_whose_replacement_fails_leaves_its_place(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_dead_connection_whose_replacement_fails_frees_its_place(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
     (dead,) = use(pool)
     dead.alive = False
@@ -144,7 +146,7 @@ def test_a_dead_connection_whose_replacement_fails_leaves_its_place(
     assert pool.getconn() is database.opened[1]
 
 
-def test_a_connection_whose_check_fails_is_not_lent_again(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_connection_whose_check_fails_is_not_checked_out_again(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
     (unsound,) = use(pool)
 
@@ -158,7 +160,7 @@ def test_a_connection_whose_check_fails_is_not_lent_again(make_pool: MakePool, d
     assert unsound.closed
 
 
-def test_a_connection_is_closed_when_its_borrower_is_interrupted_in_the_middle_of_checking_it(
+def test_a_checkout_interrupted_during_its_check_closes_the_connection(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(1)
@@ -172,7 +174,7 @@ def test_a_connection_is_closed_when_its_borrower_is_interrupted_in_the_middle_o
     assert counts(pool) == all_idle(0)
 
 
-def test_a_connection_that_was_idle_for_long_is_asked_for_a_sign_of_life(make_pool: MakePool) -> None:
+def test_a_connection_that_was_idle_for_long_is_pinged(make_pool: MakePool) -> None:
     pool = make_pool(check_after=-1)
     connection = pool.getconn()
     pool.putconn(connection)
@@ -182,7 +184,7 @@ def test_a_connection_that_was_idle_for_long_is_asked_for_a_sign_of_life(make_po
     assert connection.calls == ["ping"]
 
 
-def test_a_connection_that_was_idle_for_a_moment_is_not_asked(make_pool: MakePool) -> None:
+def test_a_connection_that_was_idle_for_a_moment_is_not_pinged(make_pool: MakePool) -> None:
     pool = make_pool(check_after=3600)
     connection = pool.getconn()
     pool.putconn(connection)
@@ -192,9 +194,7 @@ def test_a_connection_that_was_idle_for_a_moment_is_not_asked(make_pool: MakePoo
     assert connection.calls == []
 
 
-def test_a_connection_that_gives_no_sign_of_life_is_replaced_unseen(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_connection_that_does_not_answer_the_ping_is_replaced(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(check_after=-1)
     (first,) = use(pool)
     database.hooks["ping"] = raising(OSError("timed out"))
@@ -203,7 +203,7 @@ def test_a_connection_that_gives_no_sign_of_life_is_replaced_unseen(
     assert first.closed
 
 
-# --- what an application says of its connections ---------------------------------------------------------------------
+# --- configure and check ---------------------------------------------------------------------------------------------
 
 
 def test_each_new_connection_is_configured_once(make_pool: MakePool) -> None:
@@ -217,9 +217,7 @@ def test_each_new_connection_is_configured_once(make_pool: MakePool) -> None:
     assert configured == [connection]
 
 
-def test_a_connection_that_cannot_be_configured_is_closed_and_not_lent(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_connection_that_cannot_be_configured_is_closed(make_pool: MakePool, database: FakeDatabase) -> None:
     database.hooks["ping"] = raising(RuntimeError("no such schema"))
     pool = make_pool(configure=FakeConnection.ping)
 
@@ -230,11 +228,11 @@ def test_a_connection_that_cannot_be_configured_is_closed_and_not_lent(
     assert pool.size == 0
 
 
-def test_a_connection_is_checked_each_time_it_is_lent(make_pool: MakePool) -> None:
+def test_an_idle_connection_is_checked_at_each_checkout(make_pool: MakePool) -> None:
     checked: list[FakeConnection] = []
     pool = make_pool(check=checked.append)
     connection = pool.getconn()
-    assert checked == [], "a new one needs no check"
+    assert checked == [], "a new connection needs no check"
     pool.putconn(connection)
 
     with pool.connection():
@@ -244,7 +242,7 @@ def test_a_connection_is_checked_each_time_it_is_lent(make_pool: MakePool) -> No
     assert checked == [connection, connection]
 
 
-def test_a_connection_that_fails_its_check_is_replaced_unseen(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_connection_that_fails_its_check_is_replaced(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(check=lambda connection: connection.execute())
     (first,) = use(pool)
     database.hooks["execute"] = raising(OSError("read only"))

@@ -1,4 +1,4 @@
-"""The end of a pool: `close` ends all that is open, `wind_down` lets a process that ends finish its requests."""
+"""The end of a pool: `close` ends all connections, `wind_down` lets an ending process finish its requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from unit.conftest import FakePool, MakePool, all_idle, borrower, connecting, counts, waiting_task
+from unit.conftest import FakePool, MakePool, all_idle, another_holder, counts, waiting_task
 from unit.fakes import FakeDatabase, Gate, Task, eventually, raising, then
 from unit.interrupts import Interrupt
 from wsgipool import PoolClosed
@@ -14,7 +14,7 @@ from wsgipool import PoolClosed
 # --- close -----------------------------------------------------------------------------------------------------------
 
 
-def test_close_tells_the_waiters_at_once(make_pool: MakePool) -> None:
+def test_close_rejects_the_waiters_at_once(make_pool: MakePool) -> None:
     pool = make_pool(1)
     pool.getconn()
     waiters = [waiting_task(pool), waiting_task(pool)]
@@ -26,7 +26,7 @@ def test_close_tells_the_waiters_at_once(make_pool: MakePool) -> None:
             waiter.result()
 
 
-def test_close_ends_idle_connections_now_and_those_in_use_at_their_return(
+def test_close_closes_idle_connections_now_and_others_at_their_return(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(2)
@@ -42,7 +42,7 @@ def test_close_ends_idle_connections_now_and_those_in_use_at_their_return(
     assert counts(pool) == all_idle(0)
 
 
-def test_a_closed_pool_lends_nothing(make_pool: MakePool) -> None:
+def test_a_checkout_from_a_closed_pool_raises(make_pool: MakePool) -> None:
     pool = make_pool(1)
     pool.close()
 
@@ -55,23 +55,27 @@ def test_a_connection_that_opens_while_the_pool_closes_is_closed_at_its_return(
 ) -> None:
     pool = make_pool(1)
 
-    with connecting(pool, database) as other:
-        pool.close()
-    pool.putconn(other.result())
+    database.hooks["connect"] = gate = Gate()
+    other = Task(lambda: another_holder(pool))
+    gate.wait_until_reached()
+    pool.close()
+    gate.open()
+
+    other.result().give_back()
 
     assert database.sessions == 0
 
 
 def begin_to_close(pool: FakePool) -> Task[bool]:
-    """Return a thread that closes the pool, once it lends nothing more."""
+    """Return a thread that closes the pool, once the pool refuses checkouts."""
     task = Task(lambda: pool.close(timeout=3600))
-    eventually(lambda: pool._closed)
+    eventually(lambda: pool._state.is_closed)
     return task
 
 
-def test_close_waits_for_what_is_in_use(make_pool: MakePool) -> None:
+def test_close_waits_for_connections_in_use(make_pool: MakePool) -> None:
     pool = make_pool(2)
-    other = borrower(pool)
+    other = another_holder(pool)
     closing = begin_to_close(pool)
     assert not closing.done
 
@@ -81,9 +85,9 @@ def test_close_waits_for_what_is_in_use(make_pool: MakePool) -> None:
     assert other.connection.closed
 
 
-def test_close_waits_no_longer_than_it_was_told(make_pool: MakePool) -> None:
+def test_close_waits_no_longer_than_its_timeout(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    other = borrower(pool)
+    other = another_holder(pool)
 
     assert pool.close(timeout=0.01) is False
 
@@ -103,7 +107,9 @@ def test_close_waits_for_a_connect_in_the_background(make_pool: MakePool, databa
     assert database.sessions == 0
 
 
-def test_close_under_load_ends_every_session_and_tells_everybody(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_close_under_load_ends_every_session_and_rejects_every_waiter(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
     pool = make_pool(4)
 
     def requests() -> bool:
@@ -130,9 +136,9 @@ def test_a_closed_pool_opens_nothing_in_the_background(make_pool: MakePool, data
     eventually(lambda: pool.idle == 2)
 
     pool.close()
-    pool.tend()
+    pool.maintain()
 
-    # Housekeeping may be at one of the closes still.
+    # The background may still be closing a connection.
     eventually(lambda: (pool.size, database.sessions) == (0, 0))
     assert len(database.opened) == 2
 
@@ -140,7 +146,7 @@ def test_a_closed_pool_opens_nothing_in_the_background(make_pool: MakePool, data
 # --- wind_down -------------------------------------------------------------------------------------------------------
 
 
-def test_wind_down_closes_what_is_idle_and_what_comes_back_and_goes_on_lending(
+def test_wind_down_closes_idle_and_returned_connections_and_goes_on_serving(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(2)
@@ -163,7 +169,7 @@ def test_wind_down_takes_no_lock(make_pool: MakePool) -> None:
     pool.putconn(connection)
 
     def signal_in_the_middle_of_a_decision() -> None:
-        with pool._lock:
+        with pool._state.lock:
             pool.wind_down()
 
     Task(signal_in_the_middle_of_a_decision).result()
@@ -171,7 +177,7 @@ def test_wind_down_takes_no_lock(make_pool: MakePool) -> None:
     assert connection.closed
 
 
-def test_a_borrow_that_is_interrupted_while_the_pool_winds_down_leaves_nothing_open(
+def test_a_checkout_interrupted_while_the_pool_winds_down_leaves_nothing_open(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(1)
@@ -184,7 +190,7 @@ def test_a_borrow_that_is_interrupted_while_the_pool_winds_down_leaves_nothing_o
     assert database.sessions == 0
 
 
-def test_a_connection_on_its_way_back_while_the_pool_winds_down_is_closed(
+def test_a_connection_being_returned_while_the_pool_winds_down_is_closed(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(1)

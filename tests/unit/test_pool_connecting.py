@@ -1,4 +1,4 @@
-"""How a pool connects: beside the lending, and what happens when the database cannot be reached or says no."""
+"""Connects: beside other checkouts, failed ones, and pauses during an outage."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import itertools
 
 import pytest
 
-from unit.conftest import Clock, FakePool, MakePool, all_idle, connecting, counts, giving_back, waiting_task
+from unit.conftest import Clock, FakePool, MakePool, all_idle, connecting, counts, returning, waiting_task
 from unit.fakes import FakeDatabase, in_turn, raising, then
 from unit.interrupts import Interrupt
 from wsgipool import ConnectFailed
 
-# --- beside the lending ----------------------------------------------------------------------------------------------
+# --- beside other checkouts ------------------------------------------------------------------------------------------
 
 
-def test_others_borrow_and_return_while_one_connects(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_other_threads_check_out_and_return_during_a_connect(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
     connection = pool.getconn()
 
     with connecting(pool, database) as other:
         pool.putconn(connection)
-        # What comes first is good enough, and what has been opened in vain serves the next.
+        # The thread takes the first free connection, and the next thread gets the new one.
         assert other.result() is connection
 
     assert pool.getconn() is not connection
 
 
-def test_others_borrow_and_return_while_one_closes(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_other_threads_check_out_and_return_during_a_close(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
     connection = pool.getconn()
     database.hooks["rollback"] = in_turn(raising(OSError("gone")))
 
-    with giving_back(pool, database, stopped_at="close"):
+    with returning(pool, database, stopped_at="close"):
         pool.putconn(connection)
 
         assert pool.getconn() is connection
 
 
-def test_connecting_gets_what_is_left_of_the_timeout(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_connect_gets_the_rest_of_the_timeout(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
 
     pool.getconn(timeout=5)
@@ -45,7 +45,7 @@ def test_connecting_gets_what_is_left_of_the_timeout(make_pool: MakePool, databa
     assert 0 < database.timeouts[0] <= 5
 
 
-# --- in vain ---------------------------------------------------------------------------------------------------------
+# --- failed connects -------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_connect_is_a_connect_failed_with_the_drivers_error(
@@ -73,7 +73,7 @@ def test_a_failed_connect_passes_the_turn_on(make_pool: MakePool, database: Fake
     assert waiter.result() is database.opened[0]
 
 
-def test_all_waiters_learn_at_once_that_the_database_is_away(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_all_waiters_get_connect_failed_at_once_during_an_outage(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
 
     with connecting(pool, database, raising(OSError("refused"))) as first:
@@ -85,7 +85,7 @@ def test_all_waiters_learn_at_once_that_the_database_is_away(make_pool: MakePool
     assert counts(pool) == all_idle(0)
 
 
-def test_a_connect_that_is_interrupted_leaves_its_place(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_an_interrupted_connect_frees_its_place(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
     database.hooks["connect"] = in_turn(raising(Interrupt()))
 
@@ -99,7 +99,7 @@ def test_a_connect_that_is_interrupted_leaves_its_place(make_pool: MakePool, dat
 
 
 def fail_to_connect(pool: FakePool, database: FakeDatabase, clock: Clock, times: int) -> None:
-    """Have so many connects refused, one a second, and those that follow succeed."""
+    """Refuse this number of connects, one a second, and let the following ones succeed."""
     database.hooks["connect"] = in_turn(*[raising(OSError("refused"))] * times)
     for _ in range(times):
         with pytest.raises(ConnectFailed):
@@ -116,7 +116,7 @@ def test_a_pool_fills_up_again_after_failed_connects(make_pool: MakePool, databa
     assert connections == database.opened
 
 
-def test_an_outage_is_a_line_in_the_log_when_it_begins_and_one_when_it_ends(
+def test_an_outage_is_logged_once_at_its_begin_and_once_at_its_end(
     make_pool: MakePool, database: FakeDatabase, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(2)
@@ -130,7 +130,7 @@ def test_an_outage_is_a_line_in_the_log_when_it_begins_and_one_when_it_ends(
     ]
 
 
-def test_one_failed_connect_is_a_mishap_and_the_next_is_tried_at_once(
+def test_after_a_single_failed_connect_the_next_one_is_tried_at_once(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     database.hooks["connect"] = in_turn(raising(OSError("connection refused")))
@@ -149,37 +149,37 @@ def test_a_refused_password_is_not_sent_again_at_once(make_pool: MakePool, datab
     with pytest.raises(ConnectFailed, match="access denied"):
         pool.getconn()
 
-    with pytest.raises(ConnectFailed, match=r"access denied; it is tried again in [01]\.\d s"):
+    with pytest.raises(ConnectFailed, match=r"access denied; next attempt in [01]\.\d s"):
         pool.getconn()
 
     assert len(database.timeouts) == 1
     assert pool.size == 0
 
 
-def test_a_database_that_is_down_is_asked_less_and_less_often_but_once_a_second(
+def test_connects_during_an_outage_become_rarer_down_to_one_a_second(
     make_pool: MakePool, database: FakeDatabase, clock: Clock
 ) -> None:
     database.hooks["connect"] = raising(OSError("connection refused"))
     pool = make_pool()
-    asked: list[float] = []
+    connects: list[float] = []
 
     for _ in range(2000):
         before = len(database.timeouts)
         with pytest.raises(ConnectFailed):
             pool.getconn()
         if len(database.timeouts) > before:
-            asked.append(clock.now)
+            connects.append(clock.now)
         clock.advance(0.01)
 
-    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(connects)]
     assert pauses[0] < 0.02
     assert 0.02 < pauses[1] < 0.07
     assert min(pauses[-10:]) >= 0.5
     assert max(pauses[-10:]) < 1.02
-    assert len(set(pauses[-10:])) > 1, "or all processes would come at once"
+    assert len(set(pauses[-10:])) > 1, "otherwise all processes would connect at the same moment"
 
 
-def test_who_has_no_time_to_connect_stops_nobody_else_from_trying(
+def test_a_connect_with_a_short_timeout_pauses_no_other_connect(
     make_pool: MakePool, database: FakeDatabase, clock: Clock
 ) -> None:
     late = then(lambda: clock.advance(0.02), raising(TimeoutError("timed out")))

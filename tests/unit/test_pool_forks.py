@@ -1,4 +1,4 @@
-"""A fork in the middle of things: the parent keeps its connections, the child begins with none and touches none."""
+"""A fork while a pool is in use: the parent keeps its connections, the child begins with an empty pool."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_the_pool_of_a_forks_child_is_empty() -> None:
     )
 
 
-def test_a_forks_child_abandons_what_it_inherited_and_closes_none_of_it() -> None:
-    child = "print(set(database.abandoned) == {held, idle}, held.closed or idle.closed, flush=True)"
+def test_a_forks_child_closes_no_inherited_connection() -> None:
+    child = "print(set(database.left_to_parent) == {held, idle}, held.closed or idle.closed, flush=True)"
 
     assert fork(child) == "True False\n"
 
@@ -51,7 +51,7 @@ def test_a_forks_child_opens_connections_of_its_own() -> None:
 
 
 def test_the_parent_of_a_fork_keeps_its_connections() -> None:
-    parent = "pool.putconn(held); print(repr(pool), pool.getconn() is held, database.abandoned)"
+    parent = "pool.putconn(held); print(repr(pool), pool.getconn() is held, database.left_to_parent)"
 
     assert fork("pass", parent) == (
         "<Pool 'orders': 0 in use, 0 connecting, 2 idle of max_size 2, 0 waiting> True []\n"
@@ -61,25 +61,23 @@ def test_the_parent_of_a_fork_keeps_its_connections() -> None:
 PLAIN = """
 pool = Pool(lambda: database.connect(1), name="orders", max_size=2{settings})
 block = pool.connection()
-borrowed = block.__enter__()
+held_in_block = block.__enter__()
 error = {error}
 """
 
 
 @pytest.mark.parametrize("settings", ["", ", reset=None"])
 @pytest.mark.parametrize(("error", "outcome"), [("None", "ValueError"), ("KeyError()", "None")])
-def test_a_forks_child_that_leaves_its_parents_block_gives_nothing_back_to_the_pool_of_a_plain_callable(
-    error: str, outcome: str, settings: str
-) -> None:
+def test_a_forks_child_that_leaves_its_parents_block_returns_nothing(error: str, outcome: str, settings: str) -> None:
     child = """
     raised = None
     try:
         block.__exit__(type(error), error, None)
     except ValueError as refused:
         raised = type(refused).__name__
-    print(raised, borrowed.calls, repr(pool), pool.getconn() is borrowed, flush=True)
+    print(raised, held_in_block.calls, repr(pool), pool.getconn() is held_in_block, flush=True)
     """
-    parent = "block.__exit__(None, None, None); print(borrowed.calls, repr(pool))"
+    parent = "block.__exit__(None, None, None); print(held_in_block.calls, repr(pool))"
 
     assert fork(child, parent, PLAIN.format(error=error, settings=settings)) == (
         f"{outcome} [] <Pool 'orders': 0 in use, 0 connecting, 0 idle of max_size 2, 0 waiting> False\n"
@@ -88,7 +86,7 @@ def test_a_forks_child_that_leaves_its_parents_block_gives_nothing_back_to_the_p
 
 
 @pytest.mark.parametrize("settings", ["", ", reset=None"])
-def test_a_forks_child_cannot_give_back_by_hand_what_its_parent_has_borrowed_from_a_plain_callable(
+def test_a_forks_child_cannot_return_its_parents_connection_to_a_plain_pool(
     settings: str,
 ) -> None:
     child = """
@@ -104,13 +102,13 @@ def test_a_forks_child_cannot_give_back_by_hand_what_its_parent_has_borrowed_fro
     )
 
 
-def test_a_fork_while_another_thread_decides_leaves_the_child_a_free_lock() -> None:
-    before = "Task(pool._lock.acquire).result()"
+def test_a_fork_while_another_thread_holds_the_lock_leaves_the_child_a_free_lock() -> None:
+    before = "Task(pool._state.lock.acquire).result()"
 
     assert fork("print(pool.getconn().calls, flush=True)", before=before) == "[]\n"
 
 
-def test_a_fork_while_a_connection_opens_in_the_background_leaves_both_sides_a_working_pool() -> None:
+def test_a_fork_during_a_connect_in_the_background_leaves_two_working_pools() -> None:
     before = "database.hooks['connect'] = gate = Gate(); pool.resize(3, 3); gate.wait_until_reached()"
     child = "database.hooks.clear(); print(pool.size, pool.getconn().calls, pool.size, flush=True)"
     parent = "gate.open(); eventually(lambda: pool.idle == 2); print(repr(pool))"

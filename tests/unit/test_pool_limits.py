@@ -1,4 +1,4 @@
-"""How many may wait at once, and how many may connect at once."""
+"""`max_waiting` and `max_connecting`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 
 import pytest
 
-from unit.conftest import MakePool, borrower, connecting, use, waiting_task
+from unit.conftest import MakePool, another_holder, connecting, use, waiting_task
 from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Gate, Task, eventually, in_turn, raising
 from wsgipool import ConnectFailed, TooManyRequests
 
 
-def test_one_more_than_max_waiting_is_refused_at_once(make_pool: MakePool) -> None:
+def test_a_thread_beyond_max_waiting_is_refused_at_once(make_pool: MakePool) -> None:
     pool = make_pool(max_waiting=2)
     connection = pool.getconn()
     waiters = [waiting_task(pool), waiting_task(pool)]
 
     refused = Task(lambda: pool.getconn(timeout=3 * PATIENCE))
 
-    with pytest.raises(TooManyRequests, match="2 requests wait for pool 'orders' already"):
+    with pytest.raises(TooManyRequests, match="2 requests already wait for pool 'orders'"):
         refused.result()
     assert pool.waiting == 2
 
@@ -44,49 +44,45 @@ def test_no_more_than_max_connecting_connect_at_once(
     pool = make_pool(10, max_connecting=max_connecting)
     database.hooks["connect"] = gate = Gate()
 
-    borrowers = [Task(pool.getconn) for _ in range(6)]
+    tasks = [Task(pool.getconn) for _ in range(6)]
     eventually(lambda: pool.waiting == 6 - max_connecting)
     assert database.sessions == max_connecting
 
     gate.open()
-    assert len({id(borrower.result()) for borrower in borrowers}) == 6
+    assert len({id(task.result()) for task in tasks}) == 6
 
 
-def test_who_waits_for_a_new_connection_takes_what_is_given_back(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_waiter_for_a_new_connection_takes_a_returned_one(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(10, max_connecting=1)
-    lent = pool.getconn()
+    held = pool.getconn()
     database.hooks["connect"] = gate = Gate()
     waiters = [Task(pool.getconn), Task(pool.getconn)]
     gate.wait_until_reached()
     eventually(lambda: pool.waiting == 2)
 
-    pool.putconn(lent)
+    pool.putconn(held)
 
     eventually(lambda: any(waiter.done for waiter in waiters))
     assert pool.waiting == 1
     gate.open()
-    assert {waiter.result() for waiter in waiters} == {lent, database.opened[1]}
+    assert {waiter.result() for waiter in waiters} == {held, database.opened[1]}
     assert database.most_sessions == 2
 
 
-def test_who_waits_has_a_connection_opened_when_one_comes_back_broken(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_waiter_gets_a_new_connection_if_one_is_returned_broken(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
-    lent, kept = pool.getconn(), borrower(pool)
+    broken, kept = pool.getconn(), another_holder(pool)
     waiter = waiting_task(pool)
     database.hooks["rollback"] = raising(OSError("gone"))
 
-    pool.putconn(lent)
+    pool.putconn(broken)
 
-    assert waiter.result() not in (lent, kept.connection)
+    assert waiter.result() not in (broken, kept.connection)
 
 
-def test_who_waits_has_a_connection_opened_when_anothers_connect_fails(
-    make_pool: MakePool, database: FakeDatabase
-) -> None:
+def test_a_waiter_gets_a_new_connection_if_anothers_connect_fails(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(3, max_connecting=1)
-    dead, kept = pool.getconn(), borrower(pool)
+    dead, kept = pool.getconn(), another_holder(pool)
     pool.putconn(dead)
     dead.alive = False
 
@@ -98,7 +94,7 @@ def test_who_waits_has_a_connection_opened_when_anothers_connect_fails(
     assert waiter.result() not in (dead, kept.connection)
 
 
-def test_a_burst_is_over_before_the_first_new_connection_is_there(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_idle_connections_serve_a_burst_while_new_ones_open(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(50, max_connecting=2)
     idle = use(pool, 5)
     database.hooks["connect"] = gate = Gate()
@@ -116,6 +112,6 @@ def test_a_burst_is_over_before_the_first_new_connection_is_there(make_pool: Mak
     gate.open()
 
 
-def test_a_pool_that_may_not_connect_is_refused(make_pool: MakePool) -> None:
-    with pytest.raises(ValueError, match="max_connecting = 0"):
+def test_max_connecting_must_be_at_least_one(make_pool: MakePool) -> None:
+    with pytest.raises(ValueError, match="max_connecting must be at least 1, is 0"):
         make_pool(max_connecting=0)

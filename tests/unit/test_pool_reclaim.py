@@ -1,24 +1,25 @@
-"""`reclaim` at the end of a request: what its thread has left behind is taken back, and nothing else is touched."""
+"""`reclaim` at the end of a request: takes back the connections of its thread, and no others."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from unit.conftest import FakePool, MakePool, all_idle, borrower, counts, giving_back, waiting_task
-from unit.fakes import FakeConnection, FakeDatabase, Task, eventually, in_turn, raising
+from unit.conftest import MakePool, all_idle, another_holder, counts, returning, waiting_task
+from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Task, eventually, in_turn, raising
 from unit.interrupts import Interrupt
-from wsgipool import lost
+from wsgipool._background import background
+from wsgipool.pool._sessions import Sessions
+from wsgipool.pool._state import PoolState
 
-# --- what a handler has kept -----------------------------------------------------------------------------------------
+# --- leaks of a request ----------------------------------------------------------------------------------------------
 
 
-def test_reclaim_closes_what_the_thread_kept_and_says_where_it_was_borrowed(
+def test_reclaim_closes_leaked_connections_and_logs_the_place_of_their_checkout(
     make_pool: MakePool, log: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(3)
@@ -30,17 +31,16 @@ def test_reclaim_closes_what_the_thread_kept_and_says_where_it_was_borrowed(
     number, connection = Task(forgetful_handler).result()
 
     assert number == 1
-    assert connection.calls == ["close"]
+    # Maintenance may close it, too.
+    eventually(lambda: connection.calls == ["close"])
     assert len(log.messages) == 1
     assert re.search(
-        rf"connection of pool 'orders' was not given back .* at {re.escape(__file__)}:\d+ in forgetful_handler",
+        rf"connection of pool 'orders' was not returned .* at {re.escape(__file__)}:\d+ in forgetful_handler",
         log.messages[0],
     )
 
 
-def test_reclaim_has_nothing_to_do_after_a_well_behaved_request(
-    make_pool: MakePool, log: pytest.LogCaptureFixture
-) -> None:
+def test_reclaim_does_nothing_after_a_request_without_leaks(make_pool: MakePool, log: pytest.LogCaptureFixture) -> None:
     pool = make_pool(1)
     with pool.connection():
         pass
@@ -50,7 +50,7 @@ def test_reclaim_has_nothing_to_do_after_a_well_behaved_request(
     assert log.messages == []
 
 
-def test_reclaim_serves_the_waiting(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_reclaim_serves_the_waiters(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(1)
     pool.getconn()
     waiter = waiting_task(pool)
@@ -61,7 +61,7 @@ def test_reclaim_serves_the_waiting(make_pool: MakePool, database: FakeDatabase)
     assert database.most_sessions == 1
 
 
-def test_a_reclaimed_connection_cannot_be_given_back(make_pool: MakePool) -> None:
+def test_a_reclaimed_connection_cannot_be_returned(make_pool: MakePool) -> None:
     pool = make_pool(1)
     connection = pool.getconn()
     pool.reclaim(threading.get_ident())
@@ -72,52 +72,55 @@ def test_a_reclaimed_connection_cannot_be_given_back(make_pool: MakePool) -> Non
     assert counts(pool) == all_idle(0)
 
 
-# --- what others have ------------------------------------------------------------------------------------------------
+# --- other threads ---------------------------------------------------------------------------------------------------
 
 
 def test_reclaim_leaves_other_threads_alone(make_pool: MakePool) -> None:
     pool = make_pool(3)
-    other = borrower(pool)
+    other = another_holder(pool)
     mine = [pool.getconn(), pool.getconn()]
 
     assert pool.reclaim(threading.get_ident()) == 2
 
-    # Housekeeping may be the one that closes them.
+    # Maintenance may close them, too.
     eventually(lambda: all(connection.closed for connection in mine))
     eventually(lambda: pool.size == 1)
     assert not other.connection.closed
     assert counts(pool) == {"size": 1, "idle": 0, "in_use": 1, "waiting": 0}
 
 
-def test_reclaim_does_not_touch_what_another_thread_is_giving_back(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_reclaim_leaves_a_connection_alone_that_another_thread_is_returning(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
     pool = make_pool(1)
 
-    with giving_back(pool, database) as other:
+    with returning(pool, database) as other:
         assert pool.reclaim(other.thread_id) == 0
 
     assert counts(pool) == all_idle(1)
 
 
-def test_reclaim_leaves_alone_a_connection_that_another_thread_carries_between_two_places(
+def test_reclaim_of_another_thread_leaves_a_returning_connection_alone(
     make_pool: MakePool, database: FakeDatabase
 ) -> None:
     pool = make_pool(1)
 
-    with giving_back(pool, database) as other:
+    with returning(pool, database) as other:
         pool.reclaim(threading.get_ident())
         assert not other.connection.closed
 
     assert counts(pool) == all_idle(1)
 
 
-# --- what an interruption has left -----------------------------------------------------------------------------------
+# --- after asynchronous exceptions -----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def interrupted_in(pool: FakePool, method: str) -> Iterator[None]:
-    """Interrupt the block where it calls this method of the pool, which then does nothing."""
+def interrupted_twice(*methods: tuple[type, str]) -> Iterator[None]:
+    """Interrupt the block at calls of these methods, and again at the clean-up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, method, lambda *_, **__: raising(Interrupt())())
+        for kind, name in (*methods, (Sessions, "recover")):
+            patch.setattr(kind, name, lambda *_, **__: raising(Interrupt())())
         with pytest.raises(Interrupt):
             yield
 
@@ -127,7 +130,7 @@ def test_reclaim_frees_the_place_of_a_connect_that_was_interrupted_twice(
 ) -> None:
     pool = make_pool(1)
     database.hooks["connect"] = in_turn(raising(OSError("refused")))
-    with interrupted_in(pool, "_withdraw"):
+    with interrupted_twice((Sessions, "recover_slot")):
         pool.getconn()
 
     pool.reclaim(threading.get_ident())
@@ -135,10 +138,22 @@ def test_reclaim_frees_the_place_of_a_connect_that_was_interrupted_twice(
     assert counts(pool) == all_idle(0)
 
 
-def test_reclaim_takes_a_waiter_that_was_interrupted_twice_out_of_the_queue(make_pool: MakePool) -> None:
+def test_reclaim_closes_a_connection_whose_return_was_interrupted_twice(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    other = borrower(pool)
-    with interrupted_in(pool, "_withdraw"):
+    connection = pool.getconn()
+    with interrupted_twice((PoolState, "check_in")):
+        pool.putconn(connection)
+
+    pool.reclaim(threading.get_ident())
+
+    assert connection.closed
+    assert counts(pool) == all_idle(0)
+
+
+def test_a_waiter_that_was_interrupted_twice_does_not_block_the_queue(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    other = another_holder(pool)
+    with interrupted_twice((PoolState, "withdraw")):
         pool.getconn(timeout=0)
 
     pool.reclaim(threading.get_ident())
@@ -147,88 +162,74 @@ def test_reclaim_takes_a_waiter_that_was_interrupted_twice_out_of_the_queue(make
     assert counts(pool) == all_idle(1)
 
 
-def test_reclaim_takes_back_a_connection_whose_return_was_interrupted_at_its_start(make_pool: MakePool) -> None:
-    pool = make_pool(1)
-    connection = pool.getconn()
-    with interrupted_in(pool, "_take_back"):
-        pool.putconn(connection)
-
-    pool.reclaim(threading.get_ident())
-
-    assert counts(pool) == all_idle(0)
+# --- threads that have ended -----------------------------------------------------------------------------------------
 
 
-def test_reclaim_finds_a_connection_that_an_interrupt_has_dropped_between_two_places(
-    make_pool: MakePool,
-) -> None:
+def test_the_connections_of_an_ended_thread_are_taken_back(make_pool: MakePool, log: pytest.LogCaptureFixture) -> None:
     pool = make_pool(2)
-    held, idle = pool.getconn(), pool.getconn()
-    pool.putconn(idle)
-    # What is left when the exception strikes just after the pop.
-    pool._idle.pop()
-    assert (pool.size, pool.in_use) == (2, 2)
+    held = [Task(pool.getconn).result() for _ in range(2)]
 
-    assert pool.reclaim(threading.get_ident() + 1) == 0
+    pool.maintain()
 
-    assert idle.closed
-    assert not held.closed
-    assert (pool.size, pool.in_use) == (1, 1)
+    eventually(lambda: all(connection.closed for connection in held))
+    eventually(lambda: counts(pool) == all_idle(0))
+    eventually(lambda: "before its thread ended, and has been closed; it was checked out at" in log.text)
 
 
-# --- what nobody reclaims: the pools of programs that know no requests -----------------------------------------------
+def test_a_waiter_gets_the_connections_of_ended_threads(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "register", lambda _: None)
+    pool = make_pool(2)
+    for _ in range(2):
+        Task(pool.getconn).result()
+
+    assert pool.getconn(timeout=PATIENCE)
 
 
-def test_housekeeping_closes_what_is_lent_to_a_block_that_nobody_runs(
+def test_a_thread_outside_python_keeps_its_connections(make_pool: MakePool) -> None:
+    """A thread of httpd runs no Python function between two requests."""
+    pool = make_pool(1)
+    other = another_holder(pool)
+    Task(lambda: None).result()
+
+    pool.maintain()
+
+    assert not other.connection.closed
+    other.give_back()
+    assert counts(pool) == all_idle(1)
+
+
+# --- programs without requests ---------------------------------------------------------------------------------------
+
+
+def test_maintenance_closes_the_connection_of_an_orphaned_block(
     make_pool: MakePool, database: FakeDatabase, log: pytest.LogCaptureFixture
 ) -> None:
     pool = make_pool(2)
-    other = borrower(pool)
-    # What is left when the exception strikes on the way into the block, or out of it.
+    other = another_holder(pool)
+    # As after an asynchronous exception at the start or the end of the block.
     pool.connection().__enter__()
     database.opened.clear()
 
-    pool.tend()
+    pool.maintain()
 
-    assert (pool.size, pool.in_use) == (1, 1)
+    eventually(lambda: (pool.size, pool.in_use) == (1, 1))
     assert not other.connection.closed
     assert pool.stats().closed == {"leaked": 1}
-    assert "its `with` block was interrupted; it was borrowed at" in log.messages[-1]
+    eventually(lambda: "nothing refers to it any more; it was checked out at" in log.text)
     other.give_back()
 
 
-def test_housekeeping_leaves_alone_a_block_that_somebody_may_end_and_a_connection_that_somebody_may_use(
-    make_pool: MakePool,
-) -> None:
+def test_maintenance_leaves_connections_in_use_alone(make_pool: MakePool) -> None:
     pool = make_pool(3)
     block = pool.connection()
     block.__enter__()
     connection = pool.connection().__enter__()
-    lent = pool.getconn()
+    held = pool.getconn()
 
-    pool.tend()
+    pool.maintain()
 
     assert pool.in_use == 3
     block.__exit__(None, None, None)
-    pool.putconn(lent)
+    pool.putconn(held)
     connection.execute()
     assert not connection.closed
-
-
-def test_housekeeping_leaves_alone_what_is_given_back_and_lent_again_while_it_looks(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = make_pool(1)
-    other = borrower(pool)
-    references, looks = lost._references, itertools.count()
-
-    def give_back_meanwhile(slots: Iterable[object]) -> list[int]:
-        found = references(slots)
-        if next(looks) == 1:  # the first is of an object that is nobody's
-            other.give_back()
-        return found
-
-    monkeypatch.setattr(lost, "_references", give_back_meanwhile)
-    pool.tend()
-
-    assert not other.connection.closed
-    assert counts(pool) == all_idle(1)

@@ -1,4 +1,4 @@
-"""`putconn`: what becomes of a connection that is given back, and who may give it back."""
+"""`putconn`: the cleaning of returned connections, wrong threads, and second returns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Literal
 
 import pytest
 
-from unit.conftest import MakePool, all_idle, borrower, counts, giving_back, waiting_task
+from unit.conftest import MakePool, all_idle, another_holder, counts, returning, waiting_task
 from unit.fakes import FakeConnection, FakeDatabase, Task, raising
 from unit.interrupts import Interrupt
 from wsgipool import Pool, WrongThread
+from wsgipool._background import background
 
 
 def test_putconn_rolls_back(make_pool: MakePool) -> None:
@@ -24,7 +25,7 @@ def test_putconn_rolls_back(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), Interrupt()])
-def test_a_connection_whose_reset_raises_is_closed_and_its_place_goes_to_the_next_waiter(
+def test_a_failed_reset_closes_the_connection_and_serves_the_next_waiter(
     make_pool: MakePool, database: FakeDatabase, error: BaseException
 ) -> None:
     pool = make_pool(1)
@@ -39,11 +40,11 @@ def test_a_connection_whose_reset_raises_is_closed_and_its_place_goes_to_the_nex
     assert broken.closed
 
 
-def test_what_one_thread_has_another_cannot_give_back(make_pool: MakePool) -> None:
+def test_a_thread_cannot_return_the_connection_of_another(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    other = borrower(pool)
+    other = another_holder(pool)
 
-    with pytest.raises(WrongThread, match=rf"given back by thread \d+, but thread {other.thread_id} has borrowed it"):
+    with pytest.raises(WrongThread, match=rf"returned by thread \d+, but thread {other.thread_id} holds it"):
         pool.putconn(other.connection)
 
     assert pool.in_use == 1
@@ -51,7 +52,10 @@ def test_what_one_thread_has_another_cannot_give_back(make_pool: MakePool) -> No
     assert counts(pool) == all_idle(1)
 
 
-def test_what_a_thread_has_left_behind_at_its_end_another_may_give_back(make_pool: MakePool) -> None:
+def test_another_thread_may_return_the_connection_of_an_ended_thread(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "register", lambda _: None)
     pool = make_pool(1)
     connection = Task(pool.getconn).result()
 
@@ -60,11 +64,11 @@ def test_what_a_thread_has_left_behind_at_its_end_another_may_give_back(make_poo
     assert counts(pool) == all_idle(1)
 
 
-def test_a_connection_given_back_once_more_is_not_taken_from_its_next_borrower(make_pool: MakePool) -> None:
+def test_a_second_return_does_not_take_the_connection_from_its_next_holder(make_pool: MakePool) -> None:
     pool = make_pool(1)
     connection = pool.getconn()
     pool.putconn(connection)
-    next_one = borrower(pool)
+    next_one = another_holder(pool)
     assert next_one.connection is connection
 
     with pytest.raises(WrongThread):
@@ -73,21 +77,21 @@ def test_a_connection_given_back_once_more_is_not_taken_from_its_next_borrower(m
     assert (pool.in_use, pool.idle) == (1, 0)
 
 
-def test_a_connection_given_back_twice_is_an_error(make_pool: MakePool) -> None:
+def test_returning_a_connection_twice_is_an_error(make_pool: MakePool) -> None:
     pool = make_pool(2)
     connection = pool.getconn()
     pool.putconn(connection)
 
-    with pytest.raises(ValueError, match="not lent out by pool 'orders'"):
+    with pytest.raises(ValueError, match="not checked out of pool 'orders'"):
         pool.putconn(connection)
 
     assert counts(pool) == all_idle(1)
 
 
-def test_a_connection_on_its_way_back_cannot_be_given_back(make_pool: MakePool, database: FakeDatabase) -> None:
+def test_a_connection_that_is_being_returned_cannot_be_returned(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
 
-    with giving_back(pool, database) as other, pytest.raises(ValueError, match="not lent out"):
+    with returning(pool, database) as other, pytest.raises(ValueError, match="not checked out"):
         pool.putconn(other.connection)
 
     assert counts(pool) == all_idle(1)
@@ -96,14 +100,14 @@ def test_a_connection_on_its_way_back_cannot_be_given_back(make_pool: MakePool, 
 def test_a_connection_of_another_pool_is_an_error(make_pool: MakePool, database: FakeDatabase) -> None:
     pool = make_pool(2)
 
-    with pytest.raises(ValueError, match="not lent out"):
+    with pytest.raises(ValueError, match="not checked out"):
         pool.putconn(FakeConnection(database))
 
     assert counts(pool) == all_idle(0)
 
 
 class Alike(FakeConnection):
-    """Compared by where it is connected to, as some driver's may be."""
+    """A connection that is compared by its address, like those of some drivers."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Alike)
@@ -119,7 +123,7 @@ class Unhashable(FakeConnection):
 
 @pytest.mark.parametrize("kind", [Alike, Unhashable])
 @pytest.mark.parametrize("reset", ["rollback", None])
-def test_connections_may_be_compared_as_they_like(
+def test_connections_may_have_any_comparison(
     kind: type[FakeConnection], reset: Literal["rollback"] | None, database: FakeDatabase
 ) -> None:
     pool = Pool(lambda: kind(database), name="orders", max_size=2, reset=reset)
@@ -127,9 +131,9 @@ def test_connections_may_be_compared_as_they_like(
     assert first is not second
 
     pool.putconn(first)
-    with pytest.raises(ValueError, match="is not lent out"):
+    with pytest.raises(ValueError, match="is not checked out"):
         pool.putconn(first)
-    with pytest.raises(ValueError, match="is not lent out"):
+    with pytest.raises(ValueError, match="is not checked out"):
         pool.putconn(kind(database))
 
     assert pool.getconn() is first
@@ -142,10 +146,10 @@ def test_connections_may_be_compared_as_they_like(
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("error", [KeyError(), Interrupt()])
-def test_what_is_given_back_on_the_way_of_an_interruption_is_not_lent_again(
+def test_a_connection_returned_during_an_asynchronous_exception_is_closed(
     make_pool: MakePool, database: FakeDatabase, plain: bool, error: BaseException
 ) -> None:
-    """It may be in the middle of an answer, as in a block that is interrupted."""
+    """The connection may be in the middle of an answer, as in an interrupted block."""
     pool = Pool(lambda: FakeConnection(database), name="orders", max_size=1, reset=None) if plain else make_pool(1)
     connection = pool.getconn()
 

@@ -1,4 +1,4 @@
-"""`transaction()`: a function that is called again when the database asks for it."""
+"""`transaction()`: a function that is called again after a conflict in the database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsgipool import Pool
 
 
 class Function:
-    """Fails with the errors given, one after the other, then returns the number of its calls."""
+    """A function that raises the given errors in order, and then returns the number of its calls."""
 
     def __init__(self, *errors: Exception) -> None:
         self.calls = 0

@@ -1,4 +1,4 @@
-"""Root at work where another user may write: that user, `nobody`, plays the attacker."""
+"""Root's changes in folders where another user may write; the user `nobody` is the attacker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = '[databases.shop]\nurl = "mysql://shop@127.0.0.1:1/shop"\nmax_size = 
 
 @pytest.fixture
 def theirs() -> Iterator[Path]:
-    """A folder of nobody's, with settings in it."""
+    """A folder of the user `nobody`, with settings in it."""
     with tempfile.TemporaryDirectory(prefix="wsgipool-theirs-") as name:
         folder = Path(name)
         (folder / "wsgipool.toml").write_text(SETTINGS)
@@ -40,7 +40,7 @@ def theirs() -> Iterator[Path]:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file of root's that nobody else may read."""
+    """A file that only root may read."""
     path = tmp_path / "secret"
     path.write_text("root's own\n")
     path.chmod(0o600)
@@ -54,7 +54,7 @@ def is_untouched(secret: Path) -> bool:
 
 @contextmanager
 def attacking(attack: Callable[[], object]) -> Iterator[None]:
-    """Let nobody do something again and again, as fast as it can."""
+    """Repeat a function as the user `nobody`, as fast as possible."""
     pid = os.fork()
     if pid == 0:
         os.setgroups([])
@@ -81,7 +81,7 @@ def plan_write(settings: Path) -> None:
 
 
 def exchange(*files: Path, target: Path) -> None:
-    """Put a link, a hard link, a FIFO, a folder or a file in the place of each."""
+    """Replace each path by a link, a hard link, a FIFO, a folder or a file, in turn."""
     for file in files:
         what = random.choice(["link", "fifo", "folder", "file", "file"])
         if file.is_dir() and not file.is_symlink():
@@ -99,7 +99,7 @@ def exchange(*files: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("wsgipool.toml.bak",), ("wsgipool.toml",), ("wsgipool.toml", "wsgipool.toml.bak")])
-def test_root_writes_no_file_through_what_a_user_exchanges(names: tuple[str, ...], theirs: Path, secret: Path) -> None:
+def test_root_writes_no_file_through_a_link_of_a_user(names: tuple[str, ...], theirs: Path, secret: Path) -> None:
     files = [theirs / name for name in names]
 
     with attacking(lambda: exchange(*files, target=secret)):
@@ -111,7 +111,7 @@ def test_root_writes_no_file_through_what_a_user_exchanges(names: tuple[str, ...
     assert left == [], "root made files in another's folder"
 
 
-def test_root_follows_no_folder_that_a_user_exchanges(theirs: Path, tmp_path: Path) -> None:
+def test_root_follows_no_folder_that_a_user_replaces(theirs: Path, tmp_path: Path) -> None:
     (tmp_path / "wsgipool.toml").write_text(SETTINGS)
     site, aside = theirs / "site", theirs / "aside"
     site.mkdir()
@@ -141,18 +141,18 @@ def test_settings_in_a_users_folder_are_written_as_that_user(theirs: Path) -> No
     assert (theirs / "wsgipool.toml.bak").read_text() == SETTINGS
 
 
-def test_a_hard_link_to_another_file_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_with_hard_links_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("other\n")
     os.link(tmp_path / "other", tmp_path / "file")
 
-    with pytest.raises(ConfigError, match=r"/file has 2 names \(hard links\)"):
+    with pytest.raises(ConfigError, match=r"/file has 2 hard links"):
         replace_text(tmp_path / "file", "new\n")
 
     assert (tmp_path / "other").read_text() == "other\n"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder"])
-def test_what_is_no_regular_file_is_named_and_nobody_waits(kind: str, tmp_path: Path) -> None:
+def test_other_files_than_regular_ones_are_refused_without_a_wait(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     if kind == "folder":
         path.mkdir()
@@ -164,7 +164,7 @@ def test_what_is_no_regular_file_is_named_and_nobody_waits(kind: str, tmp_path: 
             action(path)
 
 
-def test_a_backup_that_is_a_link_is_left_alone(tmp_path: Path, secret: Path) -> None:
+def test_a_backup_that_is_a_link_is_not_written(tmp_path: Path, secret: Path) -> None:
     (tmp_path / "file").write_text("old\n")
     (tmp_path / "file.bak").symlink_to(secret)
 
@@ -182,13 +182,13 @@ def test_a_folder_that_others_may_write_is_refused(mode: int, tmp_path: Path) ->
     (folder / "file").write_text("old\n")
     folder.chmod(mode)
 
-    with pytest.raises(ConfigError, match=f"{folder} may be written by others .*; chmod go-w {folder}"):
+    with pytest.raises(ConfigError, match=f"other users may write to {folder} .*; chmod go-w {folder}"):
         replace_text(folder / "file", "new\n")
 
     assert [path.name for path in folder.iterdir()] == ["file"]
 
 
-def test_a_folder_of_two_users_is_left_alone(theirs: Path) -> None:
+def test_a_folder_of_two_users_is_refused(theirs: Path) -> None:
     inner = theirs / "inner"
     inner.mkdir()
     (inner / "file").write_text("old\n")
@@ -209,7 +209,7 @@ def test_a_link_of_roots_own_is_followed_and_stays(tmp_path: Path) -> None:
     assert (tmp_path / "available" / "file").read_text() == "new\n"
 
 
-def test_links_in_a_circle_are_one_clear_line(tmp_path: Path) -> None:
+def test_circular_links_are_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
 
@@ -218,7 +218,7 @@ def test_links_in_a_circle_are_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "kept"), [(0o640, 0o640), (0o600, 0o600), (0o4755, 0o755)])
-def test_the_former_self_is_for_those_who_may_read_the_file(mode: int, kept: int, tmp_path: Path) -> None:
+def test_a_backup_has_the_readers_of_the_file(mode: int, kept: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old\n")
     os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
@@ -235,7 +235,7 @@ def test_the_former_self_is_for_those_who_may_read_the_file(mode: int, kept: int
     assert path.stat().st_mode & 0o7777 == mode & 0o777 | (mode & 0o7000 and path.stat().st_mode & 0o7000)
 
 
-def test_a_new_file_is_never_made_in_place_of_another(secret: Path) -> None:
+def test_a_new_file_never_replaces_another(secret: Path) -> None:
     with pytest.raises(ConfigError, match=f"{secret} cannot be written by root: File exists"):
         create_text(secret, "new\n", 0o644)
 
@@ -274,7 +274,7 @@ def test_a_temporary_folder_below_another_users_is_refused(theirs: Path) -> None
         refuse_shared(theirs / "inner")
 
 
-def test_whose_a_file_is_counts_every_folder_and_link_on_the_way(theirs: Path, tmp_path: Path) -> None:
+def test_the_owner_of_a_file_depends_on_all_folders_and_links(theirs: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(theirs)
     (tmp_path / "own").write_text("")
 

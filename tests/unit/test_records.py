@@ -1,4 +1,4 @@
-"""Records as plain values and back: what came from another user's process is of the declared types, or refused."""
+"""Records as plain values and back: restored values have the declared types, others are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from wsgipool.records import plain, restored
         Finding("tls-off", "what", "remedy"),
     ],
 )
-def test_a_record_comes_back_as_it_was(record: object) -> None:
+def test_a_restored_record_equals_the_original(record: object) -> None:
     kind = type(record)
 
     again = restored(kind, json.loads(json.dumps(plain(record))))
@@ -69,12 +69,12 @@ GOOD: dict[str, Any] = {"number": 1, "place": None, "reset": "a"}
         {**GOOD, "number": {"number": 1}},
     ],
 )
-def test_what_is_no_such_record_is_refused(answer: object) -> None:
+def test_a_value_of_another_type_is_refused(answer: object) -> None:
     assert restored(Record, GOOD) == Record(1)
     with pytest.raises(TypeError):
         restored(Record, answer)
 
 
-def test_what_json_has_not_is_refused() -> None:
-    with pytest.raises(TypeError, match="bytes is no value of a record"):
+def test_a_value_unknown_to_json_is_refused() -> None:
+    with pytest.raises(TypeError, match="bytes cannot be part of a record"):
         plain(b"bytes")

@@ -49,7 +49,7 @@ def leak() -> FakeConnection:
 
 
 def request(application: WSGIApplication, iterate: Callable[[Iterable[bytes]], object] = list) -> Any:
-    """Do what a server does in a request: call, iterate, close."""
+    """Handle a request like a server: call, iterate, close."""
     response: Any = Middleware(application)({}, start_response)
     try:
         return iterate(response)
@@ -71,7 +71,7 @@ def test_the_application_gets_the_request_and_the_server_its_answer() -> None:
     assert seen == ["/books", "200 OK"]
 
 
-def test_what_a_request_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+def test_connections_of_a_request_are_taken_back(database: FakeDatabase) -> None:
     def application(*_: object) -> Iterable[bytes]:
         leak()
         return [b"done"]
@@ -82,7 +82,7 @@ def test_what_a_request_leaves_behind_is_taken_back(database: FakeDatabase) -> N
     assert wsgipool.pool("orders").size == 0
 
 
-def test_what_a_failing_application_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+def test_connections_of_a_failing_application_are_taken_back(database: FakeDatabase) -> None:
     def application(*_: object) -> Iterable[bytes]:
         leak()
         raise KeyError("no such book")
@@ -93,7 +93,7 @@ def test_what_a_failing_application_leaves_behind_is_taken_back(database: FakeDa
     assert database.opened[0].calls == ["close"]
 
 
-def test_what_an_interrupted_application_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+def test_connections_of_an_interrupted_application_are_taken_back(database: FakeDatabase) -> None:
     def application(*_: object) -> Iterable[bytes]:
         leak()
         raise SystemExit
@@ -104,7 +104,7 @@ def test_what_an_interrupted_application_leaves_behind_is_taken_back(database: F
     assert database.opened[0].calls == ["close"]
 
 
-def test_what_a_failing_response_leaves_behind_is_taken_back(database: FakeDatabase) -> None:
+def test_connections_of_a_failing_response_are_taken_back(database: FakeDatabase) -> None:
     def application(*_: object) -> Iterable[bytes]:
         leak()
         return Response(b"a", KeyError("no such book"))
@@ -115,7 +115,7 @@ def test_what_a_failing_response_leaves_behind_is_taken_back(database: FakeDatab
     assert database.opened[0].calls == ["close"]
 
 
-def test_a_response_that_is_not_read_to_its_end_leaves_nothing_behind(database: FakeDatabase) -> None:
+def test_a_response_that_is_read_in_part_leaves_nothing_checked_out(database: FakeDatabase) -> None:
     def application(*_: object) -> Iterator[bytes]:
         leak()
         yield b"a"
@@ -126,7 +126,7 @@ def test_a_response_that_is_not_read_to_its_end_leaves_nothing_behind(database: 
     assert database.opened[0].calls == ["close"]
 
 
-def test_a_response_that_is_never_read_leaves_nothing_behind(database: FakeDatabase) -> None:
+def test_a_response_that_is_never_read_leaves_nothing_checked_out(database: FakeDatabase) -> None:
     def application(*_: object) -> Iterable[bytes]:
         leak()
         return [b"a"]
@@ -157,7 +157,7 @@ def test_a_streamed_response_keeps_its_connection_until_it_is_closed(database: F
     assert database.opened[0].calls == ["execute", "execute", "rollback"]
 
 
-def test_a_streamed_response_closed_early_gives_its_connection_back_unharmed(
+def test_a_streamed_response_closed_early_returns_its_connection(
     database: FakeDatabase, log: pytest.LogCaptureFixture
 ) -> None:
     def application(*_: object) -> Iterator[bytes]:
@@ -172,21 +172,21 @@ def test_a_streamed_response_closed_early_gives_its_connection_back_unharmed(
     assert log.messages == []
 
 
-def test_the_close_of_the_applications_response_comes_once_and_before_the_end_of_the_request(
+def test_the_applications_response_is_closed_once_and_before_the_request_ends(
     database: FakeDatabase,
 ) -> None:
-    borrowed: list[FakeConnection] = []
+    held: list[FakeConnection] = []
     still_open: list[bool] = []
 
     class Streaming(Response):
         def close(self) -> None:
             super().close()
-            still_open.append(not borrowed[0].closed)
+            still_open.append(not held[0].closed)
 
     response = Streaming(b"a")
 
     def application(*_: object) -> Iterable[bytes]:
-        borrowed.append(leak())
+        held.append(leak())
         return response
 
     request(application)
@@ -196,7 +196,7 @@ def test_the_close_of_the_applications_response_comes_once_and_before_the_end_of
     assert database.opened[0].calls == ["close"]
 
 
-def test_a_failing_close_leaves_nothing_behind(database: FakeDatabase) -> None:
+def test_a_failing_close_leaves_nothing_checked_out(database: FakeDatabase) -> None:
     class Failing(Response):
         def close(self) -> None:
             raise KeyError("no such book")
@@ -211,7 +211,7 @@ def test_a_failing_close_leaves_nothing_behind(database: FakeDatabase) -> None:
     assert database.opened[0].calls == ["close"]
 
 
-def test_a_well_behaved_request_keeps_its_connection_in_the_pool(
+def test_a_request_without_leaks_keeps_its_connection_in_the_pool(
     database: FakeDatabase, log: pytest.LogCaptureFixture
 ) -> None:
     def application(*_: object) -> Iterable[bytes]:
@@ -227,7 +227,7 @@ def test_a_well_behaved_request_keeps_its_connection_in_the_pool(
 
 
 @pytest.mark.usefixtures("database")
-def test_a_request_ends_on_its_own_thread_only() -> None:
+def test_the_end_of_a_request_takes_back_from_its_own_thread_only() -> None:
     held, done = threading.Event(), threading.Event()
 
     def other_request() -> bool:
@@ -269,11 +269,11 @@ pool = wsgipool.pool("orders")
 
 
 def under_mod_wsgi(program: str) -> str:
-    """Run a program where mod_wsgi seems to be; `requests` has the dictionary of the request, if there is one."""
+    """Run a program with a fake mod_wsgi; `requests` has the dictionary of the request, if there is one."""
     return run_python(MOD_WSGI + program)
 
 
-def test_under_mod_wsgi_the_end_of_a_request_needs_nothing_of_the_application() -> None:
+def test_under_mod_wsgi_requests_end_without_help_of_the_application() -> None:
     program = """
 requests.append({})
 pool.getconn()
@@ -300,7 +300,7 @@ for number in range(3):
     assert under_mod_wsgi(program) == "0 1\n0 2\n0 3\n"
 
 
-def test_under_mod_wsgi_what_is_borrowed_in_no_request_is_its_borrowers() -> None:
+def test_under_mod_wsgi_a_checkout_outside_requests_is_not_taken_back() -> None:
     program = """
 kept = pool.getconn()
 print(pool.in_use, kept.closed)
@@ -309,7 +309,7 @@ print(pool.in_use, kept.closed)
     assert under_mod_wsgi(program) == "1 False\n"
 
 
-def test_a_dictionary_that_outlives_its_request_takes_nothing_from_a_later_one() -> None:
+def test_a_request_dictionary_that_is_kept_alive_affects_no_later_request() -> None:
     program = """
 requests.append(kept := {})
 with pool.connection():
@@ -339,8 +339,41 @@ print(type(wsgipool.Middleware(lambda environ, start_response: [])({}, None)).__
     assert run_python(program) == "_Response\n"
 
 
-def test_the_middleware_steps_aside_under_mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgipool.request._told_by_mod_wsgi", True)
-    response = [b"one part, whose length the server looks at"]
+def test_the_middleware_does_nothing_under_mod_wsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgipool.request._has_request_data", True)
+    response = [b"one part, whose length the server uses"]
 
     assert Middleware(lambda *_: response)({}, start_response) is response
+
+
+UWSGI = """
+import ctypes, os, sys, types
+sys.modules["uwsgi"] = types.ModuleType("uwsgi")
+
+import wsgipool
+from unit.fakes import FakeDatabase
+from wsgipool import drivers
+drivers.for_database = lambda _: FakeDatabase()
+wsgipool.configure({"databases": {"orders": {"url": "mysql://db/orders"}}})
+with wsgipool.connection("orders") as of_the_parent:
+    pass
+wsgipool._background.background.stop()  # a thread that waits for the GIL during the fork could stop the child
+
+def use(*_):
+    with wsgipool.connection("orders") as connection:
+        print(connection is of_the_parent, flush=True)
+    return []
+
+child = ctypes.PyDLL(None).fork()  # as uWSGI forks: the functions of os.register_at_fork are not called
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("call", ["use()", "wsgipool.Middleware(use)({}, None)"])
+def test_a_worker_that_uwsgi_forks_uses_no_connection_of_its_parent(call: str) -> None:
+    assert run_python(f"{UWSGI}{call}") == "False\nTrue\n"
+
+
+def test_a_worker_that_uwsgi_forks_ends_no_session_of_its_parent() -> None:
+    assert run_python(f"{UWSGI}wsgipool._runtime.end(); print(of_the_parent.closed)") == "False\nTrue\n"

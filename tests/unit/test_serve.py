@@ -1,9 +1,10 @@
-"""What of `wsgipool serve` needs no server."""
+"""The parts of `wsgipool serve` that need no server."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import pwd
 import signal
 import socket
 import tempfile
@@ -13,11 +14,13 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner, Result
 
+from servers.ports import kernel_port
 from wsgipool import ConfigError, config
 from wsgipool.cli import main
 from wsgipool.cli.running import Shape, Stop, shape, temporary_folder
 from wsgipool.cli.serve import database_urls, write_config
-from wsgipool.httpd.express import ServerError, free_port, refuse_taken_port
+from wsgipool.httpd.express import HttpdFailed, free_port, refuse_taken_port, umask_of_httpd
+from wsgipool.impersonation import as_user
 
 # --- the databases of the command line -------------------------------------------------------------------------------
 
@@ -34,7 +37,7 @@ from wsgipool.httpd.express import ServerError, free_port, refuse_taken_port
         (("mysql://db/a", "b=mysql://db/a"), {"a": "mysql://db/a", "b": "mysql://db/a"}),
     ],
 )
-def test_a_database_is_named_by_its_url_or_by_what_stands_before_it(
+def test_a_database_has_the_name_of_its_url_or_the_given_name(
     arguments: tuple[str, ...], expected: dict[str, str]
 ) -> None:
     assert database_urls(arguments) == expected
@@ -43,15 +46,15 @@ def test_a_database_is_named_by_its_url_or_by_what_stands_before_it(
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (("mysql://db",), "the URL names no database; add it, or write NAME=URL"),
-        (("=mysql://db/orders",), "the URL names no database; add it, or write NAME=URL"),
+        (("mysql://db",), "the URL names no database; add its name, or write NAME=URL"),
+        (("=mysql://db/orders",), "the URL names no database; add its name, or write NAME=URL"),
         (("mysql://a/orders", "mysql://b/orders"), "two databases have the name orders; write NAME=URL"),
         (("a=mysql://a/orders", "a=mysql://b/orders"), "two databases have the name a; write NAME=URL"),
         (("orders",), "no scheme; write mysql://"),
         (("mysql://shop:s3cret/@db/orders",), "/ is %2F"),
     ],
 )
-def test_a_wrong_database_says_what_would_do(arguments: tuple[str, ...], remedy: str) -> None:
+def test_a_wrong_database_is_an_error_with_a_remedy(arguments: tuple[str, ...], remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         database_urls(arguments)
 
@@ -87,7 +90,7 @@ def test_a_password_survives_being_written(tmp_path: Path, password: str) -> Non
 
 
 @pytest.mark.parametrize("character", ["'", "\\", '"', "!", "ü", "\N{GRINNING FACE}"])
-def test_a_url_survives_being_written_unquoted_too(tmp_path: Path, character: str) -> None:
+def test_a_url_without_quotes_survives_being_written(tmp_path: Path, character: str) -> None:
     url = f"mysql://shop:a{character}b@db/orders"
 
     path = tmp_path / "wsgipool.toml"
@@ -104,7 +107,7 @@ def test_a_name_survives_being_written(tmp_path: Path, name: str) -> None:
     assert list(config.load(path).databases) == [name, "other"]
 
 
-def test_the_written_settings_are_not_for_everybody(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_written_settings(tmp_path: Path) -> None:
     path = tmp_path / "wsgipool.toml"
     write_config(path, {"orders": "mysql://shop:s3cret@db/orders"})
 
@@ -129,7 +132,7 @@ def test_a_shape_has_defaults(mode: str, processes: int | None, threads: int | N
 
 
 def test_threads_under_prefork_are_refused() -> None:
-    with pytest.raises(ServerError, match="prefork has one thread a process"):
+    with pytest.raises(HttpdFailed, match="prefork has one thread a process"):
         shape("prefork", None, 4)
 
 
@@ -147,19 +150,19 @@ def test_a_shape_as_text(chosen: Shape, text: str) -> None:
 # --- the port --------------------------------------------------------------------------------------------------------
 
 
-def test_a_taken_port_is_refused_and_named() -> None:
+def test_a_port_in_use_is_refused_and_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServerError) as caught:
+        with pytest.raises(HttpdFailed) as caught:
             refuse_taken_port("127.0.0.1", port)
 
     assert str(caught.value) == (
-        f"cannot listen on 127.0.0.1:{port}: Address already in use; take another --port (make: PORT=)"
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port with --port (make: PORT=)"
     )
 
 
 def test_a_free_port_is_left_free() -> None:
-    port = free_port()
+    port = kernel_port()
 
     refuse_taken_port("127.0.0.1", port)
 
@@ -167,8 +170,8 @@ def test_a_free_port_is_left_free() -> None:
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
-def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
-    with pytest.raises(ServerError, match=f"cannot listen on {host}:8080: "):
+def test_an_address_of_another_host_is_refused(host: str) -> None:
+    with pytest.raises(HttpdFailed, match=f"cannot listen on {host}:8080: "):
         refuse_taken_port(host, 8080)
 
 
@@ -177,7 +180,7 @@ def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
 
 @pytest.fixture
 def script(servers_folder: Path) -> Path:
-    """A script where the Apache user can read it."""
+    """A script that the Apache user can read."""
     folder = Path(tempfile.mkdtemp(dir=servers_folder))
     folder.chmod(0o755)
     path = folder / "app.wsgi"
@@ -200,7 +203,7 @@ def test_serve_refuses_threads_under_prefork(script: Path) -> None:
     assert "prefork has one thread" in one_line_error(serve(script, "--mpm", "prefork", "--threads", "4"))
 
 
-def test_serve_refuses_a_taken_port(script: Path) -> None:
+def test_serve_refuses_a_port_in_use(script: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
@@ -210,7 +213,7 @@ def test_serve_refuses_a_taken_port(script: Path) -> None:
 def test_serve_refuses_settings_given_twice(script: Path, tmp_path: Path) -> None:
     error = one_line_error(serve(script, "--database", "mysql://db/orders", "--config", tmp_path / "wsgipool.toml"))
 
-    assert "two ways to say the same" in error
+    assert "exclude each other" in error
 
 
 def test_serve_checks_the_settings_before_it_starts_httpd(script: Path) -> None:
@@ -234,7 +237,7 @@ def test_serve_without_databases_says_how_to_name_them(
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_temporary_folder_can_be_entered_but_not_listed_and_is_gone_at_the_end() -> None:
+def test_a_temporary_folder_can_be_entered_but_not_listed_and_is_removed() -> None:
     with temporary_folder() as folder:
         assert folder.stat().st_mode & 0o777 == 0o711
         (folder / "wsgipool.toml").touch()
@@ -243,7 +246,7 @@ def test_a_temporary_folder_can_be_entered_but_not_listed_and_is_gone_at_the_end
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_says_stop_and_interrupts_nothing(name: str) -> None:
+def test_a_signal_sets_stop_and_interrupts_nothing(name: str) -> None:
     number = signal.Signals[name]
     before = signal.getsignal(number)
 
@@ -254,3 +257,12 @@ def test_a_signal_says_stop_and_interrupts_nothing(name: str) -> None:
 
     assert stop()
     assert signal.getsignal(number) is before
+
+
+def test_only_the_httpd_of_root_gets_another_umask() -> None:
+    # Otherwise the files of an application would be less private than the umask of its user makes them.
+    user = pwd.getpwuid(os.geteuid()).pw_name
+
+    if user == "root":
+        assert umask_of_httpd() == 0o022
+    assert as_user("nobody" if user == "root" else user, umask_of_httpd) == -1

@@ -67,7 +67,7 @@ def test_a_wrong_name_gets_the_name_that_is_close_or_all_of_them(key: str, hint:
     assert showing.unknown_key(key, {"orders": 1, "archive": 2}) == hint
 
 
-def test_of_many_names_a_few_are_listed() -> None:
+def test_only_some_of_many_names_are_listed() -> None:
     hint = showing.unknown_key("x" * 10_000_000, [f"orders{number:05}" for number in range(10_000)])
 
     assert hint.startswith("known are: orders00000, orders00001, ")

@@ -1,4 +1,4 @@
-"""Numbers and texts as people read them."""
+"""Numbers, words and texts for messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wsgipool.wording import counted, plural, printable, rounded, shortened
         (float("inf"), "inf"),
     ],
 )
-def test_a_number_has_no_powers_of_ten(number: float, text: str) -> None:
+def test_a_number_is_shown_without_an_exponent(number: float, text: str) -> None:
     assert rounded(number) == text
 
 
@@ -43,7 +43,7 @@ def test_one_is_singular() -> None:
     assert (counted(1, "thread"), counted(16, "thread"), plural(1, "is")) == ("1 thread", "16 threads", "is")
 
 
-def test_a_text_is_on_one_line_and_moves_no_cursor() -> None:
+def test_a_text_is_on_one_line_without_control_characters() -> None:
     assert printable("a\nb\x1b[31m\x00\udcff ü") == "a\\nb\\x1b[31m\\x00\\udcff ü"
     assert printable("a\nb", keep="\n") == "a\nb"
 

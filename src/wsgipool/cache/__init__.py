@@ -1,1 +1,1 @@
-"""Objects that all threads of a process share: `shared` is what a program calls, the others are how it is done."""
+"""Objects that all threads of a process share; `shared_cache` has the public class `SharedCache`."""

@@ -1,14 +1,12 @@
-"""One thread creates a value, the others wait for it: what they share, and how a wait for oneself is found out.
+"""A value that one thread creates while others wait for it, with the detection of deadlocks.
 
-A thread that waits is noted with what it waits for, and what is waited for knows its thread. So before each wait the
-chain is followed: whoever would come back to itself that way would wait for ever, and gets CacheDeadlock instead. The
-notes are those of the whole process, since a chain may lead through several caches.
+The module records for which creation each thread waits, and each creation knows its thread. Before each wait this chain
+is followed. If it leads back to the waiting thread, that thread gets CacheDeadlock, since it would wait for ever. The
+records cover the whole process, since a chain may lead through several caches.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections.abc import Callable
 from threading import get_ident
@@ -16,13 +14,15 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from wsgipool import _runtime
+from wsgipool._wakeup import Wakeup
 from wsgipool.errors import CacheDeadlock, CacheTimeout
 
 V = TypeVar("V")
 
 
 class Creation(Generic[V]):
-    """A value that a thread creates, for all who ask for it in the meantime."""
+    """A value that one thread creates for all threads that ask for it in the meantime."""
 
     def __init__(self, cache_name: str, token: int | None, create: Callable[..., V]) -> None:
         self.token = token
@@ -34,7 +34,7 @@ class Creation(Generic[V]):
         self._values: list[V] = []
         self._error: Exception | None = None
         self._traceback: TracebackType | None = None
-        self._sleepers: list[_Sleeper] = []
+        self._wakeups: list[Wakeup] = []
 
     def __str__(self) -> str:
         function = self._create if hasattr(self._create, "__qualname__") else type(self._create)
@@ -42,42 +42,44 @@ class Creation(Generic[V]):
         return f"{'.'.join(names)}, which creates a value of cache {self._cache_name!r}"
 
     def succeed(self, value: V) -> None:
+        """End the creation with a value."""
         self._values.append(value)
         self.end()
 
     def fail(self, error: Exception) -> None:
-        # Kept for those who wait alone: it leads, by its traceback, back to what keeps it.
-        if self._sleepers:
+        """End the creation with an error."""
+        # Kept only for waiting threads, since the traceback refers to frames that refer to this creation.
+        if self._wakeups:
             self._error, self._traceback = error, error.__traceback__
         self.end()
 
     def end(self) -> None:
-        """Wake all who wait; where there is neither a value nor an error, one of them has to create the value anew."""
+        """Wake all waiting threads. If there is neither a value nor an error, one of them creates the value."""
         self.is_over = True
-        for sleeper in list(self._sleepers):
-            sleeper.wake()
+        for wakeup in list(self._wakeups):
+            wakeup.set()
 
     def wait(self, deadline: float | None) -> list[V]:
-        """Return the value, in a list that is empty where it has to be created anew; raise the error.
+        """Return the value in a list; an empty list means that the value must be created again.
 
-        Raises CacheTimeout, and CacheDeadlock where this wait could never end.
+        Raises the error of the creation, CacheTimeout, or CacheDeadlock if this wait could never end.
         """
-        sleeper, me = _Sleeper(), get_ident()
-        self._sleepers.append(sleeper)
+        wakeup, me = Wakeup(), get_ident()
+        self._wakeups.append(wakeup)
         try:
             with _lock:
                 self._refuse_circle(me)
                 _waiting[me] = self
-            # Looked at once more now that the end would wake us.
-            if not self.is_over and not sleeper.sleep(deadline):
+            # Check again: the creation may have ended before this thread was recorded.
+            if not self.is_over and not wakeup.wait(None if deadline is None else deadline - monotonic()):
                 raise CacheTimeout(
-                    f"{self}, has not come to its end in time: thread {self.thread_id} began it "
+                    f"{self}, has not ended in time: thread {self.thread_id} began it "
                     f"{monotonic() - self._begun:.1f} s ago"
                 )
         finally:
             _waiting.pop(me, None)
         if self._error is not None:
-            # As it was raised there: each raise adds to the traceback, and many threads may raise this one.
+            # Reset the traceback, since each raise adds to it and many threads may raise this one error.
             raise self._error.with_traceback(self._traceback)
         return self._values
 
@@ -89,14 +91,14 @@ class Creation(Generic[V]):
             if creation.thread_id == me:
                 through = "; that one waits for ".join(map(str, seen))
                 raise CacheDeadlock(
-                    f"thread {me} is in the middle of a value that it would have to wait for: it waits for {through}. "
-                    "Let no value be made from itself, and values from each other in one direction only"
+                    f"thread {me} would wait for a value that it is creating itself: it waits for {through}. "
+                    "A value must not need itself, and values may need each other in one direction only"
                 )
             creation = _waiting.get(creation.thread_id)
 
 
 class Ending:
-    """Ends a creation when the last reference to it is dropped, whatever else was interrupted."""
+    """Ends a creation when the last reference to this object is dropped, also after an asynchronous exception."""
 
     _creation: Creation[Any] | None = None
 
@@ -106,24 +108,6 @@ class Ending:
     def __del__(self) -> None:
         if self._creation is not None and not self._creation.is_over:
             self._creation.end()
-
-
-class _Sleeper:
-    """A thread that sleeps until it is woken. A plain lock: to wake never waits, so a destructor may do it."""
-
-    def __init__(self) -> None:
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
-
-    def sleep(self, deadline: float | None) -> bool:
-        """Tell whether it was woken before the deadline."""
-        if deadline is None:
-            return self._asleep.acquire()
-        return self._asleep.acquire(timeout=min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX))
-
-    def wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it was woken before
-            self._asleep.release()
 
 
 _lock = threading.Lock()
@@ -136,4 +120,4 @@ def _after_fork_in_child() -> None:
     _waiting.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_runtime.after_fork(_after_fork_in_child)

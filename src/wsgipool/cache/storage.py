@@ -1,10 +1,10 @@
-"""The values of a cache, with their ages: cachetools decides which one goes, and here is noted which have gone.
+"""The values of a cache with their ages: cachetools decides what to evict, and this module records what was evicted.
 
-An exception from outside may strike between any two steps of a change, here or in cachetools, and leave half of it. So
-each change says when it begins and when it is done; the next one that finds the last one not done starts anew, empty.
-What is noted per token is written first and taken out last, so even then no value is lost that has to be closed.
+An asynchronous exception may interrupt a change between any two steps, here or in cachetools, and leave half of it. So
+each change records its beginning and its end, and a change after an unfinished one first empties the storage. The
+records by token are written first and removed last, so every value that must be closed is found.
 
-It knows no lock: its user has one.
+The caller holds a lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ V = TypeVar("V")
 
 
 class Cached(Generic[V]):
-    """A value, and what it is found by."""
+    """A value, its key, and the token of its key."""
 
     __slots__ = ("is_closed", "key", "token", "value")
 
@@ -31,11 +31,11 @@ class Cached(Generic[V]):
 
 
 class Storage(Generic[V]):
-    """At most `maxsize` values, each for `ttl` seconds of `timer`; the least recently used one goes first."""
+    """At most `maxsize` values, each for `ttl` seconds of `timer`; the least recently used one is evicted first."""
 
     def __init__(self, maxsize: int, ttl: float, timer: Callable[[], float]) -> None:
         self.dropped: deque[Cached[V]] = deque()
-        """What has gone and may have to be closed. Its user empties it, outside the lock."""
+        """Values that were removed and may have to be closed; the caller empties the queue outside the lock."""
         self.evictions = self.expirations = self.invalidations = 0
         self._settings = (maxsize, ttl, timer)
         self._start()
@@ -50,7 +50,7 @@ class Storage(Generic[V]):
         return self._end(len(self._values))
 
     def find(self, key: Hashable) -> Cached[V] | None:
-        """Return what is cached for the key, and count it as used."""
+        """Return the cached value of the key, and mark it as recently used."""
         if self._is_changing:
             self._begin()
             self._end()
@@ -60,36 +60,38 @@ class Storage(Generic[V]):
             return None
 
     def put(self, key: Hashable, token: int | None, value: V) -> None:
+        """Cache a value; drop the previous one."""
         self._begin()
         self._values.expire()
         cached = Cached(key, token, value)
         entries = self._by_token.setdefault(token, {})
         previous = entries.get(key)
         if previous is not None:
-            previous.is_closed |= previous.value is value  # it stays, at a new age
+            previous.is_closed |= previous.value is value  # the same value stays cached, with a new age
             self.dropped.append(previous)
         entries[key] = cached
         self._values[key] = cached
         self._end()
 
     def expire(self) -> None:
-        """Drop what is too old."""
+        """Drop the values that are too old."""
         self._begin()
         self._values.expire()
         self._end()
 
     def drop(self, tokens: Iterable[int]) -> None:
-        """Drop what was cached under these tokens, and under keys that have none: any of them may be meant."""
+        """Drop the values of these tokens and of all keys without a token, which may be equal to any key."""
         self._begin()
         self._values.expire()
         for token in (*tokens, None):
             for cached in list(self._by_token.get(token, {}).values()):
                 self._values.pop(cached.key, None)
-                self._let_go(cached)
+                self._drop(cached)
                 self.invalidations += 1
         self._end()
 
     def drop_all(self) -> None:
+        """Drop all values."""
         self._is_changing = True
         for entries in self._by_token.values():
             self.dropped.extend(entries.values())
@@ -103,17 +105,17 @@ class Storage(Generic[V]):
 
     def _end(self, outcome: int = 0) -> int:
         for cached in self._values.evicted:
-            self._let_go(cached)
+            self._drop(cached)
             self.evictions += 1
         self._values.evicted.clear()
         for cached in self._values.expired:
-            self._let_go(cached)
+            self._drop(cached)
             self.expirations += 1
         self._values.expired.clear()
         self._is_changing = False
         return outcome
 
-    def _let_go(self, cached: Cached[V]) -> None:
+    def _drop(self, cached: Cached[V]) -> None:
         self.dropped.append(cached)
         entries = self._by_token.get(cached.token, {})
         if entries.get(cached.key) is cached:
@@ -123,7 +125,7 @@ class Storage(Generic[V]):
 
 
 class _Values(TTLCache[Hashable, Cached[V]]):
-    """Notes what cachetools drops by itself."""
+    """A TTLCache that records the values that it removes by itself."""
 
     def __init__(self, maxsize: int, ttl: float, timer: Callable[[], float]) -> None:
         super().__init__(maxsize, ttl, timer)

@@ -1,4 +1,4 @@
-"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `locks`, `apache`."""
+"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `locks`, `drain`, `apache`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ import wsgipool
 from wsgipool.cli.apache import apache
 from wsgipool.cli.demo import demo
 from wsgipool.cli.doctor import doctor
+from wsgipool.cli.drain import drain
 from wsgipool.cli.locks import locks
 from wsgipool.cli.plan import plan
 from wsgipool.cli.serve import serve
-from wsgipool.httpd.dump import ConfigurationError
+from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.wording import printable, shortened
 
 
 class _Commands(click.Group):
-    """Shows the package's own errors in one line, without a traceback."""
+    """A group of commands that prints the package's errors in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
-            # What the terminal's character set lacks, or a path has that is no text, is shown as a number.
+            # Print characters that the terminal lacks, and undecodable bytes of paths, as escapes.
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
-            with _files_of_our_own():
+            with _safe_umask():
                 return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # `| head`: click ends quietly
-        except ConfigurationError as error:
-            # httpd's own words, on lines of their own.
+            raise  # as with `| head`; click exits quietly
+        except HttpdConfigError as error:
+            # httpd's messages may have several lines.
             _fail(str(error), keep="\n")
         except wsgipool.Error as error:
             _fail(str(error))
@@ -49,8 +50,8 @@ def _fail(message: str, keep: str = "") -> NoReturn:
 
 
 @contextmanager
-def _files_of_our_own() -> Iterator[None]:
-    """Let nobody else write the files that are made, whatever the umask of the shell is."""
+def _safe_umask() -> Iterator[None]:
+    """Create files that only their owner can write, whatever the umask of the shell is."""
     umask = os.umask(0o022)
     os.umask(umask | 0o022)
     try:
@@ -70,4 +71,5 @@ main.add_command(demo)
 main.add_command(plan)
 main.add_command(doctor)
 main.add_command(locks)
+main.add_command(drain)
 main.add_command(apache)

@@ -1,4 +1,4 @@
-"""`wsgipool demo`: the bookshop on a real httpd and a real database, all of it in a temporary folder."""
+"""`wsgipool demo`: the bookshop on a real httpd and a real database, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -14,30 +14,45 @@ import click
 from wsgipool.cli.running import Stop, run_until_stopped, shape, site_options, temporary_folder
 from wsgipool.cli.serve import write_config
 from wsgipool.demo import schema
-from wsgipool.demo.mariadb import MariaDB, ServerError, is_installed
+from wsgipool.demo.mariadb import DatabaseServerFailed, MariaDB, is_installed
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import PACKAGE, Site, apache_user, refuse_taken_port
-from wsgipool.process import CONFIG_NAME
+from wsgipool.pools import CONFIG_NAME
+
+APPS = {"plain": ["flask"], "flask": ["flask", "sqlalchemy"], "django": ["django", "jinja2"]}
+"""The packages that each site imports."""
 
 _DATABASE = "bookshop"
+_BUDGET = 100
+"""Connections that all processes of a site together may open; MariaDB's default is 151."""
 
 
 @click.command()
 @site_options
 @click.option(
+    "--app",
+    type=click.Choice(list(APPS)),
+    default="plain",
+    show_default=True,
+    help="How the bookshop is written. plain: Flask with plain SQL; flask: Flask with SQLAlchemy; django: Django.",
+)
+@click.option(
     "--db",
     "database",
     type=click.Choice(["mariadb", "sqlite"]),
-    help="Default: mariadb where mariadbd is installed, else sqlite.",
+    help="Database of the bookshop. Default: mariadb if mariadbd is installed, else sqlite.",
 )
-def demo(mode: str, processes: int | None, threads: int | None, host: str, port: int, database: str | None) -> None:
-    """Serve a small bookshop by a real httpd, until Ctrl-C.
+def demo(
+    mode: str, processes: int | None, threads: int | None, host: str, port: int, app: str, database: str | None
+) -> None:
+    """Run a small bookshop on a real httpd until Ctrl-C.
 
-    The database is a server of its own on a free loopback port, or an SQLite file; it is gone afterwards.
+    The database is a new MariaDB server on a free loopback port, or an SQLite file. Everything is removed at the end.
     """
     chosen = shape(mode, processes, threads)
-    if importlib.util.find_spec("flask") is None:
-        raise ConfigError("the demo site needs Flask: pip install 'wsgipool[demo]'")
+    missing = [package for package in APPS[app] if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"this demo site needs {' and '.join(missing)}: pip install 'wsgipool[demo]'")
     refuse_taken_port(host, port)
     if database is None:
         database = "mariadb" if is_installed() else "sqlite"
@@ -46,27 +61,31 @@ def demo(mode: str, processes: int | None, threads: int | None, host: str, port:
         url = _mariadb(folder, undo) if database == "mariadb" else _sqlite(folder)
         if stop():
             return
-        settings_file = folder / CONFIG_NAME
-        passwords = write_config(settings_file, {_DATABASE: url}, runtime_dir=str(_runtime_dir(folder)))
+        settings_file, environment = _write_settings(app, url, folder)
         site = Site(
-            script=PACKAGE / "demo" / "demo.wsgi",
+            script=PACKAGE / "demo" / f"{app}.wsgi",
             config=settings_file,
-            environment=passwords,
+            environment=environment,
             folder=folder,
             mode=chosen.mode,
             processes=chosen.processes,
             threads=chosen.threads,
             host=host,
             port=port,
+            has_status_page=True,
         )
+        address = f"http://{host}:{port}"
         run_until_stopped(
-            site, stop, f"the bookshop is open on http://{host}:{port} ({chosen}; {database}); Ctrl-C closes it"
+            site,
+            stop,
+            f"the bookshop is open on {address} ({app}; {chosen}; {database}); Ctrl-C closes it\n"
+            f"its locks and pools: {address}/wsgipool-status",
         )
 
 
 def _mariadb(folder: Path, undo: contextlib.ExitStack) -> str:
     if not is_installed():
-        raise ServerError(
+        raise DatabaseServerFailed(
             "mariadbd is not installed: apt-get install mariadb-server, or choose DB=sqlite (--db sqlite)"
         )
     click.echo("starting a MariaDB server in a temporary folder")
@@ -81,7 +100,7 @@ def _mariadb(folder: Path, undo: contextlib.ExitStack) -> str:
 
 
 def _sqlite(folder: Path) -> str:
-    # SQLite writes a journal beside the file, so the Apache user owns the folder as well.
+    # SQLite writes a journal beside the file, so the Apache user must own the folder, too.
     data = folder / "sqlite"
     data.mkdir()
     file = data / f"{_DATABASE}.db"
@@ -92,8 +111,19 @@ def _sqlite(folder: Path) -> str:
     return f"sqlite:///{file}"
 
 
+def _write_settings(app: str, url: str, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write the site's wsgipool.toml; return its path and the environment of the site's processes."""
+    file = folder / CONFIG_NAME
+    runtime_dir = str(_runtime_dir(folder))
+    if app == "plain":
+        return file, write_config(file, {_DATABASE: url}, runtime_dir=runtime_dir)
+    # The site itself names its database, so the settings have only what all its pools share.
+    write_config(file, {}, runtime_dir=runtime_dir, budget={"connections": _BUDGET})
+    return file, {"BOOKSHOP_DATABASE": url.replace("mysql:", "mysql+wsgipool:")}
+
+
 def _runtime_dir(folder: Path) -> Path:
-    """Make the folder for what the site's processes share, and nobody else."""
+    """Create the runtime_dir, which only the site's processes can use."""
     shared = folder / "run"
     shared.mkdir(mode=0o700)
     _give_to_apache(shared)

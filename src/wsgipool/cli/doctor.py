@@ -1,4 +1,4 @@
-"""`wsgipool doctor`: look at a live site as an expert would; print what is wrong and what to do, the worst first."""
+"""`wsgipool doctor`: examine a live site and print the problems with their remedies, the most serious first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from wsgipool import records
-from wsgipool.cli.site import (
+from wsgipool.cli.site_settings import (
     ASK_TIMEOUT,
     READ_TIMEOUT,
     SettingsFile,
@@ -24,17 +24,18 @@ from wsgipool.cli.site import (
     site_options,
 )
 from wsgipool.config import Settings
-from wsgipool.doctor import apache, databases, host
+from wsgipool.doctor import databases, directives, host
 from wsgipool.doctor.databases import Session
 from wsgipool.doctor.findings import Finding, Severity, worst_first
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration, dump
 from wsgipool.httpd.configuration import Configuration
-from wsgipool.httpd.dump import ConfigurationError, Dump
+from wsgipool.httpd.dump import Dump, HttpdConfigError
 from wsgipool.httpd.users import account
-from wsgipool.planning import Database, Situation
+from wsgipool.plan.planning import Database, Situation
 from wsgipool.wording import counted, printable
 
+_CORRECT_FIRST = "Correct this first; checks that depend on it were left out."
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 
 
@@ -52,11 +53,14 @@ def doctor(
     machine: bool,
     httpd_options: tuple[str, ...],
 ) -> None:
-    """Examine a site: httpd's configuration, wsgipool.toml, this host and the databases.
+    """Examine a site and print its problems with remedies.
 
-    Changes nothing. Run it as root, so that it can find out what the Apache user may read. Options after `--` are
-    passed on to httpd: -f FILE, -d FOLDER, -D NAME. As root it reads the settings, and asks the databases, as the user
-    of httpd's processes. Exit status: 0 no error was found, warnings and notes are none; 1 an error was found; 2 the
+    The command examines httpd's configuration, wsgipool.toml, this host and the databases, and changes nothing. Run it
+    as root, so that it can check which files the Apache user may read. As root, it reads the settings and connects to
+    the databases as the user of httpd's processes. Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D
+    NAME.
+
+    Exit status: 0 if no error was found, though there may be warnings and notes; 1 if an error was found; 2 if the
     command line is wrong.
     """
     examination = _Examination(config_path, hosts, reserve)
@@ -70,7 +74,7 @@ def doctor(
 
 
 class _Examination:
-    """Looks at one side after the other; what cannot be looked at is a finding too, and the rest goes on."""
+    """Examines one side after the other; a side that cannot be examined is a finding, too."""
 
     def __init__(self, config_path: Path | None, hosts: int, reserve: int) -> None:
         self._config_path = config_path
@@ -84,8 +88,8 @@ class _Examination:
         try:
             configured = dump.read(program, httpd_options)
             site = configuration.interpret(configured)
-        except ConfigurationError as error:
-            yield Finding("configuration-refused", f"{error}.", "Mend it first; what depends on it was not looked at.")
+        except HttpdConfigError as error:
+            yield Finding("configuration-refused", f"{error}.", _CORRECT_FIRST)
         loaded = _Loaded()
         try:
             loaded = _loaded(settings_file(self._config_path, site))
@@ -94,7 +98,7 @@ class _Examination:
         yield from loaded.findings
         if configured is not None and site is not None:
             self.looked_at.append(_title(site))
-            yield from apache.examine(configured, site, loaded.settings)
+            yield from directives.examine(configured, site, loaded.settings)
             yield from host.examine(configured, site, loaded.settings)
         if loaded.settings is not None:
             self.looked_at.append(f"settings: {loaded.settings.origin}")
@@ -119,13 +123,13 @@ class _Examination:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The settings as the processes of a site read them."""
+    """The settings that the processes of a site read."""
 
     settings: Settings | None = None
     findings: Sequence[Finding] = ()
-    """What one of the users who read them cannot."""
+    """The problems of the users who cannot read them."""
     file: SettingsFile | None = None
-    """Where all of them can, so that the databases may be asked."""
+    """Set if all users can read them, so that the databases may be examined."""
 
 
 def _loaded(file: SettingsFile) -> _Loaded:
@@ -133,7 +137,7 @@ def _loaded(file: SettingsFile) -> _Loaded:
     findings: list[Finding] = []
     for reader in file.readers:
         if account(reader) is None:
-            continue  # said of the host
+            continue  # `host` reports unknown users
         answer = file.ask(reader, partial(_settings_or_finding, file.server))
         if "finding" in answer:
             findings.append(restored(Finding, answer["finding"]))
@@ -150,11 +154,11 @@ def _settings_or_finding(site: Configuration | None, load: Callable[[], Settings
 
 
 def _answers(settings: Settings, file: SettingsFile) -> dict[str, Session | Finding]:
-    """Ask each database as a user whose processes do. It is told nothing that another of those users may not read."""
+    """Connect to each database as a user of the processes, if all their users can read its settings."""
     found: dict[str, Session | Finding] = {}
     for name in settings.databases:
         for reader in reversed(file.readers):
-            # The first one asks, when all others could.
+            # The others only check; the first user connects.
             answer = _answer_of(name, file, reader, only_check=reader != file.readers[0])
             if answer is not None:
                 found[name] = answer
@@ -177,7 +181,7 @@ def _answer_of(name: str, file: SettingsFile, reader: str, *, only_check: bool) 
     try:
         answer = file.ask(reader, question, READ_TIMEOUT + 2 * ASK_TIMEOUT)
     except ConfigError as error:
-        return Finding("database-unreachable", f"{name}: {error}.", "See what the server does. It was not examined.")
+        return Finding("database-unreachable", f"{name}: {error}.", "Check the server. It was not examined.")
     if "finding" in answer:
         return restored(Finding, answer["finding"])
     return None if answer.get("session") is None else restored(Session, answer["session"])
@@ -194,7 +198,7 @@ def _print(looked_at: Sequence[str], findings: Sequence[Finding]) -> None:
     for finding in findings:
         severity = click.style(finding.severity.name.lower(), fg=_COLOURS[finding.severity], bold=True)
         click.echo(f"\n{severity}: {finding.code}")
-        # What httpd says of its configuration has lines of its own.
+        # httpd's messages may have several lines.
         click.echo(f"    {printable(finding.what, keep=chr(10))}")
         click.echo(f"    Do: {printable(finding.remedy)}")
     counts = Counter(finding.severity for finding in findings)

@@ -1,4 +1,4 @@
-"""`wsgipool locks`: what the locks of all processes of this host were asked for, and what would make them better."""
+"""`wsgipool locks`: the counts of the locks of all processes of this host, with advice."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from wsgipool import process
-from wsgipool.cli.site import plain_settings, restored, settings_file
+from wsgipool import pools
+from wsgipool.cli.site_settings import plain_settings, restored, settings_file
 from wsgipool.config import Settings
-from wsgipool.host.folder import default_folder, name_origin
-from wsgipool.locks.book import report_of_host
-from wsgipool.locks.statistics import COLUMNS, Report, as_cells
+from wsgipool.locks.publisher import report_of_host
+from wsgipool.locks.statistics import COLUMNS, LocksReport, as_cells
+from wsgipool.shared.folder import default_folder, set_origin
 from wsgipool.wording import counted, printable
 
 
@@ -25,21 +25,23 @@ from wsgipool.wording import counted, printable
     "--config",
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"The wsgipool.toml of the site, for its runtime_dir. Default: {process.SYSTEM_CONFIG}, if it is there.",
+    help=f"The wsgipool.toml of the site, which names the runtime_dir. Default: {pools.SYSTEM_CONFIG}, if it exists.",
 )
 @click.option(
     "--runtime-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder that the processes of the site share, where no settings name it.",
+    help="The folder that the processes of the site share. Default: the settings' runtime_dir, else a folder of the "
+    "current user.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
-    """Show the locks of all processes of this host: how often they were taken, waited for, held, and what would help.
+    """Show how this host's processes use their locks, with advice.
 
-    It is run as the user that the processes run as; exit status 1 means that it cannot look. The numbers are at most
-    about a second old, and those of processes that have ended are gone.
+    The table shows how often each lock was taken, waited for and held. The numbers are up to about a second old.
+    Processes that have ended are not counted. Times are exact to a factor of two. Run the command as the user of
+    httpd's processes. Exit status: 1 if the numbers cannot be read.
     """
-    folder = runtime_dir or _folder(config_path)
+    folder = runtime_dir or shared_folder(site_settings(config_path))
     report, processes = report_of_host(folder)
     if as_json:
         click.echo(
@@ -53,23 +55,31 @@ def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> 
             )
         )
     elif not report.locks:
-        click.echo(printable(f"no process has taken a lock so far, as far as {folder} tells"))
+        click.echo(printable(f"no process that shares {folder} has taken a lock so far"))
     else:
         _print(report, processes)
 
 
-def _folder(config_path: Path | None) -> Path:
-    if config_path is None and not process.SYSTEM_CONFIG.exists():
+def site_settings(config_path: Path | None) -> Settings | None:
+    """Return the settings without passwords, read with the rights of the file's owner; None if there are none.
+
+    Raises ConfigError.
+    """
+    if config_path is None and not pools.SYSTEM_CONFIG.exists():
+        return None
+    file = settings_file(config_path or pools.SYSTEM_CONFIG, None)
+    return restored(Settings, file.ask(file.readers[0], lambda load: plain_settings(load())))
+
+
+def shared_folder(settings: Settings | None) -> Path:
+    """Return the folder that the processes of the site share."""
+    if settings is None or settings.runtime_dir is None:
         return default_folder()
-    file = settings_file(config_path or process.SYSTEM_CONFIG, None)
-    settings = restored(Settings, file.ask(file.readers[0], lambda load: plain_settings(load())))
-    if settings.runtime_dir is None:
-        return default_folder()
-    name_origin(settings.runtime_dir, settings.origin)
+    set_origin(settings.runtime_dir, settings.origin)
     return settings.runtime_dir
 
 
-def _print(report: Report, processes: int) -> None:
+def _print(report: LocksReport, processes: int) -> None:
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:

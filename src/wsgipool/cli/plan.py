@@ -1,4 +1,4 @@
-"""`wsgipool plan`: how many connections a site can ask for, how many its databases allow, and sizes that fit."""
+"""`wsgipool plan`: the connections that a site can ask for, those that its databases allow, and sizes that fit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from wsgipool import planning, records
+from wsgipool import records
 from wsgipool.cli import plan_lines
-from wsgipool.cli.plan_report import Report, Wait, as_json, as_text, title
+from wsgipool.cli.plan_report import PlanReport, Wait, as_json, as_text, title
 from wsgipool.cli.running import MAX_PROCESSES, MAX_THREADS
-from wsgipool.cli.site import (
+from wsgipool.cli.site_settings import (
     ASK_TIMEOUT,
-    MOST,
+    MAX_NUMBER,
     READ_TIMEOUT,
     SettingsFile,
     limits_of,
@@ -35,28 +35,30 @@ from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
-from wsgipool.httpd.dump import ConfigurationError
+from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, MODES
-from wsgipool.planning import Database, Fit, Situation
+from wsgipool.plan import planning
+from wsgipool.plan.planning import Database, Fit, Situation
+from wsgipool.plan.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 from wsgipool.privileged import read_text
-from wsgipool.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
+from wsgipool.wording import counted
 
 _WIDTH = 200
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What the databases said, or why they did not."""
+    """The databases' answers, and the reasons for missing ones."""
 
     answers: Mapping[str, Sequence[ServerLimit]]
     unlimited: frozenset[str]
     unknown: Sequence[str]
     silent: Sequence[str] = ()
-    """Those that were asked and did not answer."""
+    """Databases that did not answer."""
 
 
 class _Positive(click.FloatRange):
-    """A number above 0, nan and inf not among them."""
+    """A finite number above 0."""
 
     def __init__(self) -> None:
         super().__init__(min=0, min_open=True)
@@ -64,30 +66,41 @@ class _Positive(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no number of requests or seconds.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
 @click.command()
 @site_options
-@click.option("--mpm", "mode", type=click.Choice(MODES), help="By hand, without asking httpd: the mode.")
-@click.option("--processes", type=click.IntRange(1, MAX_PROCESSES), help="With --mpm: processes at work.")
-@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="With --mpm: threads in each.")
+@click.option(
+    "--mpm",
+    "mode",
+    type=click.Choice(MODES),
+    help="Calculate for this MPM or daemon mode instead of httpd's configuration; needs --processes.",
+)
+@click.option(
+    "--processes", type=click.IntRange(1, MAX_PROCESSES), help="With --mpm: number of processes that accept requests."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    help="With --mpm: number of threads in each process; prefork always has 1.",
+)
 @click.option(
     "--max-connections",
-    type=click.IntRange(1, MOST),
-    help="What the database allows, without asking it.",
+    type=click.IntRange(1, MAX_NUMBER),
+    help="Number of connections that the database allows. Default: the database is asked.",
 )
 @click.option(
     "--graceful-restarts",
     type=click.IntRange(0, 1000),
     default=GRACEFUL_RESTARTS,
     show_default=True,
-    help="Under worker: restarts whose last requests may still run when the next comes.",
+    help="For worker: number of graceful restarts whose last requests may still run at the same time.",
 )
-@click.option("--rate", type=_Positive(), help="With --hold: requests a second, of all hosts.")
-@click.option("--hold", type=_Positive(), help="With --rate: seconds that each keeps a connection.")
-@click.option("--write", is_flag=True, help="Put the lines that fit in place; the files' former selves stay as .bak.")
+@click.option("--rate", type=_Positive(), help="With --hold: requests per second of all hosts, to estimate waits.")
+@click.option("--hold", type=_Positive(), help="With --rate: seconds for which a request keeps a connection.")
+@click.option("--write", is_flag=True, help="Write sizes that fit into the files; backups end in .bak.")
 @click.option("--json", "machine", is_flag=True, help="Print JSON.")
 @click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")
 @click.pass_context
@@ -108,33 +121,41 @@ def plan(
     machine: bool,
     httpd_options: tuple[str, ...],
 ) -> None:
-    """Compare the connections that a site can ask for with those that its databases allow.
+    """Compare a site's connections with what its databases allow.
 
-    Reads httpd's configuration as httpd resolves it, asks each database for its limits, and prints sizes that fit.
-    Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME. As root it reads the settings, and asks the
-    databases, as the user of httpd's processes, and writes as the owner of the files. Exit status: 0 it fits; 1 the
-    worst case is over a limit, a database could not be asked, or there is an error; 2 the command line is wrong.
+    The command reads httpd's configuration, asks each database for its limits, and prints sizes that fit. As root, it
+    reads the settings and connects to the databases as the user of httpd's processes, and writes as the owner of the
+    files. Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME.
+
+    Exit status: 0 if the sizes fit; 1 if the worst case exceeds a limit, a database did not answer, or an error
+    occurred; 2 if the command line is wrong.
     """
     if (rate is None) != (hold is None):
-        raise ConfigError("--rate and --hold belong together: requests a second, and seconds that each keeps one")
+        raise ConfigError("--rate and --hold need each other: requests per second, and seconds per request")
     server: Configuration | None = None
     if mode is None:
         if processes or threads:
-            raise ConfigError("--processes and --threads are by hand, so say the mode as well: --mpm prefork, ...")
+            raise ConfigError("--processes and --threads need --mpm")
         try:
             server = configuration.read(program, httpd_options, graceful_restarts)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{error}; or say by hand: --mpm --processes --threads") from None
+        except HttpdConfigError as error:
+            raise HttpdConfigError(f"{error}; or give --mpm, --processes and --threads") from None
         groups = server.groups
     else:
         if program or httpd_options:
             raise ConfigError(
-                f"--mpm is by hand, without httpd: leave out {' '.join(['--httpd'] if program else httpd_options)}"
+                f"--mpm replaces httpd's configuration: leave out {' '.join(['--httpd'] if program else httpd_options)}"
             )
-        groups = [_by_hand(mode, processes, threads, graceful_restarts)]
-    # By hand, without --config, it is about a site that is not here yet.
-    file = settings_file(config_path, server) if server or config_path else None
+        groups = [_given_group(mode, processes, threads, graceful_restarts)]
+    # With --mpm and without --config, the site need not exist. A framework's command gives its databases.
+    given: SettingsFile | None = None if config_path else context.obj
+    file = given or (settings_file(config_path, server) if server or config_path else None)
     settings = file.load() if file else None
+    if settings is not None and not settings.databases:
+        raise ConfigError(
+            f"{settings.origin} has no databases: the program gives them, and a plan needs to know them; Django's are "
+            "planned by `manage.py wsgipool plan`"
+        )
     databases = list(settings.databases.values()) if settings else [_imagined()]
     known = _ask(databases, max_connections, file)
     allowed = limits_of(databases, known.answers, reserve, settings)
@@ -142,7 +163,7 @@ def plan(
         groups, [Database(each.name, each.max_size) for each in databases], allowed, hosts, graceful_restarts
     )
     fit = planning.fit(situation)
-    report = Report(
+    report = PlanReport(
         server=server,
         settings=settings.origin if settings else None,
         situation=situation,
@@ -160,18 +181,19 @@ def plan(
     else:
         as_text(report, _console())
     if write and fit is not None:
+        if given is not None:
+            raise ConfigError(f"--write cannot change {given.path}; write the sizes there yourself")
         if settings is None:
-            raise ConfigError("--write has nothing to write to: name the wsgipool.toml by --config")
-        left = _left_to_the_reader(situation, fit, server)
-        for line in [*left, *_write(situation, fit, server, Path(settings.origin), program, httpd_options)]:
+            raise ConfigError("--write needs a file to write to: name the wsgipool.toml with --config")
+        manual = _manual_changes(situation, fit, server)
+        for line in [*manual, *_write(situation, fit, server, Path(settings.origin), program, httpd_options)]:
             click.echo(line, err=machine)
-        has_failed = bool(left)
+        has_failed = bool(manual)
     else:
         has_failed = not planning.fits(situation)
     if known.silent:
-        count = len(known.silent)
         click.echo(
-            f"not all is known: {count} database{'s' if count != 1 else ''} could not be asked "
+            f"incomplete: {counted(len(known.silent), 'database')} did not answer "
             f"({', '.join(known.silent)}), see the notes",
             err=machine,
         )
@@ -179,12 +201,12 @@ def plan(
         context.exit(1)
 
 
-def _by_hand(mode: str, processes: int | None, threads: int | None, graceful_restarts: int) -> ProcessGroup:
+def _given_group(mode: str, processes: int | None, threads: int | None, graceful_restarts: int) -> ProcessGroup:
     if mode == "prefork" and threads not in (None, 1):
         raise ConfigError("prefork has one thread a process; leave --threads out, or choose --mpm worker or event")
     missing = "--processes" if processes is None else "--threads" if threads is None and mode != "prefork" else None
     if missing or processes is None:
-        raise ConfigError(f"--mpm {mode} by hand needs {missing} too")
+        raise ConfigError(f"--mpm {mode} needs {missing}")
     alive = processes_alive(mode, processes, graceful_restarts=graceful_restarts)
     return ProcessGroup("wsgipool" if mode == "daemon" else EMBEDDED, mode, processes, alive, threads or 1)
 
@@ -194,8 +216,8 @@ def _imagined() -> DatabaseSettings:
 
 
 def _ask(databases: Sequence[DatabaseSettings], given: int | None, file: SettingsFile | None) -> _Known:
-    """Ask each database, unless the answer is given."""
-    unknown = [] if file or given else ["no --max-connections, so there is nothing to compare with"]
+    """Ask each database for its limits, unless they are given."""
+    unknown = [] if file or given else ["without --max-connections there is no limit to compare with"]
     silent: list[str] = []
     unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.url))
     answers: dict[str, Sequence[ServerLimit]] = {}
@@ -222,7 +244,7 @@ def _limits_or_why(name: str, load: Callable[[], Settings]) -> dict[str, Any]:
     database = load().databases[name]
     try:
         return {"limits": records.plain(limits.ask(database, ASK_TIMEOUT))}
-    except Exception as error:  # whatever the driver raises says what is wrong
+    except Exception as error:  # drivers raise many types
         return {"why": f"{database.url} does not answer: {error}. {advice(error, database.url)}"}
 
 
@@ -232,8 +254,8 @@ def _notes(server: Configuration | None, situation: Situation) -> list[str]:
         group.mode == "event" and group.alive > group.processes for group in situation.groups
     ):
         notes.append(
-            f"with ServerLimit {server.mpm.processes} each of the fewer processes could have a larger pool, and at a "
-            "graceful restart new ones would wait until old ones have ended"
+            f"with ServerLimit {server.mpm.processes}, the processes could have larger pools, but at a graceful "
+            "restart new processes would wait until old ones have ended"
         )
     return notes
 
@@ -242,7 +264,7 @@ def _note_of_users(situation: Situation) -> list[str]:
     users = sorted({group.user for group in situation.groups})
     if len(users) < 2 or not any(limit.budget and limit.each_user for limit in situation.limits):
         return []
-    return [f"the processes of {' and '.join(users)} have a [budget] each, since its folder is one user's alone"]
+    return [f"the processes of {' and '.join(users)} have a [budget] each, since its folder belongs to one user"]
 
 
 def _waits(situation: Situation, fit: Fit | None, rate: float, hold: float) -> list[Wait]:
@@ -260,15 +282,15 @@ def _changed(situation: Situation, fit: Fit) -> list[ProcessGroup]:
 
 
 def is_writable(group: ProcessGroup, server: Configuration | None) -> bool:
-    """Tell whether the sizes of a group can be written into the site's wsgipool.conf."""
-    # `wsgipool serve` includes the package's own drop-in, which is every site's.
+    """Return whether the sizes of a group can be written into the site's wsgipool.conf."""
+    # `wsgipool serve` includes the package's own drop-in, which all sites share.
     own = server is not None and server.drop_in is not None and server.drop_in.resolve() != DROP_IN.resolve()
     return own and plan_lines.is_of_drop_in(group, server)
 
 
-def _left_to_the_reader(situation: Situation, fit: Fit, server: Configuration | None) -> list[str]:
+def _manual_changes(situation: Situation, fit: Fit, server: Configuration | None) -> list[str]:
     return [
-        f"left to you, since no {DROP_IN.name} of the site decides it: the lines for {title(group)} above"
+        f"to write by hand, since no {DROP_IN.name} of the site sets these sizes: the lines for {title(group)} above"
         for group in _changed(situation, fit)
         if not is_writable(group, server)
     ]
@@ -282,7 +304,7 @@ def _write(
     program: str | None,
     httpd_options: Sequence[str],
 ) -> list[str]:
-    """Put the changes in place, all or none, and return what was done."""
+    """Write all changes or none, and return a report."""
     contents: dict[Path, str] = {}
     lines: dict[Path, list[str]] = {}
     wanted: dict[str, str] = {}
@@ -297,19 +319,19 @@ def _write(
         contents[settings] = plan_lines.with_max_sizes(read_text(settings), changed)
         lines[settings] = [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
     if not contents:
-        return ["nothing to write: it fits as it is"] if planning.fits(situation) else []
+        return ["nothing to write: the current sizes fit"] if planning.fits(situation) else []
 
     def check() -> None:
-        # httpd may refuse what was written.
+        # httpd may refuse the new configuration.
         if wanted:
             configuration.read(program, httpd_options)
 
-    said = []
+    report = []
     for path, backup in plan_lines.replace_files(contents, check).items():
-        said += [f"wrote {path.resolve()} (before: {backup.name}):", *lines[path]]
-    return [*said, "processes follow at Apache's next restart; a new ServerLimit needs one that is not graceful"]
+        report += [f"wrote {path.resolve()} (backup: {backup.name}):", *lines[path]]
+    return [*report, "restart Apache to apply the sizes; a new ServerLimit needs a restart that is not graceful"]
 
 
 def _console() -> Console:
-    # As wide as the table wants where the output is a file: a wrapped number is no number.
+    # In a file, wide enough that no number is wrapped.
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH)

@@ -1,4 +1,4 @@
-"""The lines of Apache and of wsgipool.toml that a plan comes to, as text to paste and as changes to files."""
+"""A plan's lines for Apache's configuration and wsgipool.toml, as text to paste and as changes to files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tomlkit.exceptions import TOMLKitError
 from wsgipool import privileged
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
-from wsgipool.sizing import ProcessGroup
+from wsgipool.plan.sizing import ProcessGroup
 
 _GROUP = "WSGIPOOL_PROCESS_GROUP"
 
@@ -31,7 +31,7 @@ def defines(group: ProcessGroup) -> dict[str, str]:
 
 
 def directives(group: ProcessGroup) -> list[str]:
-    """Return httpd's own directives that do the same, for a configuration without the drop-in."""
+    """Return the equivalent directives of httpd, for a configuration without the drop-in."""
     if group.mode == "daemon":
         return [f"WSGIDaemonProcess {group.name} processes={group.processes} threads={group.threads}"]
     if group.mode == "prefork":
@@ -44,13 +44,13 @@ def directives(group: ProcessGroup) -> list[str]:
 
 
 def is_of_drop_in(group: ProcessGroup, configuration: Configuration | None) -> bool:
-    """Tell whether the drop-in's Defines decide, or can decide, the sizes of a group."""
+    """Return whether the drop-in's Defines set, or can set, the sizes of a group."""
     if configuration is None:
         return True
     if configuration.drop_in is None:
         return False
     daemon = "WSGIPOOL_DAEMON" in configuration.defines
-    # In daemon mode the same Defines are of the daemon processes, and cannot be of Apache's children as well.
+    # In daemon mode the Defines set the sizes of the daemon processes and not those of Apache's children.
     return group.name == configuration.defines.get(_GROUP) if daemon else group.name == EMBEDDED
 
 
@@ -62,7 +62,7 @@ def apache(groups: Sequence[ProcessGroup], configuration: Configuration | None) 
             lines += [f"Define {name} {value}".rstrip() for name, value in defines(group).items()]
         else:
             origin = configuration.origins.get(group.name) if configuration else None
-            lines += [f"# {origin}, its other options as they are:"] if origin else []
+            lines += [f"# {origin}, keep its other options:"] if origin else []
             lines += directives(group)
     return lines
 
@@ -78,20 +78,20 @@ def toml(max_sizes: Mapping[str, int | str]) -> list[str]:
 
 
 def with_defines(drop_in: str, wanted: Mapping[str, str]) -> str:
-    """Return the drop-in's text with these Defines: the commented lines become real, others follow their section."""
+    """Return the drop-in's text with these Defines in place of its own lines, commented or not."""
     lines = drop_in.splitlines()
     for name, value in wanted.items():
         line = f"Define {name} {value}".rstrip()
         places = [number for number, text in enumerate(lines) if re.match(rf"#?Define {name}(\s|$)", text)]
         if not places:
-            raise ConfigError(f"the drop-in has no line for {name}; write it anew: wsgipool apache install --force")
-        # A real one after a commented one is the one that counts.
+            raise ConfigError(f"the drop-in has no line for {name}; replace it: wsgipool apache install --force")
+        # If there is a commented and an active line, the active one comes last.
         lines[places[-1]] = line
     return "\n".join(lines) + "\n"
 
 
 def with_max_sizes(settings: str, wanted: Mapping[str, int | str]) -> str:
-    """Return the text of a wsgipool.toml with these sizes, its comments and order as they were."""
+    """Return the text of a wsgipool.toml with these sizes; its comments and order stay."""
     try:
         document = tomlkit.parse(settings)
         databases: dict[str, dict[str, object]] = document["databases"]
@@ -99,32 +99,32 @@ def with_max_sizes(settings: str, wanted: Mapping[str, int | str]) -> str:
             databases[name]["max_size"] = max_size
         return tomlkit.dumps(document)
     except (TOMLKitError, KeyError, TypeError, RecursionError) as error:
-        # It was valid when it was loaded, by another parser.
+        # Another parser, which loaded the file, found it valid.
         raise ConfigError(f"the lines of wsgipool.toml cannot be changed: {type(error).__name__}: {error}") from None
 
 
 def replace_files(contents: Mapping[Path, str], check: Callable[[], object]) -> dict[Path, Path]:
-    """Write files that exist anew, and return where the former self of each is kept. Owner and mode stay.
+    """Overwrite existing files and call `check`; return the backup of each file. Owners and modes stay.
 
-    All are written and `check` lets them be, or all are as they were. Raises ConfigError, or what `check` does.
+    If anything fails, all files are restored. Raises ConfigError, or the error of `check`.
     """
     before = {path: privileged.read_text(path) for path in contents}
     try:
         backups = {path: privileged.replace_text(path, content) for path, content in contents.items()}
         check()
     except BaseException:
-        _put_back(before)
+        _restore(before)
         raise
     return backups
 
 
-def _put_back(before: Mapping[Path, str]) -> None:
-    lost = []
+def _restore(before: Mapping[Path, str]) -> None:
+    failures = []
     for path, content in before.items():
         try:
             if privileged.read_text(path) != content:
                 privileged.replace_text(path, content, backup=False)
         except ConfigError as error:
-            lost.append(f"{path} cannot be put back: {error}; its former self is {path.resolve()}.bak")
-    if lost:
-        raise ConfigError("; ".join(lost))
+            failures.append(f"{path} cannot be restored: {error}; its backup is {path.resolve()}.bak")
+    if failures:
+        raise ConfigError("; ".join(failures))

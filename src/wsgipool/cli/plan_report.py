@@ -1,4 +1,4 @@
-"""A plan as text for people, and as JSON for machines."""
+"""A plan as text and as JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
-from wsgipool.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
-from wsgipool.process import CONFIG_NAME
-from wsgipool.sizing import ProcessGroup, Waiting
+from wsgipool.plan.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
+from wsgipool.plan.sizing import ProcessGroup, Waiting
+from wsgipool.pools import CONFIG_NAME
 from wsgipool.wording import counted, printable, rounded
 
 _ELSEWHERE = "Apache's configuration"
@@ -23,7 +23,7 @@ _ELSEWHERE = "Apache's configuration"
 
 @dataclass(frozen=True)
 class Wait:
-    """The answer to --rate and --hold for one row and one size."""
+    """The estimate for --rate and --hold, for one row and one size."""
 
     row: Row
     size: int
@@ -31,28 +31,29 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that is said."""
+class PlanReport:
+    """The content of a report."""
 
     server: Configuration | None
-    """The httpd that was asked; None is by hand."""
+    """httpd's configuration; None with --mpm."""
     settings: str | None
-    """The wsgipool.toml; None is no site that is here."""
+    """The path of the wsgipool.toml; None if there is none."""
     situation: Situation
     fit: Fit | None
     unlimited: frozenset[str]
-    """Databases without a limit: files."""
+    """Databases without a limit, which are files."""
     unknown: Sequence[str]
-    """Why the limits of some are not known."""
+    """The reasons why limits are not known."""
     silent: Sequence[str]
-    """Databases that were asked and did not answer."""
+    """Databases that did not answer."""
     notes: Sequence[str]
     waits: Sequence[Wait]
     apache: Sequence[str]
     toml: Sequence[str]
 
 
-def as_text(report: Report, console: Console) -> None:
+def as_text(report: PlanReport, console: Console) -> None:
+    """Print a report as text."""
     if report.server is not None:
         server = report.server
         _say(console, f"{server.program}: {server.mpm.name} MPM; drop-in: {server.drop_in or 'not installed'}")
@@ -73,7 +74,8 @@ def as_text(report: Report, console: Console) -> None:
     _lines(report, console)
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: PlanReport) -> dict[str, Any]:
+    """Return a report as a JSON document."""
     situation, server = report.situation, report.server
     return {
         "httpd": server
@@ -133,25 +135,26 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def title(group: ProcessGroup) -> str:
+    """Return the name of a process group in a report."""
     return f"Apache ({group.mode})" if group.name == EMBEDDED else group.name
 
 
-def _table(report: Report) -> Table:
+def _table(report: PlanReport) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("process group")
     table.add_column("database")
     for name in ("processes", "threads", "interpreters", "pool size", "worst case", "limit", "headroom"):
         table.add_column(name, justify="right", no_wrap=True)
-    # A limit of one row stands in that row, another in a line of its own below.
-    left = sums(report.situation)
-    known = {name for total in left for name in total.limit.databases}
+    # A limit that concerns one row only is shown in that row, all others below the rows.
+    totals = sums(report.situation)
+    known = {name for total in totals for name in total.limit.databases}
     for row in rows(report.situation):
         of_row = [
-            total for total in left if len(report.situation.groups) == 1 and total.limit.databases == (row.database,)
+            total for total in totals if len(report.situation.groups) == 1 and total.limit.databases == (row.database,)
         ]
         cells = [Text("none" if row.database in report.unlimited else "" if row.database in known else "?"), Text()]
         if of_row:
-            left.remove(of_row[0])
+            totals.remove(of_row[0])
             cells = [Text(_limit(of_row[0])), _headroom(of_row[0])]
         group = row.group
         table.add_row(
@@ -164,9 +167,9 @@ def _table(report: Report) -> Table:
             f"{row.worst_case}",
             *cells,
         )
-    if left:
+    if totals:
         table.add_section()
-    for total in left:
+    for total in totals:
         table.add_row(
             total.limit.name, ", ".join(total.limit.databases), "", "", "", "", f"{total.worst_case}", _limit(total),
             _headroom(total),
@@ -185,73 +188,74 @@ def _headroom(total: Sum) -> Text:
 
 def _lifetime(group: ProcessGroup, situation: Situation) -> str:
     if group.alive == group.processes:
-        return f"{title(group)}: never more than {counted(group.alive, 'process')}, graceful restarts included."
+        return f"{title(group)}: at most {counted(group.alive, 'process')}, also during graceful restarts."
     reason = (
-        f"ServerLimit is {group.alive}, and processes that end after a graceful restart take slots of their own"
+        f"ServerLimit is {group.alive}, and processes that end after a graceful restart keep their slots meanwhile"
         if group.mode == "event"
-        else "each graceful restart leaves its processes behind until their last request is done "
+        else "each graceful restart leaves processes behind until their last request is done "
         f"(--graceful-restarts {situation.graceful_restarts})"
     )
-    return f"{title(group)}: {counted(group.processes, 'process')} at work, {group.alive} at once: {reason}."
+    return f"{title(group)}: {counted(group.processes, 'process')} at work, up to {group.alive} alive: {reason}."
 
 
 def _verdict(total: Sum, situation: Situation) -> str:
     limit = total.limit
-    kept = f", {limit.reserve} of them kept for others" if limit.reserve else ""
-    worst = counted(total.worst_case, "connection")
+    kept = f", {limit.reserve} of them reserved for others" if limit.reserve else ""
+    worst = f"{counted(total.worst_case, 'connection')} in the worst case"
     if limit.budget is not None:
         several = budgets(limit, situation)
         each = f" for each of {several} users" if several > 1 else ""
         worst += f", with the budget of {limit.budget} a host{each}"
     if total.refused:
         return (
-            f"TOO MANY: at worst {worst}, where {limit.name} is {limit.connections}{kept}: "
+            f"TOO MANY: {worst}, but {limit.name} is {limit.connections}{kept}: "
             f"{total.refused} would be refused ({limit.refusal})."
         )
-    return f"It fits: at worst {worst}, where {limit.name} is {limit.connections}{kept}."
+    return f"It fits: {worst}, and {limit.name} is {limit.connections}{kept}."
 
 
 def _wait(wait: Wait) -> str:
     pool = f"A pool of {wait.size} in each process ({title(wait.row.group)}, {wait.row.database})"
     if math.isinf(wait.waiting.seconds):
         return (
-            f"{pool} is too small: {rounded(wait.waiting.busy, 3)} connections would be busy on average, and requests "
-            "pile up."
+            f"{pool} is too small: {rounded(wait.waiting.busy, 3)} connections would be busy on average, and the queue "
+            "of requests would grow."
         )
     return (
-        f"{pool} has {rounded(wait.waiting.busy, 3)} busy on average; {rounded(wait.waiting.probability * 100)} % of "
-        f"the requests wait for one, which makes {rounded(wait.waiting.seconds * 1000)} ms a request."
+        f"{pool} has {rounded(wait.waiting.busy, 3)} busy connections on average; "
+        f"{rounded(wait.waiting.probability * 100)} % of the requests wait, "
+        f"{rounded(wait.waiting.seconds * 1000)} ms on average over all requests."
     )
 
 
-def _lines(report: Report, console: Console) -> None:
+def _lines(report: PlanReport, console: Console) -> None:
     settings = report.settings or CONFIG_NAME
     exceeding = [total.limit for total in sums(report.situation) if total.refused and total.limit.budget]
     if report.fit is None and exceeding:
-        most = max(budgets(limit, report.situation) for limit in exceeding)
+        count = max(budgets(limit, report.situation) for limit in exceeding)
         _say(
             console,
             f"The budget is too large for its server: lower connections in [budget] of {settings}, or write "
-            f'connections = "auto" with hosts = {report.situation.hosts * most}.',
+            f'connections = "auto" with hosts = {report.situation.hosts * count}.',
         )
         return
     if report.fit is None:
         needed = max(total.limit.reserve + total.worst_case for total in sums(report.situation) if total.refused)
         _say(
             console,
-            "No sizes fit: pools of one connection in one process of each process group are too many already. Allow "
-            f"the site more connections ({needed} for the sizes of now), keep a smaller --reserve, or let some sites "
-            "have a server of their own.",
+            "No sizes fit: even one process in each process group with pools of one connection exceeds the limit. "
+            f"Allow the site more connections ({needed} for the current sizes), use a smaller --reserve, or move some "
+            "databases to another server.",
         )
         return
-    now = "The sizes of now" if fits(report.situation) else "What would fit"
+    heading = "The current sizes" if fits(report.situation) else "Sizes that fit"
     if report.apache:
         drop_in = report.server.drop_in if report.server else None
-        _say(console, f"{now}, in {drop_in or _ELSEWHERE}:")
+        _say(console, f"{heading}, in {drop_in or _ELSEWHERE}:")
         _paste(console, report.apache)
         _say(console, f"and in {settings}:")
     else:
-        _say(console, f"{now}: Apache's as they are, and in {settings}:")
+        _say(console, f"{heading}: Apache's unchanged, and in {settings}:")
     _paste(console, report.toml)
 
 
@@ -263,5 +267,5 @@ def _paste(console: Console, lines: Sequence[str]) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    # Neither markup nor line breaks of the terminal's: [databases.orders] is no style, and lines are to be pasted.
+    # No markup, since [databases.orders] is not a style; no added line breaks, so that lines can be pasted.
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Run a site in the foreground until a signal, and leave nothing behind: shared by `serve` and `demo`."""
+"""Sites that run in the foreground until a signal, for `serve` and `demo`; nothing stays behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from wsgipool.httpd.express import MODES, Httpd, ServerError, Site
+from wsgipool.httpd.express import MODES, Httpd, HttpdFailed, Site
 from wsgipool.privileged import refuse_shared
 from wsgipool.wording import counted
 
@@ -22,7 +22,7 @@ DEFAULT_THREADS = 8
 
 MAX_PROCESSES = 20_000
 MAX_THREADS = 20_000
-"""What httpd is compiled with at most: MAX_SERVER_LIMIT and MAX_THREAD_LIMIT of its threaded MPMs."""
+"""MAX_SERVER_LIMIT and MAX_THREAD_LIMIT of httpd's threaded MPMs, which are compiled in."""
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,18 +35,18 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(MODES),
                 default="worker",
                 show_default=True,
-                help="Apache's MPM with Python embedded in its children, or daemon mode.",
+                help="MPM of Apache, with Python embedded in its children, or daemon mode.",
             ),
             click.option(
                 "--processes",
                 type=click.IntRange(1, MAX_PROCESSES),
-                help=f"Processes that run Python. Default: {DEFAULT_PROCESSES['prefork']} for prefork, "
+                help=f"Number of processes that run Python. Default: {DEFAULT_PROCESSES['prefork']} for prefork, "
                 f"{DEFAULT_PROCESSES['worker']} for the others.",
             ),
             click.option(
                 "--threads",
                 type=click.IntRange(1, MAX_THREADS),
-                help=f"Threads in each process. Default: {DEFAULT_THREADS}; prefork has one.",
+                help=f"Number of threads in each process. Default: {DEFAULT_THREADS}; prefork always has 1.",
             ),
             click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
             click.option(
@@ -75,22 +75,23 @@ class Shape:
 
 
 def shape(mode: str, processes: int | None, threads: int | None) -> Shape:
-    """Fill in the defaults. Raises ServerError for threads under prefork."""
+    """Fill in the defaults. Raises HttpdFailed for threads under prefork."""
     if mode == "prefork":
         if threads not in (None, 1):
-            raise ServerError("prefork has one thread a process; leave --threads out, or choose --mpm worker or event")
+            raise HttpdFailed("prefork has one thread a process; leave --threads out, or choose --mpm worker or event")
         threads = 1
     return Shape(mode, processes or DEFAULT_PROCESSES[mode], threads or DEFAULT_THREADS)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGHUP. Nothing is interrupted: whoever waits asks it, so all is undone in order."""
+    """An event that SIGINT, SIGTERM and SIGHUP set. Nothing is interrupted, so that everything ends in order."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[Stop]:
+        """Handle the signals during a `with` block."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         previous = {number: signal.signal(number, lambda *_: self._event.set()) for number in numbers}
         try:
@@ -100,7 +101,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is set, at most `seconds`, and tell whether it is."""
+        """Wait at most `seconds` for the event; return whether it is set."""
         return self._event.wait(seconds)
 
     def __call__(self) -> bool:
@@ -109,12 +110,12 @@ class Stop:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder that the Apache user can enter but not list, removed at the end."""
+    """Create a folder that the Apache user can enter but not list; remove it at the end."""
     try:
         directory = tempfile.TemporaryDirectory(prefix="wsgipool-")
     except OSError as error:
-        raise ServerError(
-            f"no temporary folder can be made: {error.strerror}; name a place for it by the variable TMPDIR"
+        raise HttpdFailed(
+            f"no temporary folder can be created: {error.strerror}; set the variable TMPDIR to another folder"
         ) from None
     with directory as name:
         folder = Path(name)
@@ -124,7 +125,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def run_until_stopped(site: Site, stop: Stop, announcement: str, warning: str = "") -> None:
-    """Start httpd, print the announcement, wait for the signal, stop httpd. Raises ServerError if httpd ends before."""
+    """Start httpd, print the announcement, wait for the signal, stop httpd. Raises HttpdFailed if httpd ends early."""
     with Httpd(site) as httpd:
         httpd.start(stopped=stop)
         if not stop():
@@ -134,5 +135,5 @@ def run_until_stopped(site: Site, stop: Stop, announcement: str, warning: str = 
         while not stop.wait(0.2):
             status = httpd.ended()
             if status is not None:
-                raise ServerError(f"httpd ended with status {status}; see its messages above")
+                raise HttpdFailed(f"httpd ended with status {status}; see its messages above")
         click.echo("stopping")

@@ -1,4 +1,4 @@
-"""`wsgipool serve app.wsgi`: a real httpd with one pool per process for a WSGI script of one's own."""
+"""`wsgipool serve app.wsgi`: a real httpd, with one pool per process, for any WSGI script."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import click
-import tomli_w
+import tomlkit
 from click.core import ParameterSource
 
-from wsgipool import config, drivers, process
+from wsgipool import config, drivers, pools
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
-from wsgipool.cli.site import HANGING, READ_TIMEOUT, plain_settings, preload_drivers, restored
+from wsgipool.cli.site_settings import HANGING, READ_TIMEOUT, plain_settings, preload_drivers, restored
 from wsgipool.config import Settings
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unreadable
 from wsgipool.impersonation import NoAnswer, as_user
-from wsgipool.process import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+from wsgipool.pools import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
 
 DATABASE_VARIABLE = "WSGIPOOL_DATABASE"
 
 _PASSWORD_IS_SHOWN = (
-    "everyone on this host can see the password in --database while this runs (ps); give the URL by the variable "
+    "everyone on this host can see the password in --database while this runs (ps); give the URL in the variable "
     f"{DATABASE_VARIABLE}, or name a password_file in a {CONFIG_NAME} (--config)"
 )
 
@@ -41,9 +41,9 @@ _PASSWORD_IS_SHOWN = (
     metavar="[NAME=]URL",
     multiple=True,
     envvar=DATABASE_VARIABLE,
-    help="A database, such as mysql://user:password@host/shop or sqlite:////path/shop.db; NAME is what the program "
-    "asks for, by default the database's own. May be given several times. Everyone on this host can see a command "
-    f"line: a URL with a password is better given by the variable {DATABASE_VARIABLE} (several between blanks).",
+    help="A database, such as mysql://user:password@host/shop or sqlite:////path/shop.db. NAME is the name that the "
+    "program uses; default: the database's name. May be given several times. Everyone on this host can see the "
+    f"command line, so put a URL with a password into the variable {DATABASE_VARIABLE}; blanks separate several URLs.",
 )
 @click.option(
     "--config",
@@ -66,10 +66,12 @@ def serve(
     config_path: Path | None,
     express_options: tuple[str, ...],
 ) -> None:
-    """Serve the WSGI application in SCRIPT by a real httpd, until Ctrl-C.
+    """Run the WSGI application in SCRIPT on a real httpd until Ctrl-C.
 
-    Options after `--` are passed on to `mod_wsgi-express start-server`. Exit status: 0 it was stopped by Ctrl-C or
-    another signal; 1 httpd did not start or ended, or a setting is wrong; 2 the command line is wrong.
+    Options after `--` are passed on to `mod_wsgi-express start-server`.
+
+    Exit status: 0 after Ctrl-C or another signal; 1 if httpd did not start or ended, or a setting is wrong; 2 if the
+    command line is wrong.
     """
     _refuse_odd_script(script)
     chosen: Shape = shape(mode, processes, threads)
@@ -79,7 +81,7 @@ def serve(
         origin = DATABASE_VARIABLE
         databases = () if config_path else databases
     if databases and config_path:
-        raise ConfigError("--database and --config are two ways to say the same; give one")
+        raise ConfigError("--database and --config exclude each other; give one of them")
     settings_file = None if databases else config_path or _config_beside(script)
     refuse_unreadable(script)
     with Stop().on_signals() as stop, temporary_folder() as folder:
@@ -112,11 +114,11 @@ def _refuse_odd_script(script: Path) -> None:
     if not script.is_file():
         raise ConfigError(f"{script} is not a regular file; name the WSGI script")
     if not str(script).isprintable():
-        raise ConfigError(f"{script} has characters that httpd's configuration cannot have; rename it, or its folder")
+        raise ConfigError(f"{script} has characters that httpd's configuration cannot contain; rename it or its folder")
 
 
 def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str], origin: object) -> Any:
-    """Return the answer to a question, asked as the user that the processes will run as. Raises ConfigError."""
+    """Call a function as the user that the processes will run as; return its result. Raises ConfigError."""
     user = apache_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     preload_drivers()
 
@@ -131,30 +133,30 @@ def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str], origin:
 
 
 def _check_urls(urls: Mapping[str, str], origin: str) -> None:
-    """Raise ConfigError where a URL cannot be used, with the place where it was given."""
+    """Raise ConfigError if a URL cannot be used; the message names the option or variable."""
     known = config.load({"databases": {"database": {"url": "sqlite:////database"}}}).databases["database"].origin
     for name, url in urls.items():
         try:
             settings = config.load({"databases": {"database": {"url": url}}})
             drivers.for_database(settings.databases["database"])
         except ConfigError as error:
-            # The settings have another origin, which nobody has written.
+            # Replace the origin in the message: the user wrote an option, not a settings file.
             place = origin if len(urls) == 1 else f"{origin} {name}"
             raise ConfigError(str(error).replace(f"{known}.url", place).replace(known, place)) from None
 
 
 def _used_settings(settings_file: Path) -> Any:
-    """Return the settings, and open what the processes will share. Raises ConfigError where that cannot be."""
+    """Load and check the settings, as the processes will do. Raises ConfigError."""
     settings = config.load(settings_file)
     for database in settings.databases.values():
         drivers.for_database(database)
     if settings.budget is not None:
-        process.configure(settings_file)
+        pools.configure(settings_file)
     return plain_settings(settings)
 
 
 def database_urls(arguments: tuple[str, ...], origin: str = "--database") -> dict[str, str]:
-    """Return the URL of each name from arguments of the form `URL` or `NAME=URL`. Raises ConfigError."""
+    """Return the URLs by name from arguments of the form `URL` or `NAME=URL`. Raises ConfigError."""
     urls: dict[str, str] = {}
     for argument in arguments:
         name, separator, url = argument.partition("=")
@@ -162,7 +164,7 @@ def database_urls(arguments: tuple[str, ...], origin: str = "--database") -> dic
             url = argument
             name = Path(config.parse_url(url, origin).database).stem
         if not name:
-            raise ConfigError(f"{origin}: the URL names no database; add it, or write NAME=URL")
+            raise ConfigError(f"{origin}: the URL names no database; add its name, or write NAME=URL")
         if name in urls:
             raise ConfigError(f"{origin}: two databases have the name {name}; write NAME=URL")
         urls[name] = url
@@ -170,9 +172,9 @@ def database_urls(arguments: tuple[str, ...], origin: str = "--database") -> dic
 
 
 def write_config(path: Path, urls: Mapping[str, str], **settings: object) -> dict[str, str]:
-    """Write a wsgipool.toml that the Apache user can read, and return the variables that have its passwords.
+    """Write a wsgipool.toml that the Apache user can read; return its passwords as environment variables.
 
-    So no password is in a file that a killed process would leave behind.
+    The file contains no password, since a killed process would leave it behind.
     """
     passwords: dict[str, str] = {}
     databases = {}
@@ -184,7 +186,7 @@ def write_config(path: Path, urls: Mapping[str, str], **settings: object) -> dic
             passwords[variable] = _for_environment(password)
             databases[name] = {"url": _without_password(url), "password_env": variable}
     path.touch(mode=0o600)
-    path.write_text(tomli_w.dumps({**settings, "databases": databases}), encoding="utf-8")
+    path.write_text(tomlkit.dumps({**settings, "databases": databases}), encoding="utf-8")
     if os.geteuid() == 0:
         shutil.chown(path, group=apache_user().pw_gid)
         path.chmod(0o640)
@@ -198,7 +200,7 @@ def _for_environment(password: str) -> str:
     except UnicodeEncodeError:
         pass
     raise ConfigError(
-        "--database: the password has a character that no environment variable can have; name a password_file in a "
+        "--database: the password has a character that no environment variable can contain; name a password_file in a "
         f"{CONFIG_NAME} (--config)"
     )
 

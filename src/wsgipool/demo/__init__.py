@@ -1,1 +1,1 @@
-"""A small bookshop that shows the pool at work: real pages, real transactions, and some that go wrong."""
+"""A small bookshop that shows the pool at work: pages, transactions, and transactions that fail."""

@@ -1,7 +1,7 @@
-"""A MariaDB server of one's own, in a folder, on a loopback port: for the demo and the tests.
+"""A MariaDB server for the demo, in a temporary folder and on a free loopback port.
 
-It reads no configuration of the system and leaves nothing outside its folder. LocalServer is what MariaDB and MySQL
-have in common: the tests run both.
+The server ignores the system's configuration and writes to its own folder only. The tests run MySQL and PostgreSQL
+the same way: the base classes `ServerProcess` and `LocalServer` are public for them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -28,17 +29,124 @@ _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
 
 
-class ServerError(Error):
-    """The server could not be started."""
+class DatabaseServerFailed(Error):
+    """The database server could not be started."""
 
 
 def is_installed() -> bool:
-    """Tell whether the server's programs are there."""
+    """Return whether MariaDB's programs are installed."""
     return _program("mariadbd") is not None and _program("mariadb-install-db") is not None
 
 
+class ServerProcess(ABC):
+    """A database server with its data in `folder`; a context manager that stops it.
+
+    `settings` are options of the server's program, such as {"max_connections": 50}.
+    """
+
+    kind: ClassVar[str]
+    accounts: ClassVar[Sequence[str]]
+    """The accounts to run as when started by root, in order of preference; the servers refuse to run as root."""
+    not_ready: ClassVar[type[Exception]]
+    """The error of `ping` while the server starts."""
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    kill_signal: ClassVar[signal.Signals] = signal.SIGKILL
+
+    def __init__(self, folder: Path, settings: Mapping[str, str | int] | None = None) -> None:
+        self.host = "127.0.0.1"
+        self.port = free_port()
+        self.password = secrets.token_hex(16)
+        self.folder = folder
+        self.log = folder / "server.log"
+        self.settings = dict(settings or {})
+        self.account = self._account() if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the command that runs the server in the foreground."""
+
+    @abstractmethod
+    def install(self) -> None:
+        """Create the data of a new server in folder/data."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Connect to the server and disconnect. Raises `not_ready` while it starts."""
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; a second start finds the data of the first."""
+        if not (self.folder / "data").exists():
+            self.install()
+        with open(self.log, "ab", opener=_open_log) as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal must not reach the server: httpd is stopped first.
+                start_new_session=True,
+            )
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """Shut the server down and wait until it has ended."""
+        if self._process is None:
+            return
+        self._process.send_signal(self.stop_signal)
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server without an orderly shutdown."""
+        if self._process is not None:
+            self._process.send_signal(self.kill_signal)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def own(self, *paths: Path) -> None:
+        """Give files to the account of the server."""
+        if self.account:
+            for path in paths:
+                shutil.chown(path, self.account)
+
+    def _account(self) -> str:
+        for name in self.accounts:
+            try:
+                return pwd.getpwnam(name).pw_name
+            except KeyError:
+                continue
+        raise DatabaseServerFailed(
+            f"{self.kind} refuses to run as root: create the account {' or '.join(self.accounts)}"
+        )
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_TIMEOUT
+        while True:
+            try:
+                self.ping()
+            except self.not_ready:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    with open(self.log, errors="replace", opener=_open_log) as log:
+                        raise DatabaseServerFailed(f"{self.kind} did not start:\n{log.read()[-2000:]}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+
 class Server:
-    """A MariaDB or MySQL server somewhere, which knows the administrator wsgipool_admin by the password."""
+    """A MariaDB or MySQL server, local or not, with the administrator's password."""
 
     def __init__(self, host: str, port: int, password: str) -> None:
         self.host = host
@@ -46,7 +154,7 @@ class Server:
         self.password = password
 
     def admin(self, database: str | None = None) -> Connection:
-        """Return a new connection as an administrator, in autocommit mode."""
+        """Return a new connection as administrator, in autocommit mode."""
         return self.connect(ADMIN, self.password, database)
 
     def connect(self, user: str, password: str, database: str | None = None) -> Connection:
@@ -62,7 +170,7 @@ class Server:
         )
 
     def create_database(self, name: str) -> str:
-        """Create a database and a user of the same name who may use that one only; return their URL."""
+        """Create a database and a user of the same name that may use this database only; return its URL."""
         with self.admin() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {name}")
             cursor.execute(f"CREATE USER {name} IDENTIFIED BY %s", (self.password,))
@@ -70,128 +178,68 @@ class Server:
         return f"mysql://{name}:{self.password}@{self.host}:{self.port}/{name}"
 
 
-class LocalServer(Server, ABC):
-    """A server with its data in `folder`; a context manager that stops it.
+class LocalServer(ServerProcess, Server):
+    """A MariaDB or MySQL server that this process runs."""
 
-    `settings` are options of the server's program, such as {"max_connections": 50}.
-    """
-
-    kind: ClassVar[str]
-
-    def __init__(self, folder: Path, settings: Mapping[str, str | int] | None = None) -> None:
-        super().__init__("127.0.0.1", free_port(), secrets.token_hex(16))
-        self.folder = folder
-        self.account = _account()
-        self._settings = dict(settings or {})
-        self._log = folder / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
+    accounts = ("mysql", "nobody")
+    not_ready = pymysql.OperationalError
 
     @abstractmethod
+    def program(self) -> list[str]:
+        """Return the server's program and the options that only this kind has."""
+
+    @abstractmethod
+    def create_data(self) -> None:
+        """Create the data of a new server in folder/data."""
+
     def command(self) -> list[str]:
-        """Return the command of the server's program, with the options of its kind that find or make the data."""
-
-    @abstractmethod
-    def install(self) -> None:
-        """Make the data of a new server in folder/data."""
-
-    def start(self) -> None:
-        """Start the server and return when it answers; a second start finds the data of the first."""
-        if not (self.folder / "data").exists():
-            self._write_init_file()
-            self.install()
-        self._process = subprocess.Popen(  # noqa: S603
-            [
-                *self.command(),
-                f"--port={self.port}",
-                "--bind-address=127.0.0.1",
-                "--skip-name-resolve",
-                f"--socket={self.folder / 'server.sock'}",
-                f"--pid-file={self.folder / 'server.pid'}",
-                f"--log-error={self._log}",
-                f"--init-file={self.folder / 'init.sql'}",
-                "--innodb-buffer-pool-size=64M",
-                "--character-set-server=utf8mb4",
-                *(f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # A Ctrl-C in the terminal reaches only us, and we stop it in order: httpd first.
-            start_new_session=True,
-        )
-        self._wait_until_ready()
-
-    def stop(self) -> None:
-        """Shut the server down and wait until it is gone."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._process = None
-
-    def kill(self) -> None:
-        """End the server at once, whatever it is doing."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def common_options(self) -> list[str]:
-        """Return the options that the server needs for its installation and for each start."""
-        options = [
-            f"--datadir={self.folder / 'data'}",
-            # Without one of its own it would take $TMPDIR, where its account may not write.
-            f"--tmpdir={self.folder}",
-            # The data need not survive a crash of the machine, and most of a start was waiting for the disk.
-            "--innodb-flush-log-at-trx-commit=2",
+        return [
+            *self.program(),
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            f"--socket={self.folder / 'server.sock'}",
+            f"--pid-file={self.folder / 'server.pid'}",
+            f"--init-file={self.folder / 'init.sql'}",
+            "--innodb-buffer-pool-size=64M",
+            "--character-set-server=utf8mb4",
+            *(f"--{name.replace('_', '-')}={value}" for name, value in self.settings.items()),
         ]
-        return [*options, f"--user={self.account}"] if self.account else options
 
-    def _write_init_file(self) -> None:
+    def install(self) -> None:
         init = self.folder / "init.sql"
         init.write_text(
             f"CREATE USER IF NOT EXISTS '{ADMIN}'@'%' IDENTIFIED BY '{self.password}';\n"
             f"GRANT ALL ON *.* TO '{ADMIN}'@'%' WITH GRANT OPTION;\n"
         )
         init.chmod(0o600)
-        if self.account:
-            for path in (self.folder, init):
-                shutil.chown(path, self.account)
+        self.own(self.folder, init)
+        self.create_data()
 
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + _START_TIMEOUT
-        while True:
-            try:
-                self.admin().close()
-            except pymysql.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    log = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else "it left no log"
-                    raise ServerError(f"{self.kind} did not start:\n{log}") from None
-                time.sleep(0.05)
-            else:
-                return
+    def ping(self) -> None:
+        self.admin().close()
+
+    def common_options(self) -> list[str]:
+        """Return the options that the server needs for its installation and for each start."""
+        options = [
+            f"--datadir={self.folder / 'data'}",
+            # The default is $TMPDIR, where the server's account may not write.
+            f"--tmpdir={self.folder}",
+            # The data need not survive a crash of the machine; waiting for the disk took most of a start.
+            "--innodb-flush-log-at-trx-commit=2",
+        ]
+        return [*options, f"--user={self.account}"] if self.account else options
 
 
 class MariaDB(LocalServer):
-    """A MariaDB, of the system's programs."""
+    """The MariaDB that the system has installed."""
 
     kind = "MariaDB"
 
-    def command(self) -> list[str]:
+    def program(self) -> list[str]:
         return [_program("mariadbd") or "mariadbd", "--no-defaults", *self._options()]
 
-    def install(self) -> None:
+    def create_data(self) -> None:
         run_installer(
             _program("mariadb-install-db") or "mariadb-install-db",
             "--no-defaults",
@@ -204,12 +252,12 @@ class MariaDB(LocalServer):
         return [
             *self.common_options(),
             "--loose-debug-no-sync",
-            "--innodb-log-file-size=16M",  # of a hundred otherwise, which are written at the start
+            "--innodb-log-file-size=16M",  # the default is 96M, which is written at the first start
         ]
 
 
 def run_installer(*command: str) -> None:
-    """Run a program that makes a server's data."""
+    """Run a program that creates a server's data. Raises DatabaseServerFailed with its output if it fails."""
     outcome = subprocess.run(  # noqa: S603
         command,
         stdin=subprocess.DEVNULL,
@@ -220,21 +268,14 @@ def run_installer(*command: str) -> None:
         check=False,
     )
     if outcome.returncode != 0:
-        raise ServerError(f"{Path(command[0]).name} failed:\n{outcome.stdout}")
+        raise DatabaseServerFailed(f"{Path(command[0]).name} failed:\n{outcome.stdout}")
 
 
-def _account() -> str | None:
-    """Return the account to run as: these servers refuse to run as root."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("mysql", "nobody"):
-        try:
-            return pwd.getpwnam(name).pw_name
-        except KeyError:
-            continue
-    raise ServerError("no account mysql or nobody to run the database server as")
+def _open_log(path: str, flags: int) -> int:
+    # The folder belongs to the server's account, so root must not follow a link there.
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _program(name: str) -> str | None:
-    # Debian keeps servers in /usr/sbin, which is not on everybody's PATH.
+    # Debian installs servers in /usr/sbin, which is not on every user's PATH.
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")

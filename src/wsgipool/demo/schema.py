@@ -1,4 +1,4 @@
-"""The bookshop's tables and its first books, in SQL that MariaDB and SQLite both understand."""
+"""The bookshop's tables and first books, in SQL for MariaDB and SQLite."""
 
 import sqlite3
 from typing import Any, NamedTuple
@@ -122,7 +122,7 @@ BOOKS = (
         890,
         9,
         "A grandmother arrives in a valley with a painted chest and a head full of sayings, and quietly "
-        "puts a household in order. A year of feasts, floods and fairy tales, told by someone who badly "
+        "puts a household in order. A year of feasts, floods and fairy tales, told by an author who badly "
         "wanted it to have been true.",
     ),
     Book(
@@ -148,7 +148,7 @@ BOOKS = (
     ),
 )
 
-# {key}, {options} and {insert} are all that the two databases spell differently.
+# The two databases differ only in {key}, {options} and {insert}.
 TABLES = (
     """
     CREATE TABLE IF NOT EXISTS books (
@@ -188,7 +188,7 @@ INSERT_BOOK = """
 
 
 def execute(conn: Any, statement: str, *values: object) -> Any:
-    """Run one statement, so that the rest can write %s for a value and not care whose connection it has."""
+    """Run a statement with %s for values, which sqlite3 spells differently; return the cursor."""
     if isinstance(conn, sqlite3.Connection):
         statement = statement.replace("%s", "?")
     cursor = conn.cursor()
@@ -197,15 +197,15 @@ def execute(conn: Any, statement: str, *values: object) -> Any:
 
 
 def create(conn: Any) -> None:
-    """Create what is missing and leave the rest alone, so that a second start keeps stock and orders."""
+    """Create missing tables and books; a second start keeps stock and orders."""
     if isinstance(conn, sqlite3.Connection):
-        # Readers then go on reading while an order is written. To be set before a transaction begins.
+        # Readers can continue while an order is written. The mode must be set outside a transaction.
         execute(conn, "PRAGMA journal_mode=WAL")
         key, options, insert = "AUTOINCREMENT", "", "INSERT OR IGNORE"
     else:
         key, options, insert = "AUTO_INCREMENT", "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4", "INSERT IGNORE"
     for table in TABLES:
         execute(conn, table.format(key=key, options=options))
-    # Not "if the table is empty": two processes that start together would both find it so.
+    # A check for an empty table would fail if two processes start together, so existing books are ignored.
     for book in BOOKS:
         execute(conn, INSERT_BOOK.format(insert=insert), *book)

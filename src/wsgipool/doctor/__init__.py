@@ -1,1 +1,1 @@
-"""What an expert would find in a live site: each module looks at one side of it, and reports findings with a remedy."""
+"""Examination of a live site: each module examines one side of it and yields findings with a remedy."""

@@ -1,4 +1,4 @@
-"""What this user may do, asked of the kernel; `impersonation.as_user` asks it of another."""
+"""File permissions of the current user, as the kernel sees them; `impersonation.as_user` asks for other users."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ from wsgipool.httpd.users import account
 
 
 def may_become(user: str) -> bool:
-    """Tell whether this process can find out what `user` may do: it is root, or that user."""
+    """Return whether this process can check the permissions of `user`: it is root or that user."""
     known = account(user)
     return known is not None and os.geteuid() in (0, known.pw_uid)
 
 
 def obstacle(path: Path) -> str:
-    """Return what keeps this process from reading `path`: the path itself or a folder above it; "" if nothing does."""
-    if os.access(
-        path,
-        os.R_OK
-        | (
-            os.X_OK if os.path.isdir(path) else 0  # noqa: PTH112 - Path's raises where it may not look
-        ),
-    ):
-        return ""
-    return closed_above(path) or str(path)
+    """Return what prevents this process from reading `path`: a folder above it or the path itself; "" if nothing."""
+    # Path.is_dir() would raise PermissionError.
+    mode = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK  # noqa: PTH112
+    return "" if os.access(path, mode) else closed_above(path) or str(path)
 
 
 def closed_above(path: Path) -> str:

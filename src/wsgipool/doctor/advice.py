@@ -1,4 +1,4 @@
-"""What to do about a database that could not be asked, by what its driver raised."""
+"""Advice for a database that does not answer, chosen by the driver's error."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from wsgipool.drivers import limits
 _BY_CODE: dict[int | str, str] = {
     **dict.fromkeys(
         (1040, "53300"),
-        "Its connections are used up: end those that nobody needs (a stuck job's, another program's), let it allow "
-        "more (max_connections), or let its sites have smaller pools (`wsgipool plan`); then ask again.",
+        "The server's connections are used up: end unneeded ones (of a stuck job, of another program), raise "
+        "max_connections, or make the pools of its sites smaller (`wsgipool plan`).",
     ),
     **dict.fromkeys(
         (1203, 1226),
-        "The connections of this account are used up: end those that nobody needs, let the account have more "
-        "(max_user_connections), or make the pools smaller; then ask again.",
+        "The connections of this account are used up: end unneeded ones, raise the account's max_user_connections, "
+        "or make the pools smaller.",
     ),
     **dict.fromkeys(
         (1045, 1698, "28P01", "28000"),
-        "See that user and password are right, and that the server lets this user in from this host.",
+        "Check user and password, and that the server lets this user in from this host.",
     ),
     **dict.fromkeys(
-        (1044, 1142, 1227, "42501"), "Give the account the right to use this database (GRANT), or name another one."
+        (1044, 1142, 1227, "42501"),
+        "Give the account the right to use this database (GRANT), or name another database.",
     ),
-    **dict.fromkeys((1049, "3D000"), "Create the database, or mend its name in the URL."),
-    1129: "The server refuses this host after too many connections that broke off: FLUSH HOSTS there, and see why.",
-    1130: "The server lets nobody in from this host: create the account for it ('user'@'host').",
-    **dict.fromkeys((1053, "57P01", "57P02"), "The server shuts down: ask again when it runs."),
-    "57P03": "The server is starting: ask again in a moment.",
+    **dict.fromkeys((1049, "3D000"), "Create the database, or correct its name in the URL."),
+    1129: "The server refuses this host after too many broken connections: find the cause, and run FLUSH HOSTS there.",
+    1130: "The server accepts no user from this host: create an account for it ('user'@'host').",
+    **dict.fromkeys((1053, "57P01", "57P02"), "The server is shutting down: try again when it runs."),
+    "57P03": "The server is starting: try again in a moment.",
     **dict.fromkeys(
         (1251, 1524, 2059, 2061),
-        "The server wants a way to log in that this driver has not, or not without TLS: see what the message names.",
+        "The server requires a login method that this driver lacks, or lacks without TLS: see the message.",
     ),
 }
 
@@ -68,7 +69,7 @@ _BY_ERRNO = {
 
 
 def advice(error: BaseException, url: DatabaseURL) -> str:
-    """Return what would do where a server could not be asked because of `error`."""
+    """Return the remedy for an error that a driver raised."""
     text = " ".join(str(each) for each in _chain(error))
     for code in _codes(error):
         if code in _BY_CODE:
@@ -79,7 +80,7 @@ def advice(error: BaseException, url: DatabaseURL) -> str:
     if not kind:
         kind = next((found for pattern, found in _BY_TEXT if re.search(pattern, text)), "")
     return _by_kind(url).get(kind, kind) or (
-        f"See that {_place(url)} is the database server that is meant, and what its own log says."
+        f"Check that {_place(url)} is the right database server, and look into its log."
     )
 
 
@@ -110,19 +111,19 @@ def _by_kind(url: DatabaseURL) -> dict[str, str]:
     place = _place(url)
     return {
         "refused": f"Nothing listens at {place}: start the server, let it listen there (bind-address, "
-        "listen_addresses), or mend host and port.",
-        "no connection": f"There is no way to {place}: start the server, let it listen there, see firewalls between, "
-        "or mend host and port.",
-        "unknown host": f"This host knows no host {url.host}: mend its name in the URL, or the resolver.",
-        "unreachable": f"There is no way from this host to {place}: see routes and firewalls, or mend the host.",
-        "timeout": f"{place} did not answer in time: see whether a firewall swallows what is sent there, and whether "
-        "the server is overloaded or stopped.",
-        "no socket": f"There is no socket at {place}: start the server, or mend the path.",
-        "closed socket": f"This user may not use the socket at {place}: see the modes of it and of its folder.",
-        "cut": f"What listens at {place} ended the connection: see the server's log, whether host and port are a "
-        "database's, and whether a proxy there has a server behind it.",
-        "tls": "See that the server's certificate, the authority that the URL names (ssl_ca, sslrootcert) and the "
-        "host's name belong together, and that the server offers TLS.",
+        "listen_addresses), or correct host and port.",
+        "no connection": f"{place} cannot be reached: start the server, let it listen there, check the firewalls, "
+        "or correct host and port.",
+        "unknown host": f"The name {url.host} cannot be resolved: correct it in the URL, or check the resolver.",
+        "unreachable": f"There is no route from this host to {place}: check routes and firewalls, or correct the host.",
+        "timeout": f"{place} did not answer in time: check whether a firewall drops the packets, and whether the "
+        "server is overloaded or stopped.",
+        "no socket": f"There is no socket at {place}: start the server, or correct the path.",
+        "closed socket": f"This user may not use the socket at {place}: check the modes of the socket and its folder.",
+        "cut": f"The connection to {place} was closed: look into the server's log, and check that host and port "
+        "belong to a database, and that a proxy there has a server behind it.",
+        "tls": "Check that the server offers TLS, and that its certificate, the authority in the URL (ssl_ca, "
+        "sslrootcert) and the host name match.",
     }
 
 

@@ -1,4 +1,4 @@
-"""What the database servers say on a connection like a pool's: how long they wait, how a transaction ends, TLS."""
+"""Findings about the database servers, from a connection like a pool's: idle timeout, transactions, limits, TLS."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ from wsgipool.drivers import Driver, limits, mysql_rsa
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
-from wsgipool.planning import Situation, budgets, sums
+from wsgipool.plan.planning import Situation, budgets, sums
 from wsgipool.wording import counted, rounded
 
 _UNUSUAL_ISOLATION = {
-    "READ UNCOMMITTED": "a transaction sees what others have not committed, and may never commit",
-    "SERIALIZABLE": "each SELECT takes locks, so requests wait for readers too, and deadlocks (1213) are frequent",
+    "READ UNCOMMITTED": "a transaction sees changes of others that are not committed and may be rolled back",
+    "SERIALIZABLE": "each SELECT takes locks, so requests also wait for readers, and deadlocks (1213) are frequent",
 }
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a connection of a database's pool would be like."""
+    """The properties of a session that a pool would open."""
 
     limits: Sequence[ServerLimit]
     idle_timeout: float | None
-    """Seconds after which the server closes it; None is never."""
+    """Seconds after which the server closes an idle session; None for never."""
     idle_setting: str
+    """The name of the server's setting for `idle_timeout`."""
     autocommit: bool
     isolation: str
-    """In the words of SQL: "REPEATABLE READ"."""
+    """The isolation level in SQL's words: "REPEATABLE READ"."""
     completion: str
-    """MySQL's completion_type: what COMMIT does beside; "NO_CHAIN" is nothing."""
+    """MySQL's completion_type, the additional effect of COMMIT; "NO_CHAIN" for none."""
     encrypted: bool
     most_used: int
-    """Connections that were open at once since the server was started; 0 where it does not say."""
+    """Maximum number of connections at once since the server's start; 0 if unknown."""
     cluster: str = ""
-    """What the server is a node of, in words, where its data is other servers' as well."""
+    """The cluster of which the server is a node, in words; "" if none."""
     plugin: str = ""
-    """MySQL's way to check the account's password; "" where it is not known."""
+    """MySQL's authentication plugin of the account; "" if unknown."""
 
 
 def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Session:
-    """Return what the server says. Raises the driver's error."""
+    """Connect and return the session's properties. Raises the driver's errors."""
     connection = driver.connect(timeout)
     try:
         with closing(connection.cursor()) as cursor:
             allowed = limits.read(database.url, cursor)
-            if limits.kind(database.url) == "mysql":
+            if drivers.family(database.url) == "mysql":
                 return _mysql(cursor, allowed)
             return _postgresql(cursor, allowed, bool(connection.autocommit))
     finally:
@@ -64,7 +65,7 @@ def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Sess
 
 
 def refusal(database: DatabaseSettings, site: Configuration | None) -> Finding | None:
-    """Return what it means where this user cannot use a database's URL or what that names."""
+    """Return a finding if this user cannot use a database's URL or the files that it names."""
     try:
         drivers.for_database(database)
     except ConfigError as error:
@@ -73,16 +74,16 @@ def refusal(database: DatabaseSettings, site: Configuration | None) -> Finding |
 
 
 def answers(settings: Settings, timeout: float, site: Configuration | None = None) -> dict[str, Session | Finding]:
-    """Ask each server once for each database, and return what it said, or that it did not.
+    """Connect once for each database; return the session's properties, or a finding if that failed.
 
-    A file is not asked: what is said of it is only that its URL cannot be.
+    For SQLite's files, only the URL is checked.
     """
     found = {database.name: _answer(database, timeout, site) for database in settings.databases.values()}
     return {name: answer for name, answer in found.items() if answer is not None}
 
 
 def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Finding]:
-    """Yield what can be seen in the settings and in what the servers said, by the databases' names."""
+    """Yield the findings for the databases, from the settings and from their sessions by name."""
     for name, session in sessions.items():
         database = settings.databases[name]
         yield from _idle(database, session)
@@ -94,10 +95,9 @@ def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Fin
         if host is not None and not session.encrypted and not is_this_host(host):
             yield Finding(
                 "tls-off",
-                f"{name}: the connection to {host} is not encrypted; what is asked and answered can be read on the "
-                "network between.",
-                "Let the server offer TLS, and name its certificate's authority in the URL: ?ssl_ca=/path/ca.pem for "
-                "mysql://, ?sslrootcert=/path/ca.pem for postgresql://.",
+                f"{name}: the connection to {host} is not encrypted: others on the network can read its data.",
+                "Enable TLS on the server, and name the authority of its certificate in the URL: ?ssl_ca=/path/ca.pem "
+                "for mysql://, ?sslrootcert=/path/ca.pem for postgresql://.",
             )
     modes = {name: session.autocommit for name, session in sessions.items()}
     if len(set(modes.values())) > 1:
@@ -106,8 +106,8 @@ def examine(settings: Settings, sessions: Mapping[str, Session]) -> Iterator[Fin
         yield Finding(
             "autocommit-mixed",
             f"{', '.join(on)} commit each statement at once, {', '.join(off)} at the end of the block: the same code "
-            "does different things.",
-            "The same ?autocommit= in the URLs of all, unless it is meant so.",
+            "has different effects.",
+            "Use the same ?autocommit= in all URLs, unless the difference is intended.",
         )
 
 
@@ -117,14 +117,15 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
         limit = total.limit
         if not total.refused:
             continue
-        kept = f", {limit.reserve} of them kept for others" if limit.reserve else ""
+        kept = f", {limit.reserve} of them reserved for others" if limit.reserve else ""
         if limit.budget is None:
             yield Finding(
                 "connections-over-limit",
-                f"At worst the processes ask for {counted(total.worst_case, 'connection')} "
-                f"({', '.join(limit.databases)}), and "
+                f"In the worst case the processes ask for {counted(total.worst_case, 'connection')} "
+                f"({', '.join(limit.databases)}), but "
                 f"{limit.name} is {limit.connections}{kept}: {total.refused} would be refused ({limit.refusal}).",
-                "`wsgipool plan` prints sizes that fit, `wsgipool plan --write` puts them in place; or a [budget].",
+                "Print sizes that fit with `wsgipool plan`, and write them with `wsgipool plan --write`; or set a "
+                "[budget].",
             )
         else:
             several = budgets(limit, situation)
@@ -133,14 +134,14 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
             auto = '"auto"' if share == 1 else f'"auto" with hosts = {share}'
             yield Finding(
                 "budget-over-limit",
-                f"The budget of {limit.budget} a host{each} allows {counted(total.worst_case, 'connection')}, and "
+                f"The budget of {limit.budget} a host{each} allows {counted(total.worst_case, 'connection')}, but "
                 f"{limit.name} is {limit.connections}{kept}.",
-                f"[budget] connections = {max(1, limit.usable // share)}, or {auto}.",
+                f"Set [budget] connections = {max(1, limit.usable // share)}, or {auto}.",
             )
 
 
 def is_this_host(name: str) -> bool:
-    """Tell whether a host name or address is one of this host's own: only to those can a socket be bound."""
+    """Return whether a name or address belongs to this host: sockets can be bound to own addresses only."""
     try:
         addresses = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     except OSError:
@@ -149,7 +150,7 @@ def is_this_host(name: str) -> bool:
 
 
 def _is_own(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> bool:
-    # This host may lack what the name has: IPv6 switched off, or not built in.
+    # A loopback address counts even if this host lacks its family, such as IPv6.
     with suppress(ValueError):
         if ip_address(address[0]).is_loopback:
             return True
@@ -161,7 +162,7 @@ def _is_own(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> 
     return True
 
 
-# --- what each server is asked ---------------------------------------------------------------------------------------
+# --- questions to a server -------------------------------------------------------------------------------------------
 
 
 def _answer(database: DatabaseSettings, timeout: float, site: Configuration | None) -> Session | Finding | None:
@@ -170,17 +171,17 @@ def _answer(database: DatabaseSettings, timeout: float, site: Configuration | No
         return ask(database, driver, timeout) if limits.has_limit(database.url) else None
     except ConfigError as error:
         return refused(error, site)
-    except Exception as error:  # whatever the driver raises says what is wrong
+    except Exception as error:  # drivers raise many types
         return Finding(
             "database-unreachable",
-            f"{database.name}: {database.url} does not answer as it should: {error}.",
+            f"{database.name}: {database.url} cannot be used: {error}.",
             f"{advice(error, database.url)} Its limits were not compared.",
         )
 
 
 def _mysql(cursor: Any, allowed: Sequence[ServerLimit]) -> Session:
-    # Connection_errors_max_connections would be the number of refusals, but MariaDB 10.11 leaves it at 0.
-    # The names of isolation differ: tx_isolation up to MySQL 5.7 and MariaDB 11.0, transaction_isolation since.
+    # Not Connection_errors_max_connections, the number of refusals: MariaDB 10.11 leaves it at 0.
+    # The isolation level is tx_isolation up to MySQL 5.7 and MariaDB 11.0, transaction_isolation since.
     cursor.execute(
         "SHOW SESSION VARIABLES WHERE Variable_name IN"
         " ('wait_timeout', 'autocommit', 'tx_isolation', 'transaction_isolation', 'completion_type',"
@@ -214,7 +215,7 @@ def _cluster(variables: Mapping[str, str]) -> str:
 
 def _plugin(cursor: Any) -> str:
     try:
-        cursor.execute("SHOW CREATE USER CURRENT_USER()")  # of itself an account may see it
+        cursor.execute("SHOW CREATE USER CURRENT_USER()")  # every account may see this about itself
         (statement,) = cursor.fetchone()
     except Exception:  # a server without the statement
         return ""
@@ -223,7 +224,7 @@ def _plugin(cursor: Any) -> str:
 
 
 def _postgresql(cursor: Any, allowed: Sequence[ServerLimit], autocommit: bool) -> Session:
-    # idle_session_timeout is new in 14, in milliseconds; 0 is never.
+    # idle_session_timeout exists from PostgreSQL 14 on, in milliseconds; 0 means never.
     cursor.execute(
         "SELECT coalesce((SELECT setting::float FROM pg_settings WHERE name = 'idle_session_timeout'), 0) / 1000,"
         " current_setting('default_transaction_isolation'),"
@@ -242,7 +243,7 @@ def _postgresql(cursor: Any, allowed: Sequence[ServerLimit], autocommit: bool) -
     )
 
 
-# --- what follows from it --------------------------------------------------------------------------------------------
+# --- findings about a session ----------------------------------------------------------------------------------------
 
 
 def _idle(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
@@ -250,10 +251,10 @@ def _idle(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
         yield Finding(
             "idle-timeout-below-max-idle",
             f"{database.name}: the server closes a connection that is idle for {rounded(session.idle_timeout, 6)} s "
-            f"({session.idle_setting}), before the pool would: {database.origin}.max_idle = "
-            f"{rounded(database.max_idle, 6)}. It is found dead when it is next needed, and counts as aborted on the "
-            "server.",
-            f"max_idle = {int(session.idle_timeout * 0.9)}, or a longer {session.idle_setting}.",
+            f"({session.idle_setting}), before the pool does: {database.origin}.max_idle = "
+            f"{rounded(database.max_idle, 6)}. The pool then finds it dead at the next checkout, and the server counts "
+            "it as aborted.",
+            f"Set max_idle = {int(session.idle_timeout * 0.9)}, or a longer {session.idle_setting}.",
         )
 
 
@@ -261,24 +262,24 @@ def _transactions(database: DatabaseSettings, session: Session) -> Iterator[Find
     if database.reset == "none" and not session.autocommit:
         yield Finding(
             "transactions-left-open",
-            f'{database.name}: reset = "none" ends no transaction, and autocommit is off: the next request goes on in '
-            "the last one's transaction, reads what was there when that began, and keeps its locks.",
-            '?autocommit=true in the URL, or reset = "rollback", the default.',
+            f'{database.name}: reset = "none" ends no transaction, and autocommit is off: the next request continues '
+            "the previous request's transaction, reads data as of its beginning, and keeps its locks.",
+            'Use ?autocommit=true in the URL, or reset = "rollback", the default.',
         )
     if session.isolation in _UNUSUAL_ISOLATION:
         yield Finding(
             "isolation-unusual",
             f"{database.name}: the isolation level is {session.isolation}: {_UNUSUAL_ISOLATION[session.isolation]}.",
-            "The server's default, REPEATABLE READ (PostgreSQL: READ COMMITTED), unless it is meant so; then "
-            "wsgipool.transaction(..., retry=3) runs again what a deadlock has ended.",
+            "Use the server's default, REPEATABLE READ (PostgreSQL: READ COMMITTED), unless this level is intended; "
+            "then wsgipool.transaction(..., retry=3) repeats a transaction after a deadlock.",
         )
     if session.completion not in ("NO_CHAIN", "0"):
-        does = {"CHAIN": "begins the next transaction at once", "RELEASE": "ends the session"}
+        effects = {"CHAIN": "also begins the next transaction", "RELEASE": "also ends the session"}
         yield Finding(
             "completion-type",
             f"{database.name}: completion_type is {session.completion}: each COMMIT and ROLLBACK "
-            f"{does.get(session.completion, 'does more than to end the transaction')}.",
-            "completion_type = NO_CHAIN, the server's default.",
+            f"{effects.get(session.completion, 'does more than end the transaction')}.",
+            "Set completion_type = NO_CHAIN, the server's default.",
         )
 
 
@@ -287,10 +288,11 @@ def _fullness(database: DatabaseSettings, session: Session) -> Iterator[Finding]
     if session.most_used >= allowed > 0:
         yield Finding(
             "limit-was-reached",
-            f"{drivers.server_of(database.url)} has had {counted(session.most_used, 'connection')} at once since it "
-            f"was started (Max_used_connections), and max_connections is {allowed}: some were refused, or nearly so, "
-            "of this site or of others.",
-            "If `wsgipool plan` says that this site fits, look at the others; a [budget] keeps this site's share.",
+            f"{drivers.server_of(database.url)} has had {counted(session.most_used, 'connection')} at once since its "
+            f"start (Max_used_connections), and max_connections is {allowed}: connections of this site or of others "
+            "were refused, or almost.",
+            "If `wsgipool plan` says that this site fits, look for other users of the server; a [budget] limits this "
+            "site's share.",
         )
 
 
@@ -299,9 +301,9 @@ def _locks(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
         yield Finding(
             "locks-of-one-node",
             f'{database.name}: the server is a node of {session.cluster}. Locks of scope "database" are refused there: '
-            "they take GET_LOCK, which keeps out only those on the same node.",
-            "Nothing, unless the site uses such locks: then let each transaction change a row that stands for the lock"
-            " (README, locks), and run it by wsgipool.transaction(..., retry=3).",
+            "GET_LOCK excludes only sessions of the same node.",
+            "Nothing, unless the site uses such locks. Then let each transaction change a row that stands for the lock,"
+            " and run it by wsgipool.transaction(..., retry=3); see the page Locks of the documentation.",
         )
 
 
@@ -309,7 +311,7 @@ def _password(database: DatabaseSettings, session: Session) -> Iterator[Finding]
     if mysql_rsa.needs_cryptography(database.url, session.plugin, session.encrypted):
         yield Finding(
             "cryptography-missing",
-            f"{database.name}: the account logs in by {session.plugin}, without TLS. The server remembers its password "
-            "for now. When it forgets it, after a restart or a FLUSH PRIVILEGES, each connect fails.",
+            f"{database.name}: the account logs in by {session.plugin}, without TLS. That works only while the server "
+            "caches the password. After a restart of the server or FLUSH PRIVILEGES, each connect fails.",
             mysql_rsa.REMEDY[0].upper() + mysql_rsa.REMEDY[1:] + ".",
         )

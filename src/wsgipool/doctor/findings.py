@@ -1,4 +1,4 @@
-"""A finding, and the codes of all there are. docs/doctor.md has a paragraph for each code."""
+"""Findings and their codes; docs/reference/doctor.md explains each code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import IntEnum
 
 
 class Severity(IntEnum):
-    """How bad it is; the worst is the least."""
+    """How serious a finding is; the most serious has the smallest number."""
 
     ERROR = 0
-    """Requests fail, or will."""
+    """Requests fail or will fail."""
     WARNING = 1
-    """Something costs or risks more than it should."""
+    """Something costs or risks more than necessary."""
     NOTE = 2
-    """Worth knowing; a site may want it so."""
+    """Something worth knowing, which may be intended."""
 
 
 CODES = {
@@ -54,18 +54,19 @@ CODES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, or could be better."""
+    """A problem of a site, with its remedy."""
 
     code: str
-    """One of CODES; it stays the same from version to version."""
+    """A key of CODES, the same in all versions."""
     what: str
     remedy: str
 
     @property
     def severity(self) -> Severity:
+        """The severity of the code."""
         return CODES[self.code]
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings, each once, the worst first and otherwise as they were found."""
+    """Return the findings without duplicates, the most serious first and otherwise in order."""
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)

@@ -1,4 +1,4 @@
-"""What the host says: which files the Apache user can read and who else, which Python mod_wsgi is of, and SELinux."""
+"""Findings on this host: which files the Apache user and others can read, the Python of mod_wsgi, and SELinux."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from wsgipool.doctor.accounts import closed_above, may_become, obstacle
 from wsgipool.doctor.findings import Finding
 from wsgipool.drivers import limits
 from wsgipool.errors import ConfigError
-from wsgipool.host.folder import default_folder, in_run, open_folder
 from wsgipool.httpd import dump
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import Dump
 from wsgipool.httpd.users import account, group
 from wsgipool.httpd.users import name as name_of
 from wsgipool.impersonation import as_user
+from wsgipool.shared.folder import default_folder, open_folder, run_folder
 
 SELINUX = Path("/sys/fs/selinux")
 _SELINUX_BOOLEANS = ("httpd_can_network_connect_db", "httpd_can_network_connect")
 
 _MAX_FILE = 64 * 1024 * 1024
-"""Bytes that are read of a file: far more than mod_wsgi has."""
+"""Bytes that are read of a file; mod_wsgi is far smaller."""
 
 _FEATURES = {
-    "request_data": "what a request has not given back is not taken back at its end",
-    "subscribe_shutdown": "a process does not know that it ends before its interpreter does",
+    "request_data": "connections that a request does not return are not taken back at its end",
+    "subscribe_shutdown": "a process learns of its end only when its interpreter ends",
 }
-"""What the package uses of mod_wsgi, and what comes of it where that is too old to have it."""
+"""Functions of mod_wsgi that wsgipool uses, and the consequences if they are missing."""
 
 
 def examine(configuration: Dump, site: Configuration, settings: Settings | None) -> Iterator[Finding]:
-    """Yield what can be seen on this host; `settings` is None where there are none to look at."""
+    """Yield the findings on this host; `settings` is None if there are no usable settings."""
     users = _users(site)
     unknown = [user for user in users if not may_become(user)]
     for user in unknown:
         exists = account(user) is not None
         yield Finding(
             "not-examined",
-            f"Whether {user} can read what the processes need is not known"
-            f"{' to this user' if exists else ', since this host has no such user'}.",
-            f"Run it as root, or as {user}."
+            f"Whether {user} can read the files that the processes need was not checked"
+            f"{': only root and that user can do so' if exists else ', since this host has no such user'}.",
+            f"Run `wsgipool doctor` as root or as {user}."
             if exists
-            else "Name the account that httpd's processes have: User, Group.",
+            else "Set the directives User and Group to existing accounts.",
         )
     for user in users:
         if user not in unknown:
@@ -63,7 +63,7 @@ def examine(configuration: Dump, site: Configuration, settings: Settings | None)
 
 
 def refused(error: ConfigError, site: Configuration | None) -> Finding:
-    """Return what it means that a setting cannot be used here: nobody can, or this user may not look."""
+    """Return the finding for unusable settings: wrong for every user, or only unreadable for this one."""
     users = _users(site) if site else []
     is_one_of_them = any(known.pw_uid == os.geteuid() for known in map(account, users) if known)
     if site is not None and is_one_of_them and (path := _closed_path(error)):
@@ -72,14 +72,14 @@ def refused(error: ConfigError, site: Configuration | None) -> Finding:
     if hidden:
         return Finding(
             "not-examined",
-            f"{hidden}; what depends on it was not looked at.",
-            "Run it as root, or as the user of httpd's processes.",
+            f"{hidden}; checks that depend on it were left out.",
+            "Run `wsgipool doctor` as root or as the user of httpd's processes.",
         )
-    return Finding("settings-invalid", f"{error}.", "Mend it first; what depends on it was not looked at.")
+    return Finding("settings-invalid", f"{error}.", "Correct this first; checks that depend on it were left out.")
 
 
 def _closed_path(error: ConfigError) -> Path | None:
-    """Return the file that this user may not read, if that is behind the error."""
+    """Return the file that this user may not read, if that caused the error."""
     cause = error.__context__
     if isinstance(cause, PermissionError) and isinstance(cause.filename, str | os.PathLike):
         return Path(cause.filename)
@@ -87,7 +87,7 @@ def _closed_path(error: ConfigError) -> Path | None:
 
 
 def _hidden(error: ConfigError, site: Configuration | None) -> str:
-    # The message is for the processes; what was in the way of this one is behind it.
+    # The error's message is written for httpd's processes; its cause says what this process lacks.
     cause = error.__context__
     if isinstance(cause, PermissionError):
         return f"{cause.filename} cannot be read by this user" if cause.filename else str(error)
@@ -96,11 +96,11 @@ def _hidden(error: ConfigError, site: Configuration | None) -> str:
     return ""
 
 
-# --- what the Apache user may read -----------------------------------------------------------------------------------
+# --- files that the Apache user must read ----------------------------------------------------------------------------
 
 
 def _users(site: Configuration) -> list[str]:
-    """Return whom the processes run as."""
+    """Return the users that the processes run as."""
     return sorted({group.user for group in site.groups})
 
 
@@ -117,21 +117,23 @@ def _python_homes(configuration: Dump, site: Configuration, user: str) -> Iterat
             yield Finding(
                 "python-home-unreadable",
                 f"{origin} {home}: {reason}, so Python does not start in httpd.",
-                f"Make the virtual environment of a Python that {user} can read, such as /usr/bin/python3, in a folder "
-                "that it can enter; none below /root.",
+                f"Create the virtual environment with a Python that {user} can read, such as /usr/bin/python3, in a "
+                "folder that this user can enter, not below /root.",
             )
 
 
 def _reason(path: Path, user: str, site: Configuration) -> str:
     blocking = _ask(user, site, partial(obstacle, path))
-    # What lies in a closed folder may be there, though this process cannot see it either.
+    # In a closed folder the file may exist although this process cannot see it.
     if blocking == str(path) and not os.path.lexists(path):
-        return f"{path} is not there"
-    return f"{path} cannot be read by {user}, whom {blocking} keeps out"
+        return f"{path} does not exist"
+    if blocking == str(path):
+        return f"{path} cannot be read by {user}"
+    return f"{path} cannot be read by {user}, since {blocking} does not let this user in"
 
 
 def _homes(configuration: Dump, site: Configuration) -> dict[Path, str]:
-    """Return the Python homes in use, and where each is named."""
+    """Return the Python homes in use, each with the directive that names it."""
     homes: dict[Path, str] = {}
     for directive in configuration.named("WSGIPythonHome"):
         homes[Path(directive.arguments[0])] = f"{directive.origin}: WSGIPythonHome"
@@ -144,7 +146,7 @@ def _homes(configuration: Dump, site: Configuration) -> dict[Path, str]:
 
 
 def _base_of(home: Path, user: str, site: Configuration) -> list[Path]:
-    """Return the folder of the Python that a virtual environment was made of; none where it is no such thing."""
+    """Return the files that a virtual environment needs outside itself, and its pyvenv.cfg; [] if it is none."""
     content = _ask(user, site, partial(_content, home / "pyvenv.cfg"))
     found = re.search(r"^home\s*=\s*(.+?)\s*$", content, re.M)
     configuration = [home / "pyvenv.cfg"] if os.path.lexists(home / "pyvenv.cfg") else []
@@ -160,7 +162,7 @@ def _settings(settings: Settings, user: str, site: Configuration) -> Iterator[Fi
     if settings.budget is not None and (complaint := _ask(user, site, partial(_folder_complaint, settings))):
         yield Finding(
             "budget-folder-unusable",
-            f"The processes of {user} cannot meet: {complaint}.",
+            f"The processes of {user} cannot share a folder: {complaint}.",
             _make_folder(settings, user, site),
         )
 
@@ -170,7 +172,9 @@ def _unreadable(path: Path, user: str, site: Configuration) -> Finding:
     return Finding(
         "settings-unreadable",
         f"{_reason(path, user, site)}, so no process has a pool.",
-        _let_in(user, above, f"move {path.name} to where it can") if above else _let_read(path, _users(site)),
+        _let_in(user, above, f"move {path.name} to a folder that this user can enter")
+        if above
+        else _let_read(path, _users(site)),
     )
 
 
@@ -188,15 +192,18 @@ def _let_read(path: Path, users: Iterable[str]) -> str:
 
 def _make_folder(settings: Settings, user: str, site: Configuration) -> str:
     known = account(user)
-    assert known is not None, "who cannot be asked has no complaint"
-    folder = settings.runtime_dir or in_run(known.pw_uid)
+    assert known is not None  # its permissions were checked
+    folder = settings.runtime_dir or run_folder(known.pw_uid)
     if above := _ask(user, site, partial(closed_above, folder)):
-        return _let_in(user, above, "name a folder in runtime_dir that it can enter")
+        return _let_in(user, above, "set runtime_dir to a folder that this user can enter")
     if settings.runtime_dir is not None and len(users := _users(site)) > 1:
-        return f"The folder is one user's alone: let {' and '.join(users)} be one (user= of WSGIDaemonProcess)."
+        return (
+            f"Only one user can use the folder: run the processes of {' and '.join(users)} as the same user (user= of "
+            "WSGIDaemonProcess)."
+        )
     owner = f"{known.pw_name} {group(known)}"
     return (
-        f"install -d -m 700 -o {known.pw_name} -g {group(known)} {quote(str(folder))}; and at each boot, by a line in "
+        f"install -d -m 700 -o {known.pw_name} -g {group(known)} {quote(str(folder))}; for each boot, add this line to "
         f"/etc/tmpfiles.d/wsgipool.conf: d {folder} 0700 {owner}"
     )
 
@@ -204,11 +211,11 @@ def _make_folder(settings: Settings, user: str, site: Configuration) -> str:
 def _folder_complaint(settings: Settings) -> str:
     folder = settings.runtime_dir or default_folder()
     if above := closed_above(folder):
-        return f"they may not enter {above}, so not {folder} either"
+        return f"they may not enter {above}, which contains {folder}"
     if not os.path.lexists(folder):
-        # The first process makes it, if it may.
+        # The first process creates the folder.
         can_be_made = os.access(folder.parent, os.W_OK | os.X_OK)
-        return "" if can_be_made else f"{folder} is not there, and they may make nothing in {folder.parent}"
+        return "" if can_be_made else f"{folder} does not exist, and they may not create it in {folder.parent}"
     try:
         os.close(open_folder(folder))
     except ConfigError as error:
@@ -220,14 +227,14 @@ def _budgets(settings: Settings, users: Sequence[str]) -> Iterator[Finding]:
     if settings.budget is not None and settings.runtime_dir is None and len(users) > 1:
         yield Finding(
             "budget-for-each-user",
-            f"The processes of {' and '.join(users)} have a [budget] each, since its folder is one user's alone: this "
-            f"host may have {len(users)} times as many connections to a server as it says.",
-            "Let them be one user (user= of WSGIDaemonProcess), or make the [budget] as much smaller; `wsgipool plan` "
-            "counts one for each.",
+            f"The processes of {' and '.join(users)} have a [budget] each, since its folder belongs to one user: this "
+            f"host may open {len(users)} times as many connections to a server as the [budget] allows.",
+            "Run them as the same user (user= of WSGIDaemonProcess), or divide the [budget] among them; `wsgipool "
+            "plan` counts one for each.",
         )
 
 
-# --- who else may ----------------------------------------------------------------------------------------------------
+# --- files that other users can read ---------------------------------------------------------------------------------
 
 
 def _secrets(settings: Settings, users: Sequence[str]) -> Iterator[Finding]:
@@ -238,7 +245,7 @@ def _secrets(settings: Settings, users: Sequence[str]) -> Iterator[Finding]:
         if path is not None and _is_open_to_others(path):
             yield Finding(
                 "secret-readable",
-                f"{path} holds the password of {database.name}, and every user of this host can read it.",
+                f"{path} contains the password of {database.name}, and every user of this host can read it.",
                 _let_read(path, users),
             )
 
@@ -265,7 +272,7 @@ def _module(configuration: Dump, site: Configuration) -> Iterator[Finding]:
             yield Finding(
                 "mod-wsgi-too-old",
                 f"{path} has no mod_wsgi.{name}(): {consequence}.",
-                "mod_wsgi 4.9 or newer (PyPI's is), or wrap the application in wsgipool.Middleware.",
+                "Install mod_wsgi 4.9 or newer, such as PyPI's, or wrap the application in wsgipool.Middleware.",
             )
     built_for = re.search(rb"libpython(3\.\d+)", content)
     if built_for is None:
@@ -276,17 +283,17 @@ def _module(configuration: Dump, site: Configuration) -> Iterator[Finding]:
         if other and other[1] != version:
             yield Finding(
                 "python-version-differs",
-                f"{path} was built for Python {version}, and {origin} {home} is of Python {other[1]}: its packages "
-                "cannot be imported, or Python does not start in httpd.",
-                f"A virtual environment of Python {version}, or mod_wsgi installed by pip in this one.",
+                f"{path} was built for Python {version}, but {origin} {home} belongs to Python {other[1]}: its "
+                "packages cannot be imported, or Python does not start in httpd.",
+                f"Use a virtual environment of Python {version}, or install mod_wsgi with pip in this one.",
             )
     drop_in_home = configuration.defines.get("WSGIPOOL_HOME", "")
     other = re.search(r"/python(3\.\d+)/", drop_in_home)
     if other and other[1] != version:
         yield Finding(
             "python-version-differs",
-            f"{path} was built for Python {version}, and wsgipool is installed for Python {other[1]}: {drop_in_home}.",
-            f"Install the site and wsgipool for Python {version}, and run its `wsgipool apache install`.",
+            f"{path} was built for Python {version}, but wsgipool is installed for Python {other[1]}: {drop_in_home}.",
+            f"Install the site and wsgipool for Python {version}, and run `wsgipool apache install` there.",
         )
 
 
@@ -300,8 +307,8 @@ def _selinux(settings: Settings) -> Iterator[Finding]:
     if remote and enforcing and not allowed:
         yield Finding(
             "selinux-denies-network",
-            f"SELinux lets httpd's processes open no connection to a database by TCP: {', '.join(remote)}.",
-            f"setsebool -P {_SELINUX_BOOLEANS[0]} 1, or reach a local server by its socket.",
+            f"SELinux does not let httpd's processes connect to a database by TCP: {', '.join(remote)}.",
+            f"setsebool -P {_SELINUX_BOOLEANS[0]} 1, or connect to a local server by its socket.",
         )
 
 
@@ -310,9 +317,9 @@ def _content(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return what a regular file has in it; of anything else, or of what this user may not read, nothing."""
+    """Return the content of a regular file; nothing for other files and for unreadable ones."""
     try:
-        # A FIFO would keep us waiting.
+        # O_NONBLOCK: opening a FIFO would wait for its other end.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             return file.read(_MAX_FILE) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:

@@ -1,7 +1,7 @@
-"""What has arrived for MySQL's or MariaDB's client library, and what MariaDB's has read ahead of need.
+"""Input for the C client library: in the socket, and in the buffer into which MariaDB's library reads ahead.
 
-An answer that nobody has asked for may lie there, where it would be taken for the answer to the next command. The two
-structures that are looked into are part of the interface to the library's plugins, the same since its version 3.0.
+Unexpected input would be taken for the answer to the next command. The two structures read here are part of the
+interface to the library's plugins, unchanged since version 3.0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import termios
 from MySQLdb import get_client_info
 from MySQLdb.connections import Connection
 
-from wsgipool.drivers.sockets import Question
+from wsgipool.drivers.polling import Predicate
 
 
 class _ReadAhead(ctypes.Structure):
@@ -29,20 +29,20 @@ class _ReadAhead(ctypes.Structure):
     )
 
 
-IS_MARIADBS = get_client_info().startswith("3.")
-"""MySQL's own library has the server's version, from 5 up."""
+IS_MARIADB_LIBRARY = get_client_info().startswith("3.")
+"""Whether the library is MariaDB's Connector/C. MySQL's library has the server's version, 5 or higher."""
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype = ctypes.c_void_p
 _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def read_ahead(connection: Connection) -> Question:
-    """Return a function that returns how many bytes the library of an open connection has read ahead."""
-    if not IS_MARIADBS:
+def read_ahead(connection: Connection) -> Predicate:
+    """Return a function that counts the bytes that the library has read ahead on an open connection."""
+    if not IS_MARIADB_LIBRARY:
         return bool
     address = _pointer_of(connection._get_native_connection(), b"_mysql.connection.native_connection")
-    # `MYSQL` begins with a `NET`, and that with the pointer, which is null once the socket is closed.
+    # `MYSQL` begins with a `NET`, which begins with this pointer. It is null once the socket is closed.
     pointer = ctypes.POINTER(_ReadAhead).from_address(address)
 
     def unread() -> int:
@@ -56,14 +56,14 @@ def read_ahead(connection: Connection) -> Question:
 
 _HEADER = 5
 _TLS = b"\x17\x03"
-"""How a TLS record of data begins."""
-_peeked = ctypes.PyDLL(None).recv  # keeps the GIL, as nothing waits
+"""The first bytes of a TLS record with data."""
+_peeked = ctypes.PyDLL(None).recv  # PyDLL keeps the GIL: the call does not wait
 
 
 def has_whole_answer(descriptor: int) -> bool:
-    """Return whether the first packet that a socket has to read, or TLS record, has arrived to its end."""
+    """Return whether the first packet or TLS record in a socket has arrived completely."""
     if descriptor < 0:
-        return True  # it is closed, so reading does not wait
+        return True  # reading from a closed socket does not wait
     header = ctypes.create_string_buffer(_HEADER)
     if _peeked(descriptor, header, _HEADER, socket.MSG_PEEK | socket.MSG_DONTWAIT) != _HEADER:
         return False

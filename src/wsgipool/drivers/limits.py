@@ -1,4 +1,4 @@
-"""What a database server allows: asked of the server itself, by the project's own drivers."""
+"""The numbers of connections that a database server allows, asked of the server."""
 
 from __future__ import annotations
 
@@ -22,41 +22,36 @@ REFUSALS = {
         "database": "FATAL: too many connections for database",
     },
 }
-"""What who comes too late is told, by the kind of server and of limit."""
+"""The server's error at a reached limit, by the kind of server and of limit."""
 
 
 @dataclass(frozen=True)
 class ServerLimit:
-    """A number of connections that a server allows."""
+    """A maximum number of connections."""
 
     kind: str
-    """Who shares it: all of the "server", a "user" or a "database"."""
+    """The scope of the limit: "server", "user" or "database"."""
     setting: str
-    """What the server calls it."""
+    """The server's name for the limit."""
     connections: int
 
 
-def kind(url: DatabaseURL) -> str:
-    """Return "mysql" (MariaDB too), "postgresql" or "sqlite"."""
-    return drivers.family(url)
-
-
 def network_host(url: DatabaseURL) -> str | None:
-    """Return the host that is reached by the network, or None where it is a socket or a file."""
+    """Return the host of a database on the network; None for a Unix socket or a file."""
     try:
-        place = drivers.place_of(url)
+        endpoint = drivers.endpoint_of(url)
     except (ConfigError, ImportError):
-        return None  # nothing connects
-    return None if place is None else place.host
+        return None  # a connect will fail
+    return None if endpoint is None else endpoint.host
 
 
 def has_limit(url: DatabaseURL) -> bool:
-    """Tell whether connections to it are counted; a file's are not."""
+    """Return whether a server may limit the connections to this database; a file has no server."""
     return drivers.server_of(url) is not None
 
 
 def ask(settings: DatabaseSettings, timeout: float) -> list[ServerLimit]:
-    """Return what the server says, with a connection of its own. Raises the driver's error, or ConfigError."""
+    """Return the server's limits, asked on a connection made for it. Raise the driver's error, or ConfigError."""
     driver = drivers.for_database(settings)
     connection = driver.connect(timeout)
     try:
@@ -66,14 +61,10 @@ def ask(settings: DatabaseSettings, timeout: float) -> list[ServerLimit]:
         driver.close(connection)
 
 
-def account(url: DatabaseURL) -> str:
-    """Return what tells those apart for whom a server may have a limit of their own."""
-    return f"{url.user}/{url.database}" if kind(url) == "postgresql" else url.user or ""
-
-
 def sessions_allowed(url: DatabaseURL, connection: Any) -> tuple[int, int | None]:
-    """Ask on a connection that is there how many sessions the server allows, to all, and to this account if that has
-    a limit of its own. Leaves no transaction.
+    """Return how many sessions the server allows to all, and to this account if the account has a limit.
+
+    The open connection has no transaction afterwards.
     """
     with closing(connection.cursor()) as cursor:
         limits = read(url, cursor)
@@ -83,20 +74,20 @@ def sessions_allowed(url: DatabaseURL, connection: Any) -> tuple[int, int | None
 
 
 def read(url: DatabaseURL, cursor: Any) -> list[ServerLimit]:
-    """Return what the server says on a connection that is there."""
-    return _mysql(cursor) if kind(url) == "mysql" else _postgresql(cursor)
+    """Return the server's limits, asked on an open cursor."""
+    return _mysql(cursor) if drivers.family(url) == "mysql" else _postgresql(cursor)
 
 
 def _mysql(cursor: Any) -> list[ServerLimit]:
-    # The session's value of max_user_connections is the account's own limit where it has one, else the server's;
-    # 0 is no limit (https://dev.mysql.com/doc/refman/en/server-system-variables.html).
+    # The session's max_user_connections is the account's limit if it has one, otherwise the server's; 0 is no limit
+    # (https://dev.mysql.com/doc/refman/en/server-system-variables.html).
     (total, user) = _row(cursor, "SELECT @@GLOBAL.max_connections, @@SESSION.max_user_connections")
     limits = [ServerLimit("server", "max_connections", total)]
     return [*limits, ServerLimit("user", "max_user_connections", user)] if user else limits
 
 
 def _postgresql(cursor: Any) -> list[ServerLimit]:
-    # What is reserved is part of max_connections; reserved_connections is new in 16. -1 is no limit
+    # max_connections includes the reserved connections; reserved_connections is new in 16. -1 is no limit
     # (https://www.postgresql.org/docs/current/runtime-config-connection.html, CREATE ROLE, CREATE DATABASE).
     total, role, database = _row(
         cursor,

@@ -1,7 +1,7 @@
-"""What a MySQL or MariaDB URL and its option file mean: one meaning, from which each driver makes its own arguments.
+"""The meaning of a MySQL or MariaDB URL and of its option file, the same for PyMySQL and mysqlclient.
 
-Everything is checked here, before anything connects: what one driver would ignore and another refuse is refused for
-both. What only the server can know, such as a collation of its own, it says at the connect.
+Everything is checked here, before the first connect. An option that one driver would ignore and the other refuse is
+refused for both. Only the server knows whether it has a collation, for instance; it reports that at the connect.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from pymysql.charset import charset_by_name
 
 from wsgipool import showing
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Place, hints, option_file, tls
-from wsgipool.drivers.mysql_option_file import from_file
-from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Endpoint, my_cnf, tls, url_hints
+from wsgipool.drivers.my_cnf_options import from_file
+from wsgipool.drivers.url_options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
 from wsgipool.showing import shown
 
+ROLLBACK = b"ROLLBACK AND NO CHAIN NO RELEASE"
+"""The statement that ends a transaction and nothing else, whatever the session's completion_type is."""
+
 DEFAULT_CONNECT_TIMEOUT = 10.0
-"""Seconds; PyMySQL's own default, and MySQL's server-side connect_timeout."""
+"""Seconds: PyMySQL's default, and the default of the server's connect_timeout."""
 
 DEFAULT_CHARSET = "utf8mb4"
 
 DEFAULT_PORT = 3306
 
 _MAX_SOCKET_PATH = 107
-"""Bytes, what Linux has room for."""
+"""Bytes: Linux's limit."""
 
 _MAX_PROGRAM_NAME = 128
 
 
 @dataclass(frozen=True)
 class MySQLOptions:
-    """How to connect: `host` and `port`, or `unix_socket` and neither."""
+    """The settings of a connection: either `host` and `port`, or `unix_socket`. Timeouts are in seconds."""
 
     host: str | None
     port: int | None
@@ -60,18 +63,28 @@ class MySQLOptions:
     sql_mode: str | None
     bind_address: str | None
     program_name: str
+    fast_reading: bool
     tls: tls.TLS
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that PyMySQL and mysqlclient have in common, without those that are None."""
+        names = (
+            *("host", "port", "unix_socket", "user", "database", "charset", "collation", "connect_timeout"),
+            *("read_timeout", "write_timeout", "autocommit", "init_command", "sql_mode"),
+        )
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None and (name, value) != ("database", "")}
 
 
 def _mode(text: str) -> str:
-    # As the mysql program, or as libpq.
+    # The words of the mysql program, or of libpq.
     words = {"DISABLE": "DISABLED", "PREFER": "PREFERRED", "REQUIRE": "REQUIRED", "VERIFY_FULL": "VERIFY_IDENTITY"}
     word = text.upper().replace("-", "_")
     return tls.Mode(words.get(word, word)).value
 
 
 def _charset(text: str) -> str:
-    # PyMySQL knows those that a client may have; not UTF-16 and the like, which the servers refuse.
+    # PyMySQL knows the character sets for clients. The servers refuse others, such as UTF-16.
     name = text.lower()
     known = charset_by_name(name) if re.fullmatch("[a-z0-9_]+", name) else None
     if known is None or known.is_binary:
@@ -84,7 +97,7 @@ def _charset(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    # It goes into a statement, without quotes.
+    # The name goes into a statement without quotes.
     if not re.fullmatch("[a-z0-9_]{1,64}", text.lower()):
         raise ValueError(text)
     return text.lower()
@@ -137,16 +150,21 @@ _OPTIONS: Mapping[str, Option] = MappingProxyType({
     "ssl_key_password": TEXT,
     "ssl_mode": (_mode, "DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY"),
     **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), SECONDS),
-    **dict.fromkeys(("autocommit", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), BOOLEAN),
+    **dict.fromkeys(("autocommit", "fast_reading", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), BOOLEAN),
 })  # fmt: skip
 
 _ALIASES = MappingProxyType({"sslmode": "ssl_mode", "sslMode": "ssl_mode"})
 
 
 def read(settings: DatabaseSettings, lacking: Mapping[str, str] = MappingProxyType({})) -> MySQLOptions:
-    """Return what the settings of a database mean. Raises ConfigError.
+    """Return the connection settings for a database.
 
-    `lacking` are options that the driver does not have, and why.
+    Args:
+        settings: The database's table of the settings.
+        lacking: Options that the driver does not have, each with the reason.
+
+    Raises:
+        ConfigError: An option is wrong, contradicts another, or names a file that cannot be used.
     """
     where = f"{settings.origin}.url"
     given, wheres = _given(settings.url, where)
@@ -154,21 +172,21 @@ def read(settings: DatabaseSettings, lacking: Mapping[str, str] = MappingProxyTy
         if name in given:
             raise ConfigError(f"{wheres[name]}: {name} is not an option of {settings.url.scheme}://: {reason}")
     _refuse_nul(given, wheres)
-    place = _place(given, wheres, settings.url, where)
+    endpoint = _endpoint(given, wheres, settings.url, where)
     charset = given.get("charset", DEFAULT_CHARSET)
     _check_collation(charset, given.get("collation"), wheres)
-    encryption = tls.read(given, wheres)
-    if place.socket and encryption.mode is tls.Mode.VERIFY_IDENTITY:
+    tls_settings = tls.read(given, wheres)
+    if endpoint.socket and tls_settings.mode is tls.Mode.VERIFY_IDENTITY:
         name = next(name for name in tls.OPTIONS if name in given)
         raise ConfigError(
-            f"{wheres[name]}: a socket of this host, {shown(place.socket)}, has no name that a certificate "
+            f"{wheres[name]}: a socket of this host, {shown(endpoint.socket)}, has no name that a certificate "
             f"could prove; leave {name} out, or have the chain verified alone, with ssl_mode=VERIFY_CA"
         )
     return MySQLOptions(
-        host=place.host,
-        port=place.port,
-        unix_socket=place.socket,
-        user=given.get("user") or _own_name(where),
+        host=endpoint.host,
+        port=endpoint.port,
+        unix_socket=endpoint.socket,
+        user=given.get("user") or _name_of_this_user(where),
         password=given.get("password"),
         database=given.get("database", ""),
         charset=charset,
@@ -180,21 +198,22 @@ def read(settings: DatabaseSettings, lacking: Mapping[str, str] = MappingProxyTy
         init_command=given.get("init_command"),
         sql_mode=given.get("sql_mode"),
         bind_address=given.get("bind_address"),
-        # Shown by performance_schema.session_connect_attrs beside the process id.
+        # performance_schema.session_connect_attrs shows it beside the process id.
         program_name=given.get("program_name", f"wsgipool:{settings.name}"),
-        tls=encryption,
+        fast_reading=given.get("fast_reading", True),
+        tls=tls_settings,
     )
 
 
-def place_of(url: DatabaseURL, where: str) -> Place:
-    """Return where a URL leads, its option file read. Raises ConfigError."""
+def endpoint_of(url: DatabaseURL, where: str) -> Endpoint:
+    """Return the place to which a URL and its option file lead. Raise ConfigError."""
     given, wheres = _given(url, where)
-    return _place(given, wheres, url, where)
+    return _endpoint(given, wheres, url, where)
 
 
 def _given(url: DatabaseURL, where: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what the URL gives, and where it does not, the option file; and where each stands."""
-    given = convert(hints.known_options(url, _OPTIONS, _ALIASES, hints.MYSQL, where), _OPTIONS, where)
+    """Return the options of the URL, completed from its option file, and the place where each is written."""
+    given = convert(url_hints.known_options(url, _OPTIONS, _ALIASES, url_hints.MYSQL, where), _OPTIONS, where)
     for name, value in (
         ("user", url.user or None), ("password", url.password), ("host", url.host or None), ("port", url.port),
         ("database", url.database or None),
@@ -207,7 +226,7 @@ def _given(url: DatabaseURL, where: str) -> tuple[dict[str, Any], dict[str, str]
         if group is not None:
             raise ConfigError(f"{where}: read_default_group without read_default_file; name the file")
         return given, wheres
-    entries = option_file.read(given["read_default_file"], group, where)
+    entries = my_cnf.read(given["read_default_file"], group, where)
     for name, text, place in from_file(entries, given):
         if name in _OPTIONS:
             text = convert(DatabaseURL(url.scheme, options={name: text}), _OPTIONS, place)[name]
@@ -221,11 +240,11 @@ def _refuse_nul(given: Mapping[str, Any], wheres: Mapping[str, str]) -> None:
             raise ConfigError(f"{wheres[name]}: the {name} has a NUL character (%00); leave it out")
 
 
-# --- where to connect ------------------------------------------------------------------------------------------------
+# --- the endpoint ----------------------------------------------------------------------------------------------------
 
 
-def _place(given: Mapping[str, Any], wheres: Mapping[str, str], url: DatabaseURL, where: str) -> Place:
-    """Return the host or the socket, of the URL if it names either, else of the file."""
+def _endpoint(given: Mapping[str, Any], wheres: Mapping[str, str], url: DatabaseURL, where: str) -> Endpoint:
+    """Return the host or the socket. The URL takes precedence over the file."""
     host, port, socket = given.get("host"), given.get("port"), given.get("unix_socket")
     if port is not None and not 1 <= port <= 65535:
         raise ConfigError(f"{wheres['port']}: the port is {port}; it is a number from 1 to 65535, of MySQL 3306")
@@ -237,7 +256,7 @@ def _place(given: Mapping[str, Any], wheres: Mapping[str, str], url: DatabaseURL
         if port is not None:
             raise ConfigError(f"{wheres['unix_socket']}: the port {port} and unix_socket={shown(socket)}; keep one")
         _check_socket(socket, f"{wheres['unix_socket']}: unix_socket")
-        return Place(None, None, socket)
+        return Endpoint(None, None, socket)
     if host is None:
         file = given.get("read_default_file")
         raise ConfigError(
@@ -245,11 +264,11 @@ def _place(given: Mapping[str, Any], wheres: Mapping[str, str], url: DatabaseURL
             f"{url.scheme}://user@host/database, or for a local server {url.scheme}://user@/database?unix_socket=/run/mysqld/mysqld.sock"
         )
     check_host(host, wheres["host"])
-    return Place(host, port or DEFAULT_PORT, None)
+    return Endpoint(host, port or DEFAULT_PORT, None)
 
 
 def check_host(host: str, where: str) -> None:
-    """Raise ConfigError for what cannot be the name or the address of a host."""
+    """Raise ConfigError unless the text can be the name or the address of a host."""
     if host.startswith("/"):
         raise ConfigError(f"{where}: {shown(host)} is no host; for a socket write ?unix_socket={showing.path(host)}")
     try:
@@ -271,12 +290,12 @@ def _check_socket(path: str, where: str) -> None:
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - a NUL character was refused before
     except OSError:
-        return  # the server makes it when it starts
+        return  # the server creates it at its start
     if not is_socket:
         raise ConfigError(f"{where}: {shown(path)} is not a socket; MySQL's is often /run/mysqld/mysqld.sock")
 
 
-def _own_name(where: str) -> str:
+def _name_of_this_user(where: str) -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -291,7 +310,7 @@ def _own_name(where: str) -> str:
 def _check_collation(charset: str, collation: str | None, wheres: Mapping[str, str]) -> None:
     if collation is None:
         return
-    # MariaDB lets its newest collations go without the character set before them.
+    # In MariaDB the names of the newest collations may omit the character set.
     families = {"utf8": ("utf8", "utf8mb3"), "utf8mb3": ("utf8", "utf8mb3")}.get(charset, (charset,))
     if not collation.startswith((*(f"{family}_" for family in families), "uca1400_")):
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Passwords of MySQL over TCP without TLS, which PyMySQL can encrypt with the package cryptography only.
+"""MySQL's passwords over TCP without TLS: PyMySQL encrypts them with the package cryptography.
 
-The server asks for such a password when it does not have it in its cache: after its start, mostly. Until then a package
-that is missing goes unnoticed.
+The server asks for such a password when its cache does not have it, usually after a start. Until then a missing package
+goes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from wsgipool import drivers
 from wsgipool.config import DatabaseURL
 
 PLUGINS = ("caching_sha2_password", "sha256_password")
-"""What an account's password is checked by; the first is MySQL's default from 8.0 on."""
+"""Authentication plugins that encrypt the password; the first is MySQL's default since 8.0."""
 
 REMEDY = 'leave TLS on, of the server and in the URL, or install the package: pip install "wsgipool[mysql-rsa]"'
 
 
 def explain_connect_error(error: BaseException) -> pymysql.OperationalError | None:
-    """Return the error to raise in the place of the one with which a connect has failed, or None to leave that."""
+    """Return the error to raise in place of a connect's error, or None to raise that one."""
     if isinstance(error, RuntimeError) and "cryptography" in str(error):
         return pymysql.OperationalError(
             CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
@@ -32,12 +32,15 @@ def explain_connect_error(error: BaseException) -> pymysql.OperationalError | No
 
 
 def needs_cryptography(url: DatabaseURL, plugin: str, encrypted: bool) -> bool:
-    """Return whether a password must be sent that this Python cannot encrypt, once the server has forgotten it.
+    """Return whether a connect fails for want of the package as soon as the server has forgotten the password.
 
-    `plugin` is the account's, and `encrypted` whether a connection by this URL has TLS.
+    Args:
+        url: The database.
+        plugin: The account's authentication plugin.
+        encrypted: Whether a connection by this URL has TLS.
     """
     if plugin not in PLUGINS or encrypted or not drivers.is_pymysql(url):
         return False
-    place = drivers.place_of(url)
-    is_socket = place is not None and place.socket is not None
+    endpoint = drivers.endpoint_of(url)
+    is_socket = endpoint is not None and endpoint.socket is not None
     return not is_socket and importlib.util.find_spec("cryptography") is None

@@ -1,27 +1,26 @@
 """MySQL and MariaDB by mysqlclient, the MySQLdb module: `mysql+mysqlclient://user:password@host:3306/database`.
 
-mysqlclient wraps the server's own C library. It takes less CPU than PyMySQL where many rows are read, and has to be
-compiled (on Debian: gcc, pkg-config, python3-dev, libmariadb-dev). Such an extension module belongs in mod_wsgi's main
+mysqlclient wraps the C client library. It takes less CPU than PyMySQL if many rows are read. It has to be compiled (on
+Debian: gcc, pkg-config, python3-dev, libmariadb-dev). Like any such extension module it belongs in mod_wsgi's main
 interpreter, `WSGIApplicationGroup %{GLOBAL}`.
 
-The options of the URL are those of `mysql://`, with these differences, which are the library's:
+The options of the URL are those of `mysql://`. The library makes these differences:
 
-- Timeouts are whole seconds; a fraction counts as a whole one, and none is shorter than 1 s, that of a connect neither.
-- `ssl_mode=VERIFY_CA` is refused with MariaDB's library, which is Debian's: it verifies the server's name in any case.
-  It takes PREFERRED for DISABLED. REQUIRED it takes for "if the server has it", and would send the password of MySQL's
-  caching_sha2_password in clear text where the server has not: there such accounts need ssl_ca.
-- There are no `program_name`, by which the server's list of sessions could show the pool, `bind_address` and
-  `ssl_key_password`.
-- A server that asks for the password itself (mysql_clear_password, dialog) gets it over verified TLS or a Unix socket
-  only, and no file of this machine (LOAD DATA LOCAL).
-- It does not tell whether a transaction is open, so a returned connection owes a ROLLBACK in any case. The answer is
-  read at the next checkout.
-- `ping()` never connects again, and the read timeout cannot be changed for one checkout.
-- Where a holder has changed autocommit or the character set, by a method or by SQL, they are put back at the return,
-  which takes two or three round trips. After change_user() or set_server_option() the connection is closed.
-- A fork while another thread is in the middle of connecting leaves the child that thread's socket.
-- It has no COM_RESET_CONNECTION. Cleaning all of a session takes a COM_CHANGE_USER to the same user, two to six round
-  trips that are waited for at the return, for a second at most.
+- Timeouts are whole seconds, rounded up, and at least 1 s, also for the connect.
+- MariaDB's library, which is Debian's, always verifies the server's name. So `ssl_mode=VERIFY_CA` is refused with it.
+- MariaDB's library takes PREFERRED for DISABLED, and REQUIRED for "if the server has TLS". Without TLS it would send
+  the password of a caching_sha2_password account in clear text. Such accounts need ssl_ca.
+- There are no `program_name`, `bind_address` and `ssl_key_password`.
+- A server that asks for the password itself (mysql_clear_password, dialog) gets it only over verified TLS or a Unix
+  socket. A server gets no file of this machine (LOAD DATA LOCAL).
+- The library does not report whether a transaction is open. So each return sends a ROLLBACK, and the next checkout
+  reads the answer.
+- `ping()` never reconnects, and the read timeout cannot be changed for one checkout.
+- If a holder has changed autocommit or the character set, the return restores them in two or three round trips. After
+  change_user() or set_server_option() the connection is closed.
+- If the process forks while another thread connects, the child inherits that thread's socket.
+- There is no COM_RESET_CONNECTION. Cleaning a whole session takes a COM_CHANGE_USER to the same user, with two to six
+  round trips at the return, for at most a second.
 """
 
 from __future__ import annotations
@@ -41,71 +40,109 @@ from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import (
     CLEANING_TIMEOUT,
     CLOSED_BY_POOL,
-    LEAST_PATIENCE,
-    PlainDriver,
+    DEFAULT_READ_TIMEOUT,
+    IN_THE_POOL,
+    MIN_ANSWER_TIMEOUT,
+    HolderDriver,
     Reset,
-    close_quietly,
     mysql_options,
 )
-from wsgipool.drivers.deadline import ended_after
-from wsgipool.drivers.libmariadb import IS_MARIADBS
-from wsgipool.drivers.mysql_options import MySQLOptions
-from wsgipool.drivers.mysqlclient_connection import PooledConnection
+from wsgipool.drivers.deadline import shut_down_after
+from wsgipool.drivers.libmariadb import IS_MARIADB_LIBRARY
+from wsgipool.drivers.mysql_options import (
+    DEFAULT_CHARSET,
+    DEFAULT_CONNECT_TIMEOUT,
+    DEFAULT_PORT,
+    ROLLBACK,
+    MySQLOptions,
+)
+from wsgipool.drivers.mysqlclient_connection import ERRORS, PooledConnection
+from wsgipool.drivers.session_end import SessionEnd
 from wsgipool.drivers.tls import TLS, Mode
+from wsgipool.drivers.url_options import check_arguments
 from wsgipool.errors import ConfigError
-from wsgipool.farewell import Farewell
 
 SESSION_RESET_TIMEOUT = 1.0
-"""Seconds that a return may wait for a session reset; then the connection is closed."""
+"""Maximum seconds that a return waits for a session reset before it closes the connection."""
+
+_ARGUMENTS = frozenset({
+    "host", "user", "password", "passwd", "database", "db", "port", "unix_socket", "conv", "connect_timeout",
+    "compress", "named_pipe", "init_command", "read_default_file", "read_default_group", "cursorclass", "use_unicode",
+    "charset", "collation", "auth_plugin", "sql_mode", "client_flag", "multi_statements", "executemany_fallback",
+    "ssl_mode", "ssl", "server_public_key_path", "local_infile", "local_infile_dir", "autocommit", "binary_prefix",
+    "read_timeout", "write_timeout",
+})  # fmt: skip
+"""The arguments of MySQLdb.connect. Its signature does not name them."""
 
 _LACKING = {
     "bind_address": "mysqlclient cannot choose it; leave it out, or use mysql://",
+    "fast_reading": "it belongs to PyMySQL, mysql://; leave it out",
     "program_name": "mysqlclient does not send it; leave it out, or use mysql://",
-    "ssl_key_password": "mysqlclient cannot give it; remove it from the key with `openssl pkey`, or use mysql://",
+    "ssl_key_password": "mysqlclient has no such argument; remove it from the key with `openssl pkey`, or use mysql://",
 }
 
 
-def driver(settings: DatabaseSettings) -> MySQLClientDriver:
-    """Return the driver for one `[databases.NAME]`. Raises ConfigError."""
+def driver(settings: DatabaseSettings, **more: Any) -> MySQLClientDriver:
+    """Return the driver for one `[databases.NAME]`, with more arguments for MySQLdb. Raise ConfigError."""
     options = mysql_options.read(settings, _LACKING)
     where = f"{settings.origin}.url"
-    return MySQLClientDriver(settings.url, arguments(options, where), requires_tls=options.tls.is_required)
+    given = arguments(options, where) | more
+    return MySQLClientDriver(str(settings.url), given, requires_tls=options.tls.is_required)
+
+
+def from_arguments(**arguments: Any) -> tuple[MySQLClientDriver, DatabaseURL]:
+    """Return a driver that connects as `MySQLdb.connect(**arguments)` does, and its URL without secrets.
+
+    Defaults: `connect_timeout` 10 s, `read_timeout` 60 s, `write_timeout` equal to it, `charset` utf8mb4,
+    `local_infile` off. `user` is required, because cleaning a session logs in again.
+
+    With MariaDB's library, a `read_default_file` replaces wsgipool's own, which keeps the password from a server that
+    asks for it in clear text.
+
+    Raises:
+        ConfigError: There is no user, or mysqlclient has no such argument.
+    """
+    check_arguments("mysqlclient", arguments, _ARGUMENTS)
+    given = {
+        "password": arguments.pop("passwd", ""),
+        "database": arguments.pop("db", ""),
+        "connect_timeout": DEFAULT_CONNECT_TIMEOUT,
+        "read_timeout": DEFAULT_READ_TIMEOUT,
+        "charset": DEFAULT_CHARSET,
+        "local_infile": 0,
+        **arguments,
+    }
+    given.setdefault("write_timeout", given["read_timeout"])
+    given["connect_timeout"] = given["connect_timeout"] or math.inf  # 0 means as long as the pool waits
+    if not given.get("user"):
+        raise ConfigError("mysqlclient: no user; give user=NAME")
+    socket = given.get("unix_socket")
+    url = DatabaseURL(
+        "mysql+mysqlclient",
+        user=given["user"],
+        host=None if socket else given.get("host", "localhost"),
+        port=None if socket else given.get("port", DEFAULT_PORT),
+        database=given["database"],
+        options={"unix_socket": socket} if socket else {},
+    )
+    return MySQLClientDriver(str(url), given, requires_tls=given.get("ssl_mode") in ("REQUIRED", *_VERIFIED)), url
 
 
 def arguments(options: MySQLOptions, where: str) -> dict[str, Any]:
-    """Return MySQLdb's arguments. Raises ConfigError for what its client library cannot do; `where` begins it."""
-    given: dict[str, Any] = {
-        "host": _host(options.host),
-        "port": options.port,
-        "unix_socket": options.unix_socket,
-        "user": options.user,
-        "password": options.password or "",
-        "database": options.database or None,
-        "charset": options.charset,
-        "collation": options.collation,
-        "connect_timeout": options.connect_timeout,
-        "read_timeout": options.read_timeout,
-        "write_timeout": options.write_timeout,
-        "autocommit": options.autocommit,
-        "init_command": options.init_command,
-        "sql_mode": options.sql_mode,
-        "local_infile": 0,
-        **_tls(options.tls, where),
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    """Return MySQLdb's arguments. Raise ConfigError, beginning with `where`, if its library cannot follow them."""
+    given = options.arguments() | {"password": options.password or "", "local_infile": 0} | _tls(options.tls, where)
+    return given if options.host is None else given | {"host": _host(options.host)}
 
 
-def _host(name: str | None) -> str | None:
-    if name is None:
-        return None
-    # Its library takes 'localhost', in small letters alone, for a socket that the URL does not name.
+def _host(name: str) -> str:
+    # The library takes 'localhost', in lower case only, for a socket that the URL does not name.
     return "LOCALHOST" if name.lower() == "localhost" else name.encode("idna").decode()
 
 
 def _tls(tls: TLS, where: str) -> dict[str, Any]:
-    """Return MySQLdb's arguments for TLS: MySQL's library does what the modes say, MariaDB's something else."""
+    """Return MySQLdb's arguments for TLS. Refuse a mode that MariaDB's library takes for another."""
     mode = tls.mode
-    if mode is Mode.VERIFY_CA and IS_MARIADBS:
+    if mode is Mode.VERIFY_CA and IS_MARIADB_LIBRARY:
         raise ConfigError(
             f"{where}: ssl_mode=VERIFY_CA: MariaDB's client library, which mysqlclient uses here, verifies the name of "
             "the server in any case; write ssl_mode=VERIFY_IDENTITY, or use mysql://"
@@ -120,11 +157,14 @@ def _tls(tls: TLS, where: str) -> dict[str, Any]:
     return {"ssl_mode": mode.value, **({"ssl": named} if named else {})}
 
 
-class MySQLClientDriver(PlainDriver[PooledConnection]):
-    """Connects with mysqlclient; see `wsgipool.drivers.Driver`."""
+class MySQLClientDriver(HolderDriver[PooledConnection]):
+    """The driver for mysqlclient; see `wsgipool.drivers.Driver`."""
 
-    def __init__(self, url: DatabaseURL, options: Mapping[str, Any], requires_tls: bool = False) -> None:
-        self.address = str(url)
+    errors = ERRORS
+
+    def __init__(self, address: str, options: Mapping[str, Any], requires_tls: bool = False) -> None:
+        """Take MySQLdb's arguments; with `requires_tls` refuse a server that has no TLS."""
+        self.address = address
         self._options = dict(options)
         self._requires_tls = requires_tls
 
@@ -133,7 +173,8 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
         arguments["connect_timeout"] = max(1, int(min(timeout, arguments["connect_timeout"])))
         for name in ("read_timeout", "write_timeout"):
             arguments[name] = math.ceil(arguments[name])
-        if IS_MARIADBS and "unix_socket" not in arguments and arguments["ssl_mode"] not in _VERIFIED:
+        is_private = "unix_socket" in arguments or arguments.get("ssl_mode") in _VERIFIED
+        if IS_MARIADB_LIBRARY and not is_private and "read_default_file" not in arguments:
             group = "wsgipool-tls-required" if self._requires_tls else "wsgipool"
             arguments.update(read_default_file=str(_RESTRICTED), read_default_group=group)
         try:
@@ -142,42 +183,44 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
             if error.args[0] == _PLUGIN_NOT_ALLOWED:
                 raise MySQLdb.OperationalError(CR.AUTH_PLUGIN_CANNOT_LOAD, _REFUSAL) from None
             raise
-        # MariaDB's library takes REQUIRED for "if the server has it".
+        # MariaDB's library takes REQUIRED for "if the server has TLS".
         if self._requires_tls and not connection.server_capabilities & CLIENT.SSL:
             self.close(connection)
             raise MySQLdb.OperationalError(CR.SSL_CONNECTION_ERROR, "TLS is required, and the server has none")
         if arguments.get("sql_mode") == "":
-            connection.set_sql_mode("")  # MySQLdb takes it for none given
+            connection.set_sql_mode("")  # MySQLdb ignores an empty argument
         connection.remember()
         return connection
 
-    def remember(self, connection: PooledConnection) -> None:
-        connection.remember()
-
-    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:  # noqa: ARG002
-        """Return whether the socket is open and quiet: the server speaks only when asked, or to say that it ends."""
+    def check_out(self, connection: PooledConnection, thread_id: int, timeout: float) -> bool:
+        """Return whether the socket is open and has no input, which would be the end of the session."""
+        connection.holder.thread_id = thread_id
         if connection.answer_is_due:
-            patience = connection.sent_at + CLEANING_TIMEOUT - monotonic()
-            connection.read_answer(max(min(patience, timeout), LEAST_PATIENCE))
+            remaining = connection.sent_at + CLEANING_TIMEOUT - monotonic()
+            connection.read_answer(max(min(remaining, timeout), MIN_ANSWER_TIMEOUT))
         return not connection.has_ended()
 
     def check_in(self, connection: PooledConnection, how: Reset | None, pipeline: bool = True) -> None:
+        self._clean(connection, how, pipeline)
+        connection.holder.thread_id = IN_THE_POOL
+
+    def _clean(self, connection: PooledConnection, how: Reset | None, pipeline: bool) -> None:
         connection.refuse_unfinished()
         if how == "session":
-            with ended_after(min(SESSION_RESET_TIMEOUT, self._options["connect_timeout"]), connection.descriptor):
-                self._renew_session(connection)
+            with shut_down_after(min(SESSION_RESET_TIMEOUT, self._options["connect_timeout"]), connection.descriptor):
+                self._reset_session(connection)
                 connection.restore_session()
             connection.restore()
             return
         if not connection.is_session_restored():
-            with ended_after(CLEANING_TIMEOUT, connection.descriptor):
+            with shut_down_after(CLEANING_TIMEOUT, connection.descriptor):
                 if how is not None:
-                    connection.rollback()
+                    connection.query(ROLLBACK)
                 connection.restore_session()
             how = None
         connection.restore()
         if how is not None:
-            connection.send(b"ROLLBACK")
+            connection.send(ROLLBACK)
             if not pipeline:
                 connection.read_answer(CLEANING_TIMEOUT)
 
@@ -187,8 +230,8 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
 
     def set_read_timeout(self, connection: PooledConnection, seconds: float) -> None:  # noqa: ARG002
         raise ConfigError(
-            f"read_timeout: mysqlclient knows it only when it connects, to {self.address}; for statements that take "
-            "long use a database of its own in the settings, its url with ?read_timeout=600"
+            f"read_timeout: mysqlclient takes it only at the connect, to {self.address}; for long statements add "
+            "another database to the settings, whose url has ?read_timeout=600"
         )
 
     def ping(self, connection: PooledConnection, timeout: float) -> None:
@@ -196,43 +239,45 @@ class MySQLClientDriver(PlainDriver[PooledConnection]):
         connection.send(b"DO 0")
         connection.read_answer(timeout)
 
-    def close(self, connection: PooledConnection) -> Farewell:
-        # A socket closed with an unread answer in it resets the connection, which may overtake our goodbye.
+    def close(self, connection: PooledConnection) -> SessionEnd:
+        # Closing a socket with an unread answer sends a TCP reset, which may overtake COM_QUIT.
         with contextlib.suppress(Exception):
             if connection.answer_is_due:
                 connection.read_answer(0)
-        farewell = Farewell(connection.descriptor.number())
+        session_end = SessionEnd(connection.descriptor.number())
         connection.closed_by = CLOSED_BY_POOL
-        close_quietly(connection)
-        farewell.hang_up()
-        return farewell
+        super().close(connection)
+        session_end.shut_down_writing()
+        return session_end
 
-    def abandon(self, connection: PooledConnection) -> None:
-        connection.abandon()
+    def after_fork(self, connection: PooledConnection) -> None:
+        connection.after_fork()
 
-    def _renew_session(self, connection: PooledConnection) -> None:
+    def _reset_session(self, connection: PooledConnection) -> None:
         options = self._options
-        connection.renew(options["user"], options["password"], options.get("database", ""))
-        # What the connection's constructor does, in its order. COM_CHANGE_USER puts back the server's defaults.
-        if "init_command" in self._options:
-            connection.query(self._options["init_command"])
+        connection.reset_session(options["user"], options["password"], options.get("database", ""))
+        # COM_CHANGE_USER restores the server's defaults. Repeat what the connection's constructor does, in its order.
+        if "init_command" in options:
+            connection.query(options["init_command"])
             connection.discard_result()
             while connection.next_result() == 0:
                 connection.discard_result()
-        connection.set_character_set(self._options["charset"], self._options.get("collation"))
-        if "sql_mode" in self._options:
-            connection.set_sql_mode(self._options["sql_mode"])
-        connection.autocommit(self._options.get("autocommit", False))
+        connection.set_character_set(options["charset"], options.get("collation"))
+        if "sql_mode" in options:
+            connection.set_sql_mode(options["sql_mode"])
+        connection.autocommit(options.get("autocommit", False))
 
 
 _RESTRICTED = Path(__file__).with_name("mysqlclient.cnf")
-"""An option file for MariaDB's library, the only way to tell it that a server may not ask for the password itself.
-MySQL's library does not send it unless it is told to."""
+"""An option file for MariaDB's library, which makes it refuse a server that asks for the password itself.
+
+MySQL's library does so by default.
+"""
 _VERIFIED = ("VERIFY_CA", "VERIFY_IDENTITY")
 _PLUGIN_NOT_ALLOWED = 5010
-"""MariaDB's CR_PLUGIN_NOT_ALLOWED. Its text is not to be looked at: it may not be there at all."""
+"""MariaDB's CR_PLUGIN_NOT_ALLOWED. Its text may be missing."""
 _REFUSAL = (
-    "the server asks for the password in clear text (by mysql_clear_password, dialog or the like; where TLS is "
-    "required, also by caching_sha2_password, since MariaDB's client library does not see that TLS is missing), which "
-    "is sent over verified TLS or a Unix socket only: give ssl_ca, use mysql://, or let the account use another plugin"
+    "the server asks for the password in clear text, by mysql_clear_password, dialog or, if TLS is required, "
+    "caching_sha2_password: MariaDB's client library does not notice missing TLS. Such a password is sent only over "
+    "verified TLS or a Unix socket: give ssl_ca, use mysql://, or give the account another plugin"
 )

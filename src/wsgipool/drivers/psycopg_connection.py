@@ -1,6 +1,6 @@
-"""psycopg's connection, as a pool needs it: with answers that are read later, and nothing left for the next holder.
+"""psycopg's connection with what a pool needs: answers that are read later, and restored state.
 
-It knows what its holders can change and what makes it unusable, and no pool and no settings.
+It knows what its holders can change and what makes it unusable. It knows no pool and no settings.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from psycopg import pq
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import AdaptersMap
 
-from wsgipool.drivers import CLOSED_BY_HOLDER, DEFAULT_READ_TIMEOUT, LEAST_PATIENCE, delete_attributes
-from wsgipool.drivers.sockets import is_readable
+from wsgipool.drivers import CLOSED_BY_HOLDER, DEFAULT_READ_TIMEOUT, MIN_ANSWER_TIMEOUT, Holder, delete_attributes
+from wsgipool.drivers.polling import is_readable
 
 if TYPE_CHECKING:
-    from psycopg.abc import PQGen
+    from psycopg.abc import AdaptContext, PQGen
     from psycopg.pq.abc import PGconn
 
 _Value = TypeVar("_Value")
 
 _INTERVAL = 0.1
-"""Seconds between two looks of a wait at whether it takes too long, or Ctrl-C was pressed; psycopg's own default."""
+"""Seconds after which a wait checks for its timeout and for Ctrl-C; psycopg's default."""
 
 
 class PooledConnection(psycopg.Connection[Any]):
-    """psycopg's connection, with an answer that may be read later, a limit to its waits, and an ear for the end."""
+    """A psycopg connection that reads answers later, limits its waits and notices the session's end."""
 
     is_out_of_service: Callable[[BaseException], bool]
-    """Whether an error says that the server can do no work; from the driver."""
+    """The driver's check whether an error shows that the server can do no work."""
 
     def __init__(self, pgconn: PGconn, *arguments: Any, **options: Any) -> None:
+        """Take a connected `PGconn`."""
         super().__init__(pgconn, *arguments, **options)
+        self.holder = Holder()
         self.answer_is_due = False
         self.sent_at = 0.0
         self.read_timeout = DEFAULT_READ_TIMEOUT
@@ -44,24 +46,28 @@ class PooledConnection(psycopg.Connection[Any]):
         self._failure = ""
         self._is_out_of_step = False
         self._out_of_service: psycopg.Error | None = None
-        self._last_words = _LastWords()
-        self.add_notice_handler(self._last_words)
+        self._end_notices = _EndNotices()
+        self.add_notice_handler(self._end_notices)
         self._has_input = is_readable(pgconn.socket)
         self._names: frozenset[str] = frozenset()
 
-    # --- what its holders may change ---------------------------------------------------------------------------------
+    # --- state that holders can change -------------------------------------------------------------------------------
 
     @property
     def adapters(self) -> AdaptersMap:
-        """This holder's: what was registered before `remember`, and by the holder."""
+        """The adapters registered before `remember`, and those of the holder."""
         if self._own_adapters is None:
             self._own_adapters = AdaptersMap(self._remembered_adapters)
         return self._own_adapters
 
     _remembered_adapters: AdaptersMap = psycopg.adapters
 
+    def use_adapters(self, context: AdaptContext) -> None:
+        """Adapt values as another context does, for instance a connection."""
+        self._own_adapters = AdaptersMap(context.adapters)
+
     def remember(self) -> None:
-        """Note what `restore` restores."""
+        """Note the state for `restore`."""
         self._remembered_adapters, self._own_adapters = self.adapters, None
         self._remembered = {name: getattr(self, name) for name in _SETTINGS}
         every: tuple[list[Any], ...] = (self._notice_handlers, self._notify_handlers)
@@ -71,14 +77,14 @@ class PooledConnection(psycopg.Connection[Any]):
         self._names = frozenset(vars(self)) | {"_names"}
 
     def commands_to_restore(self) -> list[bytes]:
-        """Return the SQL that restores what the server does for this object."""
+        """Return the SQL that restores the session's part of this object's state."""
         encoding = self._remembered_encoding
         if encoding is None or self.pgconn.parameter_status(b"client_encoding") == encoding:
             return []
         return [b"SET client_encoding TO '" + encoding + b"'"]
 
     def restore(self) -> None:
-        """Restore what a holder can change on this object. In a transaction psycopg refuses some of it."""
+        """Restore the state that a holder can change. In a transaction psycopg refuses some of it."""
         if self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
             self.refuse_open_blocks()
         delete_attributes(self, but=self._names)
@@ -99,22 +105,22 @@ class PooledConnection(psycopg.Connection[Any]):
 
     def send(self, statement: bytes) -> None:
         """Send statements that have no rows, and leave their answer to `read_answer`."""
-        # As psycopg's own rollback() does: what it has prepared may refer to a table that is gone or has changed.
+        # psycopg's rollback() does the same: a prepared statement may refer to a changed or dropped table.
         self._prepared.clear()
-        self.answer_is_due = True  # first: an exception may strike when it is sent
+        self.answer_is_due = True  # before sending, which an asynchronous exception may interrupt
         self.sent_at = monotonic()
         self.pgconn.send_query(statement)
         if self.pgconn.flush():
             raise psycopg.OperationalError("the server takes no more commands")
 
     def read_answer(self, timeout: float) -> None:
-        """Read the answer that is due. Raises where it is an error, or does not come in time."""
+        """Read the due answer. Raise if it is an error or does not arrive in time."""
         deadline = monotonic() + timeout
         while True:
             while self.pgconn.is_busy():
-                left = deadline - monotonic()
-                # A server that goes on with an endless answer is always ready.
-                if left <= -LEAST_PATIENCE or not ready(self.pgconn.socket, select.POLLIN, left):
+                remaining = deadline - monotonic()
+                # The socket of a server that sends an endless answer is always ready.
+                if remaining <= -MIN_ANSWER_TIMEOUT or not ready(self.pgconn.socket, select.POLLIN, remaining):
                     raise psycopg.OperationalError(f"the server did not answer within {timeout:g} s")
                 self.pgconn.consume_input()
             result = self.pgconn.get_result()
@@ -124,10 +130,10 @@ class PooledConnection(psycopg.Connection[Any]):
                 raise psycopg.OperationalError(pq.error_message(result))
         self.answer_is_due = False
 
-    # --- what makes it unusable --------------------------------------------------------------------------------------
+    # --- states in which it cannot be used ---------------------------------------------------------------------------
 
     def refuse_unfinished(self) -> None:
-        """Raise where the connection came back in the middle of something, or its server can do no work."""
+        """Raise if an answer is not read to its end, or the server can do no work."""
         self._refuse_failed()
         if self._out_of_service is not None:
             raise self._out_of_service
@@ -135,56 +141,65 @@ class PooledConnection(psycopg.Connection[Any]):
         if self.lock.locked():
             raise psycopg.OperationalError("a stream() or notifies() was not read to its end")
         if self.answer_is_due or self._is_busy() or self.pgconn.pipeline_status != pq.PipelineStatus.OFF:
-            raise psycopg.OperationalError("a command was not read to its end, or a pipeline left open")
+            raise psycopg.OperationalError("an answer was not read to its end, or a pipeline was left open")
         self._refuse_ended()
 
     def refuse_open_blocks(self) -> None:
-        """Raise where the connection came back from within a `transaction()` or a two-phase commit.
+        """Raise if a `transaction()` block or a two-phase commit is open.
 
-        To be called outside a transaction, where it costs no round trip.
+        Call it outside a transaction: then it costs no round trip.
         """
         self.rollback()
 
     def fail(self, why: str) -> None:
-        """Note why the connection cannot be used any more: whoever uses it is told."""
+        """Make the next use of the connection raise this message."""
         self._failure = self._failure or why
 
+    @property
+    def broken(self) -> bool:
+        """Whether it cannot be used any more, though nobody has closed it: SQLAlchemy asks after an error."""
+        return bool(self._failure) or super().broken
+
     def has_ended(self) -> bool:
-        """Take in what the server has said unasked, and return whether it ends the session, or was an answer."""
+        """Process unexpected input, and return whether it ends the session or is an answer."""
         try:
             if self.pgconn.status != pq.ConnStatus.OK:
                 return True
             if self._has_input():
                 self.pgconn.consume_input()  # raises at the end of file
-            # As psycopg does after each answer; it would not look for what libpq has taken in already. Asking for
-            # notifications hands on the notices, too.
+            # psycopg does this after each answer, but not for input that libpq has read already. PQnotifies also calls
+            # the handler of notices.
             while notification := self.pgconn.notifies():
                 if self.pgconn.notify_handler:
                     self.pgconn.notify_handler(notification)
         except psycopg.Error:
             return True
-        # The end of file comes a moment after the reason.
-        return self._last_words.heard
+        # The reason arrives before the end of file.
+        return self._end_notices.has_ended
 
     def close(self) -> None:
+        self.holder.close(self.end)
+
+    def end(self) -> None:
+        """End the session without calling the hook."""
         self.fail(CLOSED_BY_HOLDER)
         super().close()
 
-    # --- psycopg's own ways to the server ----------------------------------------------------------------------------
+    # --- psycopg's methods -------------------------------------------------------------------------------------------
 
     def wait(self, gen: Any, interval: float = _INTERVAL, timeout: float | None = None) -> Any:
-        """As psycopg's, which all of its commands pass, but it ends where the server says nothing for too long."""
+        """As psycopg's, through which all commands pass, with a limit to the server's silence."""
         self._refuse_failed()
-        # A pipeline's answers are told apart by their order alone. In step is what has ended well, or by an answer.
+        # Only their order relates a pipeline's answers to its commands. The order is safe after success or an answer.
         self._is_out_of_step = self._pipeline is not None
         try:
             value = super().wait(self._limited(gen), interval, timeout)
         except BaseException as error:
             if isinstance(error, psycopg.Error) and self.is_out_of_service(error):
                 self._out_of_service = error
-            if self._is_busy() and gen.gi_frame is not None:  # it is in the middle of its work, so this is not its own
+            if self._is_busy() and gen.gi_frame is not None:  # an asynchronous exception: the generator is not finished
                 self.fail("a statement was interrupted before its answer was read to its end")
-            if _leaves_in_step(error):
+            if _keeps_pipeline_in_step(error):
                 self._is_out_of_step = False
             raise
         self._is_out_of_step = False
@@ -200,17 +215,17 @@ class PooledConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(self._failure)
 
     def _limited(self, work: PQGen[_Value]) -> PQGen[_Value]:
-        """Do the work of one of psycopg's generators while the server says something within `read_timeout`."""
+        """Run one of psycopg's generators; fail if the server is silent for `read_timeout`."""
         try:
             wanted = next(work)
             heard_at = monotonic()
             while True:
-                ready = yield wanted  # nothing is ready now and then, while the server is silent
+                ready = yield wanted  # 0 after each interval in which the server is silent
                 if ready:
                     heard_at = monotonic()
                 elif monotonic() - heard_at >= self.read_timeout and self._is_busy():
                     self.fail(
-                        f"the server has said nothing for {self.read_timeout:g} s; a statement that takes longer needs "
+                        f"the server was silent for {self.read_timeout:g} s; a statement that takes longer needs "
                         "a longer read_timeout"
                     )
                     raise psycopg.OperationalError(self._failure)
@@ -220,14 +235,14 @@ class PooledConnection(psycopg.Connection[Any]):
             return value
 
     def _is_busy(self) -> bool:
-        """Return whether a statement is under way: notifications are waited for without one, as long as it takes."""
+        """Return whether a statement is running; a wait for notifications has none, and no read timeout."""
         return self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
 
     def _check_connection_ok(self) -> None:
-        self._refuse_failure()  # within a wait, too, whose end says whether it is in step
+        self._refuse_failure()  # also within a wait, so without the check of the pipeline's order
         super()._check_connection_ok()
 
-    # Before each command. An answer that nobody has asked for would be taken for that to the command.
+    # Before each command, refuse unexpected input: it would be taken for the answer to the command.
 
     def _start_query(self) -> PQGen[None]:
         self._refuse_ended()
@@ -239,7 +254,7 @@ class PooledConnection(psycopg.Connection[Any]):
 
     def _refuse_ended(self) -> None:
         if self._pipeline is None and not self._is_busy() and self.has_ended():
-            self.fail("the server has ended the session, or has sent what nobody had asked for")
+            self.fail("the server has ended the session, or has sent unexpected input")
             self._refuse_failed()
 
 
@@ -249,11 +264,11 @@ _SETTINGS = (
 )
 
 
-def _leaves_in_step(error: BaseException) -> bool:
-    """Return whether a pipeline has as many commands as answers to come after an exception.
+def _keeps_pipeline_in_step(error: BaseException) -> bool:
+    """Return whether each command of a pipeline still has its own answer after an exception.
 
-    So it is after an answer that is an error, and before a command, while its parameters were converted. A signal's
-    handler may raise anywhere, a program's row factory after an answer was read and before that was noted.
+    That is so after an answer that is an error, and during the conversion of parameters, before a command. A signal
+    handler may raise anywhere. A row factory may raise after an answer was read and before psycopg counts it.
     """
     if isinstance(error, psycopg.errors.PipelineAborted) or getattr(error, "pgresult", None) is not None:
         return True
@@ -263,20 +278,21 @@ def _leaves_in_step(error: BaseException) -> bool:
 _CONVERTING = (psycopg.Cursor._convert_query.__code__, PostgresQuery.dump.__code__)
 
 
-class _LastWords:
-    """A handler of notices: the reason why a session ends comes as one where no answer is waited for.
+class _EndNotices:
+    """A notice handler that detects the end of the session, which arrives as a notice between commands.
 
-    So does an answer that nobody has asked for. libpq makes the notice itself then; the server's have a code.
+    For an unexpected answer libpq itself makes a notice, which has no SQLSTATE.
     """
 
-    heard = False
+    has_ended = False
 
     def __call__(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized in ("FATAL", "PANIC") or notice.sqlstate is None:
-            self.heard = True
+            self.has_ended = True
 
 
 def ready(descriptor: int, event: int, timeout: float) -> bool:
+    """Return whether a descriptor becomes ready for an event within `timeout` seconds."""
     poll = select.poll()
     poll.register(descriptor, event)
     return bool(poll.poll(max(0.0, timeout) * 1000))

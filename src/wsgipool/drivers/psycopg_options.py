@@ -1,8 +1,8 @@
-"""What a PostgreSQL URL means: libpq's connection parameters, checked when the settings are read.
+"""The meaning of a PostgreSQL URL: libpq's connection parameters, checked when the settings are read.
 
-libpq ignores a password file that it may not use, verifies nothing where `sslrootcert` stands without an `sslmode`, and
-takes much from the environment. Here a certificate authority means that the server is verified, its name too, unless
-the URL says no, and a file that cannot serve is refused. What libpq makes of the whole, it is asked itself.
+libpq ignores a password file with the wrong permissions, verifies nothing if `sslrootcert` has no `sslmode`, and reads
+the environment. Here a certificate authority means that the server and its name are verified, unless the URL says
+otherwise. A file that cannot be used is refused. libpq itself resolves services and the environment.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Place, files, hints, tls
+from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Endpoint, tls, url_files, url_hints
 from wsgipool.drivers.mysql_options import check_host
-from wsgipool.drivers.options import BOOLEAN, SECONDS, TEXT, Option, convert
+from wsgipool.drivers.url_options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
 from wsgipool.showing import shown
 
 DEFAULT_PORT = 5432
 
 _MAX_NAME = 63
-"""Bytes of an application_name that the server keeps."""
+"""Maximum bytes of an application_name; the server would cut the rest."""
 
 
 def _threshold(text: str) -> int | None:
@@ -111,29 +111,29 @@ _KINDS: Mapping[str, Option] = MappingProxyType({
 })  # fmt: skip
 
 
-_OURS = ("connect_timeout", "read_timeout", "autocommit", "prepare_threshold")
-"""Options that are not handed to libpq."""
+_NOT_FOR_LIBPQ = ("connect_timeout", "read_timeout", "autocommit", "prepare_threshold")
+"""Options of wsgipool and psycopg, which libpq does not know."""
 
-_NOT_HERE = ("user", "password", "port", "dbname", "replication", "requiressl", "authtype", "tty")
-"""Parameters of libpq's that stand before the '?', are for a protocol without SQL, or have no effect any more."""
+_EXCLUDED = ("user", "password", "port", "dbname", "replication", "requiressl", "authtype", "tty")
+"""libpq's parameters that stand before the '?' in a URL, are for a protocol without SQL, or are obsolete."""
 
-# What the libpq that is here knows.
-_PARAMETERS = tuple(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+PARAMETERS = tuple(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+"""The parameters of the installed libpq."""
 
 _OPTIONS: Mapping[str, Option] = MappingProxyType({
     name: _KINDS.get(name, (_text, "a text of printable characters"))
-    for name in (*_PARAMETERS, *_OURS)
-    if name not in _NOT_HERE
+    for name in (*PARAMETERS, *_NOT_FOR_LIBPQ)
+    if name not in _EXCLUDED
 })  # fmt: skip
 
 
 def read(settings: DatabaseSettings) -> dict[str, Any]:
-    """Return libpq's parameters for a database, and those of `_OURS` that are given. Raises ConfigError."""
+    """Return the parameters for libpq, and the options for wsgipool and psycopg. Raise ConfigError."""
     url, where = settings.url, f"{settings.origin}.url"
     options = _options(url, where)
     options.setdefault("read_timeout", DEFAULT_READ_TIMEOUT)
     resolved = _resolved(options, where)
-    # Shown by pg_stat_activity.
+    # pg_stat_activity shows it.
     name = f"wsgipool:{settings.name}".encode()[:_MAX_NAME].decode(errors="ignore")
     options.setdefault("application_name", resolved.get("application_name", name))
     _check_tls(options, resolved, where)
@@ -141,19 +141,19 @@ def read(settings: DatabaseSettings) -> dict[str, Any]:
     return options
 
 
-def place_of(url: DatabaseURL, where: str) -> Place:
-    """Return where a URL leads. Raises ConfigError."""
+def endpoint_of(url: DatabaseURL, where: str) -> Endpoint:
+    """Return the place to which a URL leads. Raise ConfigError."""
     options = _options(url, where)
     if "service" in options:
         options = {**options, **_resolved(options, where)}
     host = options.get("hostaddr") or options.get("host") or ""
     port = options.get("port") or str(DEFAULT_PORT)
     number = int(port) if str(port).isdecimal() else None
-    return Place(None, number, host) if host.startswith("/") else Place(host, number, None)
+    return Endpoint(None, number, host) if host.startswith("/") else Endpoint(host, number, None)
 
 
 def _options(url: DatabaseURL, where: str) -> dict[str, Any]:
-    options = convert(hints.known_options(url, _OPTIONS, {}, hints.POSTGRESQL, where), _OPTIONS, where)
+    options = convert(url_hints.known_options(url, _OPTIONS, {}, url_hints.POSTGRESQL, where), _OPTIONS, where)
     if url.host and "host" in options:
         raise ConfigError(f"{where}: the host stands before the '?' and after it; keep one")
     if url.port == 0:
@@ -164,10 +164,10 @@ def _options(url: DatabaseURL, where: str) -> dict[str, Any]:
         if value:
             options[name] = value
     for name, value in options.items():
-        if isinstance(value, str) and "\0" in value:  # it would end all that libpq is told
+        if isinstance(value, str) and "\0" in value:  # libpq would ignore everything after it
             raise ConfigError(f"{where}: the {name} has a NUL character (%00); leave it out")
     if not options.keys() & {"host", "hostaddr", "service"}:
-        # libpq would take a socket in a folder that differs between Debian's and that of psycopg[binary].
+        # libpq's default is a socket, in one folder for Debian's libpq and in another for psycopg[binary]'s.
         raise ConfigError(
             f"{where}: no host; write {url.scheme}://user@host/database, or for a local server "
             f"{url.scheme}://user@/database?host=/run/postgresql"
@@ -176,7 +176,7 @@ def _options(url: DatabaseURL, where: str) -> dict[str, Any]:
         if not host.startswith(("/", "@")):
             check_host(host, where)
     if "service" not in options:
-        # Where the URL says nothing libpq would ask the environment.
+        # For missing parameters libpq would read the environment.
         options.setdefault("port", DEFAULT_PORT)
         options.setdefault("hostaddr", "")
     if "sslrootcert" in options and "service" not in options:
@@ -185,26 +185,27 @@ def _options(url: DatabaseURL, where: str) -> dict[str, Any]:
 
 
 def _resolved(options: Mapping[str, Any], where: str) -> dict[str, str]:
-    """Return what libpq makes of the options, of a service and of the environment. Raises ConfigError.
+    """Return libpq's parameters, resolved from the options, a service and the environment. Raise ConfigError.
 
-    It is told to connect, with a parameter that it looks at last of all and refuses: nothing is connected.
+    libpq begins to connect with an invalid value of the parameter that it checks last. So it resolves all parameters
+    and connects to nothing.
     """
-    given = {name: value for name, value in options.items() if name not in _OURS}
-    given["password"] = "none"  # noqa: S105 - or libpq would read the file of passwords, and wait for a FIFO
-    pgconn = pq.PGconn.connect_start(make_conninfo(**{**given, _LAST: "wsgipool"}).encode())
+    given = {name: value for name, value in options.items() if name not in _NOT_FOR_LIBPQ}
+    given["password"] = "none"  # noqa: S105 - without one libpq would read the password file, and wait for a FIFO
+    pgconn = pq.PGconn.connect_start(make_conninfo(**{**given, _LAST_CHECKED: "wsgipool"}).encode())
     try:
         message = pgconn.error_message.decode(errors="replace").strip()
-        if _LAST not in message:
+        if _LAST_CHECKED not in message:
             raise ConfigError(
                 f"{where}: {message[:300]}; see https://www.postgresql.org/docs/current/libpq-connect.html"
             )
         found = {each.keyword.decode(): each.val for each in pgconn.info}
     finally:
         pgconn.finish()
-    return {name: value.decode(errors="replace") for name, value in found.items() if value and name != _LAST}
+    return {name: value.decode(errors="replace") for name, value in found.items() if value and name != _LAST_CHECKED}
 
 
-_LAST = "load_balance_hosts" if "load_balance_hosts" in _PARAMETERS else "target_session_attrs"
+_LAST_CHECKED = "load_balance_hosts" if "load_balance_hosts" in PARAMETERS else "target_session_attrs"
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
@@ -221,9 +222,7 @@ def _check_tls(options: dict[str, Any], resolved: Mapping[str, str], where: str)
         )
     if authority == "system":
         if pq.version() < 160_000:
-            raise ConfigError(
-                f"{where}: sslrootcert=system: the libpq that is here is too old for it (16); name a file"
-            )
+            raise ConfigError(f"{where}: sslrootcert=system needs libpq 16 or newer; name a file")
     elif authority:
         tls.check_authorities(authority, f"{where}: sslrootcert")
     elif mode in ("verify-ca", "verify-full") and not Path("~/.postgresql/root.crt").expanduser().exists():
@@ -232,19 +231,19 @@ def _check_tls(options: dict[str, Any], resolved: Mapping[str, str], where: str)
             "sslrootcert=/path/ca.pem, or the system's: sslrootcert=system"
         )
     hosts = (resolved.get("host") or "").split(",")
-    insists = mode in ("require", "verify-ca", "verify-full")
-    if insists and not resolved.get("hostaddr") and all(host.startswith(("/", "@")) for host in hosts):
+    requires_tls = mode in ("require", "verify-ca", "verify-full")
+    if requires_tls and not resolved.get("hostaddr") and all(host.startswith(("/", "@")) for host in hosts):
         raise ConfigError(
             f"{where}: sslmode={mode}, and {shown(hosts[0])} is a Unix socket, where PostgreSQL has no TLS; leave "
             f"{'sslrootcert' if 'sslrootcert' in options else 'sslmode'} out"
         )
     _check_client_certificate(options, resolved, mode, where)
     if crl := resolved.get("sslcrl"):
-        content = files.read(crl, f"{where}: sslcrl")
+        content = url_files.read(crl, f"{where}: sslcrl")
         if b"-----BEGIN X509 CRL-----" not in content:
             raise ConfigError(f"{where}: sslcrl: {shown(crl)} has no list of revoked certificates in PEM (X509 CRL)")
     if folder := resolved.get("sslcrldir"):
-        files.names_in(folder, f"{where}: sslcrldir")
+        url_files.names_in(folder, f"{where}: sslcrldir")
 
 
 def _check_client_certificate(
@@ -261,10 +260,10 @@ def _check_client_certificate(
     if mode == "disable":
         raise ConfigError(f"{where}: sslmode=disable and sslcert contradict each other; leave one out")
     if ":" in key and not key.startswith("/"):
-        return  # a key in a device, which OpenSSL's engine knows
+        return  # a key in a device, for an engine of OpenSSL
     tls.check_certificate(cert, key, resolved.get("sslpassword"), where, ("sslcert", "sslkey", "sslpassword"))
-    _, status = files.read_with_status(key, f"{where}: sslkey")
-    # As libpq: its owner's alone, or root's and readable for a group.
+    _, status = url_files.read_with_status(key, f"{where}: sslkey")
+    # libpq's rule: for its owner only, or owned by root and readable for a group.
     allowed = stat.S_IRUSR | stat.S_IWUSR | (stat.S_IRGRP if status.st_uid == 0 else 0)
     if stat.S_IMODE(status.st_mode) & ~allowed & 0o177:
         raise ConfigError(f"{where}: sslkey: {shown(key)} may be read by others, and libpq refuses it; chmod 600")
@@ -274,6 +273,6 @@ def _check_password_file(resolved: Mapping[str, str], where: str) -> None:
     if "passfile" not in resolved:
         return
     path = resolved["passfile"]
-    _, status = files.read_with_status(path, f"{where}: passfile")
+    _, status = url_files.read_with_status(path, f"{where}: passfile")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(f"{where}: passfile: {shown(path)} may be read by others, and libpq ignores it; chmod 600")

@@ -1,8 +1,8 @@
-"""How a connection is encrypted, and who may answer: one meaning of the options for every driver of MySQL and MariaDB.
+"""The TLS options of MySQL and MariaDB, with one meaning for every driver.
 
 The modes are those of the mysql program. A certificate authority in the URL means that its signature and the server's
-name are verified, unless the URL says no. Options that contradict one another are refused, and so are files that cannot
-be used: when the settings are read, not when a visitor waits.
+name are verified, unless the URL says otherwise. Contradictory options and unusable files are refused when the settings
+are read, and not at a visitor's request.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from wsgipool.drivers import files
+from wsgipool.drivers import url_files
 from wsgipool.errors import ConfigError
 from wsgipool.showing import shown
 
 
 class Mode(Enum):
-    """What of TLS a connection insists on."""
+    """The TLS that a connection requires."""
 
     DISABLED = "DISABLED"
     """No TLS."""
     PREFERRED = "PREFERRED"
-    """TLS where the server offers it; anybody may answer. The default."""
+    """TLS if the server offers it, with any certificate. The default."""
     REQUIRED = "REQUIRED"
-    """TLS or no connection; anybody may answer."""
+    """TLS, with any certificate."""
     VERIFY_CA = "VERIFY_CA"
-    """The certificate is signed by the authority."""
+    """TLS, with a certificate signed by the authority."""
     VERIFY_IDENTITY = "VERIFY_IDENTITY"
-    """The certificate is signed by the authority, for the host that the URL names."""
+    """TLS, with a certificate signed by the authority for the host in the URL."""
 
 
 _VERIFYING = (Mode.VERIFY_CA, Mode.VERIFY_IDENTITY)
@@ -40,12 +40,12 @@ OPTIONS = (
     "ssl_mode", "ssl_disabled", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_key_password", "ssl_verify_cert",
     "ssl_verify_identity",
 )  # fmt: skip
-"""What `read` looks at."""
+"""The options that `read` takes."""
 
 
 @dataclass(frozen=True)
 class TLS:
-    """The mode, and the files for it, each looked at already."""
+    """A mode and its files, which have been checked."""
 
     mode: Mode = Mode.PREFERRED
     ca: str | None = None
@@ -57,14 +57,15 @@ class TLS:
 
     @property
     def is_required(self) -> bool:
+        """Whether a connection without TLS is refused."""
         return self.mode not in (Mode.DISABLED, Mode.PREFERRED)
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for a mode other than DISABLED and PREFERRED."""
+        """Return the context for a mode that requires TLS."""
         if self.mode in _VERIFYING:
-            # Without an authority of one's own, the system's.
+            # Without an authority this uses the system's.
             context = ssl.create_default_context(cafile=self.ca, capath=self.capath)
-            # Python 3.13 is strict about certificates; those that MySQL makes for itself are not.
+            # Python 3.13 checks certificates strictly; those that MySQL makes for itself do not pass.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             context.check_hostname = self.mode is Mode.VERIFY_IDENTITY
         else:
@@ -77,9 +78,14 @@ class TLS:
 
 
 def read(options: Mapping[str, Any], wheres: Mapping[str, str]) -> TLS:
-    """Return what the options mean, those of `OPTIONS` that are given. Raises ConfigError.
+    """Return the meaning of the given options.
 
-    `wheres` names the place of each option, which begins a message.
+    Args:
+        options: Those of `OPTIONS` that are given.
+        wheres: The place of each option, with which an error message begins.
+
+    Raises:
+        ConfigError: Options contradict each other, or a file cannot be used.
     """
     mode = _mode(options, wheres)
     _check_client_certificate(options, wheres)
@@ -116,14 +122,14 @@ def _mode(options: Mapping[str, Any], wheres: Mapping[str, str]) -> Mode:
     if verify_cert is False and (authority or verify_identity):
         raise _contradiction(
             wheres, "ssl_verify_cert", f"ssl_verify_cert=false and {verifies}",
-            "leave ssl_verify_cert out, or trust anybody with ssl_mode=REQUIRED alone",
+            "leave ssl_verify_cert out, or accept any certificate with ssl_mode=REQUIRED alone",
         )  # fmt: skip
     if asked in (Mode.DISABLED, Mode.PREFERRED, Mode.REQUIRED):
         what = "ssl_disabled=true" if disabled else f"ssl_mode={asked.value}"
         if verifies:
             raise _contradiction(
                 wheres, "ssl_disabled" if disabled else "ssl_mode", f"{what} and {verifies}",
-                "keep the one that is meant: ssl_mode=VERIFY_IDENTITY has the server verified",
+                "keep one of them: ssl_mode=VERIFY_IDENTITY has the server verified",
             )  # fmt: skip
         certificate = next((name for name in ("ssl_cert", "ssl_key", "ssl_key_password") if name in options), None)
         if certificate and asked is not Mode.REQUIRED:
@@ -157,8 +163,8 @@ def _contradiction(wheres: Mapping[str, str], name: str, what: str, remedy: str)
 
 
 def check_authorities(path: str, where: str) -> None:
-    """Raise ConfigError unless a file has certificates of authorities; `where` begins it and names the option."""
-    _check_pem(files.read(path, where), path, where, "CERTIFICATE", "certificate")
+    """Raise ConfigError, beginning with `where`, unless a file has certificates of authorities."""
+    _check_pem(url_files.read(path, where), path, where, "CERTIFICATE", "certificate")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(path)
@@ -169,15 +175,15 @@ def check_authorities(path: str, where: str) -> None:
 
 
 def check_certificate(cert: str, key: str, password: str | None, where: str, names: tuple[str, str, str]) -> None:
-    """Raise ConfigError unless the client's certificate and key can be used, without a question on a terminal.
+    """Raise ConfigError unless the client's certificate and key can be used without a question on a terminal.
 
-    `names` are those of the options for the certificate, the key and the key's password.
+    `names` are the options for the certificate, the key and the key's password.
     """
     cert_name, key_name, password_name = names
-    content = files.read(cert, f"{where}: {cert_name}")
+    content = url_files.read(cert, f"{where}: {cert_name}")
     _check_pem(content, cert, f"{where}: {cert_name}", "CERTIFICATE", "certificate")
     if key != cert:
-        content = files.read(key, f"{where}: {key_name}")
+        content = url_files.read(key, f"{where}: {key_name}")
     elif not re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", content):
         raise ConfigError(
             f"{where}: {cert_name} without {key_name}, and {shown(cert)} has no private key of its own; "
@@ -194,18 +200,18 @@ def check_certificate(cert: str, key: str, password: str | None, where: str, nam
     except ValueError:
         raise ConfigError(f"{where}: {password_name} is too long: at most 1024 bytes") from None
     except OSError as error:  # ssl.SSLError among them
-        raise ConfigError(_why_not(error, cert, key, password, where, names)) from None
+        raise ConfigError(_explain(error, cert, key, password, where, names)) from None
 
 
 class _Encrypted(Exception):
-    """A key has a password that was not given."""
+    """A key is encrypted, and its password was not given."""
 
 
 def _refuse_to_ask() -> str:
     raise _Encrypted
 
 
-def _why_not(error: OSError, cert: str, key: str, password: str | None, where: str, names: tuple[str, str, str]) -> str:
+def _explain(error: OSError, cert: str, key: str, password: str | None, where: str, names: tuple[str, str, str]) -> str:
     cert_name, key_name, password_name = names
     reason = getattr(error, "reason", None) or ""
     if "MISMATCH" in reason:
@@ -235,7 +241,7 @@ def _check_pem(content: bytes, path: str, where: str, label: str, what: str) -> 
 
 
 def _check_folder(path: str, where: str) -> None:
-    if not any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in files.names_in(path, where)):
+    if not any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in url_files.names_in(path, where)):
         raise ConfigError(
-            f"{where}: {shown(path)} has no certificate under the name of its hash; run `openssl rehash` on it"
+            f"{where}: {shown(path)} has no certificate named by its hash; run `openssl rehash` on the folder"
         )

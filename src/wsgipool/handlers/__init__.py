@@ -1,1 +1,1 @@
-"""Scripts that mod_wsgi loads by their file; the Apache files in `wsgipool/apache` name them."""
+"""Scripts that mod_wsgi loads by their file name; the files in `wsgipool/apache` name them."""

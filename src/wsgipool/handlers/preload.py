@@ -1,7 +1,7 @@
-"""Loaded by WSGIImportScript when a process starts: reads the settings, makes the pools, says so in the error log.
+"""Read the settings and create the pools when a process starts; WSGIImportScript loads this script.
 
-So a wrong setting shows when the server starts and not at a visitor's request, and no request pays for importing the
-driver. No connection is opened: a process that gets no request needs none.
+So a wrong setting shows in the error log when the server starts, and no request waits for the import of the driver.
+Connections are opened later, as requests need them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 import wsgipool
-from wsgipool import process
+from wsgipool import pools
 from wsgipool.httpd import errorlog
 
 logger = logging.getLogger("wsgipool")
@@ -17,7 +17,7 @@ logger = logging.getLogger("wsgipool")
 
 def _preload() -> None:
     try:
-        process.preload()
+        pools.preload()
     except wsgipool.ConfigError as error:
         logger.error("%s", error)
 

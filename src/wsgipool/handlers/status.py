@@ -1,11 +1,11 @@
-"""A page for the administrator: the locks of all processes of the host, and the pools of the one that answers.
+"""The status page: the locks of all processes of the host, and the pools of the process that answers.
 
-HTML for people; JSON where the request accepts that rather, or asks for it by `?format=json`. It shows names and
-numbers only. Who may see it is said in apache/status.conf.
+The page is HTML, or JSON if the request prefers it or has `?format=json`. It shows names and numbers only.
+apache/status.conf restricts access to it.
 
-A web page of somebody else can have its own name resolve to this server's address (DNS rebinding); the browser then
-lets that page read what we answer. The Host header still says the other name. So we answer to an IP address, to
-localhost and to the ServerName, which apache/status.conf puts into SERVER_NAME, and to no other name.
+By DNS rebinding, a foreign web page can make its own name resolve to this server's address, and the browser then lets
+it read the answer. The Host header still carries the foreign name. So the page answers only to IP addresses, to
+localhost and to the ServerName, which apache/status.conf puts into SERVER_NAME.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import wsgipool
-from wsgipool import process
-from wsgipool.locks.book import report_of_host
-from wsgipool.locks.statistics import COLUMNS, LockReport, as_cells
+from wsgipool import pools
+from wsgipool.locks.publisher import report_of_host
+from wsgipool.locks.statistics import COLUMNS, LockRow, as_cells
 from wsgipool.wording import counted, rounded
 
 _METHODS = ("GET", "HEAD")
 _POOL_COLUMNS = (
-    "name", "max_size", "size", "idle", "in_use", "waiting", "loans", "waits", "wait_seconds", "timeouts", "refused",
-    "opened", "connect_failures",
+    "name", "max_size", "size", "idle", "in_use", "waiting", "checkouts", "waits", "wait_seconds", "timeouts",
+    "refused", "opened", "connect_failures",
 )  # fmt: skip
 
 _STYLE = (
@@ -45,12 +45,12 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     if not _is_known_host(environ):
         status, content_type = "421 Misdirected Request", "text/plain; charset=utf-8"
         text = (
-            f"This page does not answer to the name {environ['HTTP_HOST'][:255]!r}. Ask for it by localhost, by an IP "
-            "address, or by the server's ServerName.\n"
+            f"This page does not answer to the name {environ['HTTP_HOST'][:255]!r}. Use localhost, an IP address, or "
+            "the server's ServerName.\n"
         )
     elif method not in _METHODS:
         status, content_type = "405 Method Not Allowed", "text/plain; charset=utf-8"
-        text = f"This page has the methods {' and '.join(_METHODS)}.\n"
+        text = f"This page supports only {' and '.join(_METHODS)}.\n"
         headers.append(("Allow", ", ".join(_METHODS)))
     else:
         status, content_type, text = _answer(environ)
@@ -71,7 +71,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 def _is_known_host(environ: dict[str, Any]) -> bool:
     if "HTTP_HOST" not in environ:
-        return True  # no browser
+        return True  # not a browser
     host = _name_in(environ["HTTP_HOST"])
     if host and host in ("localhost", _name_in(str(environ.get("SERVER_NAME", "")))):
         return True
@@ -83,13 +83,13 @@ def _is_known_host(environ: dict[str, Any]) -> bool:
 
 
 def _name_in(host: str) -> str:
-    """Return the name or the address of a Host header without its port; "" where it has neither."""
+    """Return the name or address in a Host header, without its port; "" if there is none."""
     parts = re.fullmatch(r"\[([0-9a-f:.]+)\](?::\d*)?|([^:]*)(?::\d*)?", host.strip().lower())
     return (parts[1] or parts[2]).removesuffix(".") if parts else ""
 
 
 def _answer(environ: dict[str, Any]) -> tuple[str, str, str]:
-    """Return the status, the type and the text."""
+    """Return the status, the content type and the text of the page."""
     try:
         status, document = "200 OK", _document()
     except wsgipool.ConfigError as error:
@@ -100,12 +100,12 @@ def _answer(environ: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _document() -> dict[str, Any]:
-    report, processes = report_of_host(process.runtime_dir())
+    report, processes = report_of_host(pools.runtime_dir())
     return {
         "pid": os.getpid(),
         "processes": processes,
         "locks": [{**asdict(lock), "share_contended": lock.share_contended} for lock in report.locks],
-        "pools": [{**asdict(stats), "closed": dict(stats.closed)} for stats in process.stats()],
+        "pools": [{**asdict(stats), "closed": dict(stats.closed)} for stats in pools.stats()],
     }
 
 
@@ -122,7 +122,7 @@ def _page(document: dict[str, Any]) -> str:
         body = f"<p>{escape(document['error'])}</p>"
     else:
         locks = [
-            LockReport(**{key: value for key, value in lock.items() if key != "share_contended"})
+            LockRow(**{key: value for key, value in lock.items() if key != "share_contended"})
             for lock in document["locks"]
         ]
         body = (
@@ -130,7 +130,7 @@ def _page(document: dict[str, Any]) -> str:
             f"{_table('locks', COLUMNS, [as_cells(lock) for lock in locks])}"
             f"<h2>Pools of process {document['pid']}</h2>"
             f"{_table('pools', _POOL_COLUMNS, [_pool_cells(pool) for pool in document['pools']])}"
-            "<p>Times of locks are right to a factor of two. The numbers of other processes are up to about a second "
+            "<p>Times of locks are exact to a factor of two. The numbers of other processes are up to about a second "
             "old.</p>"
         )
     return (

@@ -1,1 +1,1 @@
-"""What Apache httpd says and does: this process's place in it (`process`), and starting one (`express`)."""
+"""Apache httpd: seen from inside a process (`process`), from outside (`configuration`), and started (`express`)."""

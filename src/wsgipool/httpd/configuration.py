@@ -1,6 +1,6 @@
-"""What httpd's configuration says of the processes that will run Python: how many, with how many threads and pools.
+"""httpd seen from outside: the processes that its configuration gives to Python, with their threads and interpreters.
 
-This is the view from outside, before anything is started; `process` is the one from inside.
+The configuration is enough, no server needs to run. `process` has the view from inside.
 """
 
 from __future__ import annotations
@@ -12,93 +12,94 @@ from pathlib import Path
 
 from wsgipool.httpd import dump, live, users
 from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIMIT, THREAD_LIMIT, THREADS_PER_CHILD
-from wsgipool.httpd.dump import ConfigurationError, Directive, Dump, Section
+from wsgipool.httpd.dump import Directive, Dump, HttpdConfigError, Section
 from wsgipool.httpd.live import LiveServer
-from wsgipool.sizing import GRACEFUL_RESTARTS, ProcessGroup, processes_alive
+from wsgipool.plan.sizing import GRACEFUL_RESTARTS, ProcessGroup, processes_alive
 
 EMBEDDED = ""
-"""The process group of Apache's own children, as mod_wsgi names it inside; %{GLOBAL} in the configuration."""
+"""Process group of Apache's own children, as mod_wsgi names it; %{GLOBAL} in the configuration."""
 
 PRELOAD = "handlers/preload.py"
-"""The drop-in's import script, by which its place is recognised."""
+"""The path by which the drop-in's import script is recognised."""
 
 
 @dataclass(frozen=True)
 class Mpm:
-    """The MPM's sizes as httpd will use them, after its own corrections."""
+    """The MPM's sizes, after httpd's own corrections."""
 
     name: str
     processes: int
-    """At work at once."""
+    """Processes that accept requests at once."""
     server_limit: int
     threads: int
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the requests of a script run."""
+class Interpreter:
+    """An interpreter that runs requests: an application group in a process group."""
 
     group: str
-    interpreter: str
-    """The application group as it is configured, and what tells two of that name apart."""
+    """The process group; EMBEDDED for Apache's own children."""
+    application_group: str
+    """Its configured name, followed by the virtual host and path where one name means several interpreters."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Where Python runs."""
+    """The part of httpd's configuration that concerns Python."""
 
     program: str
     live: LiveServer | None
-    """The httpd that runs with it."""
+    """The running httpd of this configuration."""
     mpm: Mpm
     groups: Sequence[ProcessGroup]
-    """The groups that scripts are sent to; those that no script names need no connection."""
-    places: Sequence[Place]
+    """The process groups that run scripts; other groups need no connection."""
+    interpreters: Sequence[Interpreter]
     origins: dict[str, str]
-    """Where the WSGIDaemonProcess of a group stands."""
+    """File and line of the WSGIDaemonProcess of each group."""
     defines: dict[str, str]
-    """The Defines of the drop-in, WSGIPOOL_*."""
+    """The Defines named WSGIPOOL_*."""
     drop_in: Path | None
-    """The wsgipool.conf that is part of it."""
+    """The included wsgipool.conf."""
     scripts: Sequence[Path]
     notes: Sequence[str]
-    """What an administrator should know of it."""
+    """Remarks for the administrator."""
     readers: Mapping[Path, frozenset[str]] = field(default_factory=dict)
-    """By the folders of scripts: the users whose processes run those, where that can be known."""
+    """The users whose processes run the scripts in each folder, as far as known."""
     unix_groups: Mapping[str, str] = field(default_factory=dict)
-    """By users: the group that httpd gives their processes, where that is not the user's own."""
+    """The Unix group that httpd gives to the processes of each user, if it is not the user's own."""
 
 
 def read(
     program: str | None = None, options: Sequence[str] = (), graceful_restarts: int = GRACEFUL_RESTARTS
 ) -> Configuration:
-    """Return what the configuration of an httpd says; see `dump.read` for the arguments. Raises ConfigurationError."""
+    """Read and interpret httpd's configuration; see `dump.read` for the arguments. Raises HttpdConfigError."""
     return interpret(dump.read(program, options), graceful_restarts)
 
 
 def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -> Configuration:
-    """Return what a dump says of Python's processes. Raises ConfigurationError where it runs no Python."""
+    """Interpret a configuration. Raises HttpdConfigError if it runs no Python."""
     if "wsgi" not in configuration.modules:
-        raise ConfigurationError(
+        raise HttpdConfigError(
             f"the configuration of {configuration.program} does not load mod_wsgi, so nothing in it needs a pool "
             "(Debian: a2enmod wsgi)"
         )
     mpm = _mpm(configuration)
     daemons = {directive.arguments[0]: directive for directive in configuration.named("WSGIDaemonProcess")}
     notes: list[str] = []
-    places = _places(configuration, daemons, notes)
+    interpreters = _interpreters(configuration, daemons, notes)
     running = live.find(configuration)
     groups = []
-    for name in sorted({place.group for place in places}):
-        interpreters = len({place.interpreter for place in places if place.group == name})
+    for name in sorted({interpreter.group for interpreter in interpreters}):
+        count = len({interpreter.application_group for interpreter in interpreters if interpreter.group == name})
         user = _user(configuration, daemons.get(name), running)
-        groups.append(_group(name, mpm, daemons, interpreters, user, graceful_restarts))
+        groups.append(_group(name, mpm, daemons, count, user, graceful_restarts))
     return Configuration(
         program=configuration.program,
         live=running,
         mpm=mpm,
         groups=groups,
-        places=sorted(places, key=lambda place: (place.group, place.interpreter)),
+        interpreters=sorted(interpreters, key=lambda interpreter: (interpreter.group, interpreter.application_group)),
         origins={name: directive.origin for name, directive in daemons.items()},
         defines={name: value for name, value in configuration.defines.items() if name.startswith("WSGIPOOL_")},
         drop_in=_drop_in(configuration),
@@ -112,11 +113,11 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
 def _mpm(configuration: Dump) -> Mpm:
     names = [name for name in SERVER_LIMIT if f"mpm_{name}" in configuration.modules]
     if not names:
-        raise ConfigurationError(f"{configuration.program} runs none of the MPMs {', '.join(SERVER_LIMIT)}")
+        raise HttpdConfigError(f"{configuration.program} runs none of the MPMs {', '.join(SERVER_LIMIT)}")
     (name,) = names
 
     def number(default: int, *directives: str) -> int:
-        # The last of repeated ones wins. MaxClients is MaxRequestWorkers' name of before 2.3.13.
+        # The last directive wins. MaxClients is the name of MaxRequestWorkers before httpd 2.3.13.
         found = configuration.named(*directives)
         return int(found[-1].arguments[0]) if found else default
 
@@ -126,7 +127,7 @@ def _mpm(configuration: Dump) -> Mpm:
         return Mpm(name, min(max(1, workers), server_limit), server_limit, 1)
     threads = min(number(THREADS_PER_CHILD, "ThreadsPerChild"), number(THREAD_LIMIT, "ThreadLimit"))
     workers = number(SERVER_LIMIT[name] * THREADS_PER_CHILD, "MaxRequestWorkers", "MaxClients")
-    # httpd rounds down to whole processes (AH00513, AH00317) and up to one.
+    # httpd rounds down to whole processes (AH00513, AH00317), but to at least one.
     return Mpm(name, min(max(1, workers // threads), server_limit), server_limit, threads)
 
 
@@ -145,7 +146,7 @@ def _group(
 
 
 def _user(configuration: Dump, daemon: Directive | None, running: LiveServer | None) -> str:
-    # Only root's httpd can let its processes be others.
+    # Only root's httpd can run processes as other users.
     if running is not None and running.user != "#0":
         return users.name(running.user)
     given = dump.options(daemon.text) if daemon else {}
@@ -157,7 +158,7 @@ def _readers(
 ) -> dict[Path, frozenset[str]]:
     readers: dict[Path, frozenset[str]] = {}
     for alias in configuration.named("WSGIScriptAlias"):
-        groups = {place.group for place in _places_of(alias, configuration)}
+        groups = {interpreter.group for interpreter in _interpreters_of(alias, configuration)}
         names = [*daemons, EMBEDDED] if any(group.startswith("%{") for group in groups) else groups
         users_here = {_user(configuration, daemons.get(name), running) for name in names}
         folder = Path(alias.arguments[1]).parent
@@ -177,73 +178,73 @@ def _unix_groups(configuration: Dump, daemons: dict[str, Directive], running: Li
     return found
 
 
-def _places(configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Place]:
-    places: set[Place] = set()
+def _interpreters(configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Interpreter]:
+    interpreters: set[Interpreter] = set()
     for alias in configuration.named("WSGIScriptAlias", "WSGIScriptAliasMatch"):
-        places |= _places_of(alias, configuration)
+        interpreters |= _interpreters_of(alias, configuration)
     for handler in configuration.named("AddHandler", "SetHandler"):
         if "wsgi-script" in handler.arguments[:1]:
-            places |= _places_of(handler, configuration)
+            interpreters |= _interpreters_of(handler, configuration)
     for script in configuration.named("WSGIHandlerScript", "WSGIImportScript"):
         if not script.arguments[1 if script.name == "WSGIHandlerScript" else 0].endswith(PRELOAD):
-            places |= _places_of(script, configuration)
+            interpreters |= _interpreters_of(script, configuration)
     if configuration.named("WSGIAuthUserScript", "WSGIAuthGroupScript", "WSGIAccessScript"):
-        # mod_wsgi runs these in Apache's children, whatever the process group.
-        places.add(Place(EMBEDDED, "%{GLOBAL}"))
+        # mod_wsgi runs these in Apache's children, regardless of the process group.
+        interpreters.add(Interpreter(EMBEDDED, "%{GLOBAL}"))
         notes.append("scripts for authentication and access always run in Apache's own children")
-    if not places:
-        notes.append("no WSGIScriptAlias yet: counted is where the drop-in makes its pools")
+    if not interpreters:
+        notes.append("there is no WSGIScriptAlias yet, so the processes in which the drop-in makes pools are counted")
         for script in configuration.named("WSGIImportScript"):
-            places |= _places_of(script, configuration)
-    if not places:
-        raise ConfigurationError(
+            interpreters |= _interpreters_of(script, configuration)
+    if not interpreters:
+        raise HttpdConfigError(
             f"the configuration of {configuration.program} has no WSGIScriptAlias and no wsgipool.conf, so nothing in "
-            "it needs a pool; `wsgipool apache install` adds the one"
+            "it needs a pool; `wsgipool apache install` adds wsgipool.conf"
         )
-    return _known(places, configuration, daemons, notes)
+    return _known(interpreters, configuration, daemons, notes)
 
 
-def _known(places: set[Place], configuration: Dump, daemons: dict[str, Directive], notes: list[str]) -> set[Place]:
-    """Return the places with groups that exist, and say what cannot be known."""
-    known: set[Place] = set()
-    for place in sorted(places, key=lambda place: (place.group, place.interpreter)):
-        if place.group.startswith("%{"):
-            notes.append(f"WSGIProcessGroup {place.group} is decided at each request: every group is counted")
-            known |= {Place(name, place.interpreter) for name in [EMBEDDED, *daemons]}
-        elif place.group != EMBEDDED and place.group not in daemons:
-            notes.append(f"no WSGIDaemonProcess {place.group}: requests to it fail")
+def _known(
+    interpreters: set[Interpreter], configuration: Dump, daemons: dict[str, Directive], notes: list[str]
+) -> set[Interpreter]:
+    """Return the interpreters whose groups exist, and add notes about what cannot be known."""
+    known: set[Interpreter] = set()
+    for interpreter in sorted(interpreters, key=lambda interpreter: (interpreter.group, interpreter.application_group)):
+        if interpreter.group.startswith("%{"):
+            notes.append(f"WSGIProcessGroup {interpreter.group} is decided at each request, so every group is counted")
+            known |= {Interpreter(name, interpreter.application_group) for name in [EMBEDDED, *daemons]}
+        elif interpreter.group != EMBEDDED and interpreter.group not in daemons:
+            notes.append(f"no WSGIDaemonProcess {interpreter.group}: requests to it fail")
         else:
-            known.add(place)
-        if place.interpreter.startswith(("%{RESOURCE}", "%{SERVER}", "%{HOST}", "%{ENV:")):
+            known.add(interpreter)
+        if interpreter.application_group.startswith(("%{RESOURCE}", "%{SERVER}", "%{HOST}", "%{ENV:")):
             notes.append(
-                f"WSGIApplicationGroup {place.interpreter.split(' ')[0]}: the visitor's Host header can make more "
-                "interpreters, with more pools, than are counted; `WSGIApplicationGroup %{GLOBAL}` makes it one"
+                f"WSGIApplicationGroup {interpreter.application_group.split(' ')[0]}: the visitor's Host header can "
+                "make more interpreters, with more pools, than are counted; `WSGIApplicationGroup %{GLOBAL}` makes one"
             )
     restricted = configuration.named("WSGIRestrictEmbedded")
     if restricted and restricted[-1].arguments[0].lower() == "on":
-        known = {place for place in known if place.group != EMBEDDED}
+        known = {interpreter for interpreter in known if interpreter.group != EMBEDDED}
     notes[:] = list(dict.fromkeys(notes))
     if not known:
-        raise ConfigurationError(
-            "no process may run the configured scripts: " + "; ".join(notes or ["embedded is off"])
-        )
+        raise HttpdConfigError("no process may run the configured scripts: " + "; ".join(notes or ["embedded is off"]))
     return known
 
 
-def _places_of(script: Directive, configuration: Dump) -> set[Place]:
-    """Return where a script runs: as its own options say, or as the directives around and below it do."""
+def _interpreters_of(script: Directive, configuration: Dump) -> set[Interpreter]:
+    """Return the interpreters that run a script, by its own options or by the directives that apply to it."""
     given = dump.options(script.text)
     groups = _values(given.get("process-group"), "WSGIProcessGroup", script, configuration, "%{GLOBAL}")
-    interpreters = _values(given.get("application-group"), "WSGIApplicationGroup", script, configuration, "%{RESOURCE}")
+    names = _values(given.get("application-group"), "WSGIApplicationGroup", script, configuration, "%{RESOURCE}")
     return {
-        Place(EMBEDDED if group == "%{GLOBAL}" else group, _interpreter(interpreter, script))
+        Interpreter(EMBEDDED if group == "%{GLOBAL}" else group, _application_group(name, script))
         for group in groups
-        for interpreter in interpreters
+        for name in names
     }
 
 
-def _interpreter(value: str, script: Directive) -> str:
-    # The default is one for each server and mount point; %{SERVER} is one for each server.
+def _application_group(value: str, script: Directive) -> str:
+    # %{RESOURCE}, the default, is an interpreter for each server and mount point; %{SERVER} is one for each server.
     host = next((str(section.number) for section in script.sections if section.name == "VirtualHost"), "main")
     if value == "%{RESOURCE}":
         return f"{value} {host} {script.arguments[0]}"
@@ -270,8 +271,8 @@ def _values(given: str | None, name: str, script: Directive, configuration: Dump
 
 
 def _rank(around: Sequence[Section], inner: Sequence[Section]) -> tuple[int, int]:
-    # https://httpd.apache.org/docs/2.4/sections.html#merging: <Directory>, the shortest first, <Files>, <Location>,
-    # <If>; what a virtual host says comes after what the main server says.
+    # The order of https://httpd.apache.org/docs/2.4/sections.html#merging: <Directory>, the shortest first, <Files>,
+    # <Location>, <If>; virtual hosts after the main server.
     order = ["directory", "directorymatch", "files", "filesmatch", "location", "locationmatch", "if"]
     if not inner:
         return (0, len(around))
@@ -281,7 +282,7 @@ def _rank(around: Sequence[Section], inner: Sequence[Section]) -> tuple[int, int
 
 
 def _match(inner: Sequence[Section], script: Directive) -> str:
-    """Tell whether sections apply to all requests of a script ("around"), to some ("below") or to none ("")."""
+    """Return "around" if sections apply to all requests of a script, "below" for some of them, "" for none."""
     if not inner:
         return "around"
     kind, arguments = inner[0].name.lower(), inner[0].arguments
@@ -300,7 +301,7 @@ def _match(inner: Sequence[Section], script: Directive) -> str:
         if _is_below(mount, pattern):
             return "around"
         return "below" if _is_below(pattern, mount) else ""
-    # Regular expressions over addresses, <If> and the like: some requests may match.
+    # Regular expressions over URLs, <If> and the like may match some requests.
     return "below"
 
 

@@ -1,19 +1,20 @@
-"""What httpd and mod_wsgi take where the configuration says nothing. Nobody prints these, so they are written here.
+"""Defaults of httpd and mod_wsgi, which neither of them prints.
 
-DEFAULT_SERVER_LIMIT, DEFAULT_THREADS_PER_CHILD and DEFAULT_THREAD_LIMIT of httpd's server/mpm/*/*.c, as described in
-https://httpd.apache.org/docs/2.4/mod/mpm_common.html; for daemon processes
-https://modwsgi.readthedocs.io/en/master/configuration-directives/WSGIDaemonProcess.html.
+They are DEFAULT_SERVER_LIMIT, DEFAULT_THREADS_PER_CHILD and DEFAULT_THREAD_LIMIT in httpd's server/mpm/*/*.c.
+
+https://httpd.apache.org/docs/2.4/mod/mpm_common.html
+https://modwsgi.readthedocs.io/en/master/configuration-directives/WSGIDaemonProcess.html
 """
 
 SERVER_LIMIT = {"prefork": 256, "worker": 16, "event": 16}
-"""By MPM; the names are those of all MPMs that are known here."""
+"""By MPM; the keys are all MPMs that wsgipool knows."""
 
 THREADS_PER_CHILD = 25
-"""Of worker and event. Their default of MaxRequestWorkers is this times SERVER_LIMIT, whatever is configured for them;
-prefork's is its SERVER_LIMIT."""
+"""For worker and event. Their default MaxRequestWorkers is this times SERVER_LIMIT, even if ThreadsPerChild or
+ServerLimit are configured; prefork's is its SERVER_LIMIT."""
 
 THREAD_LIMIT = 64
-"""More ThreadsPerChild than this need a ThreadLimit of their own."""
+"""Maximum of ThreadsPerChild without a ThreadLimit directive."""
 
 DAEMON_PROCESSES = 1
 DAEMON_THREADS = 15

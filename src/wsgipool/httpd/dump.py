@@ -1,7 +1,7 @@
-"""The configuration of an httpd as httpd itself resolves it, as a list of directives; what they mean is not known here.
+"""httpd's configuration as a list of directives, as httpd itself resolves it; `configuration` interprets them.
 
-`-t -D DUMP_CONFIG` is mod_info's: Include, Define, IfModule, IfDefine and Macro are done with, each directive has its
-file and line, and nothing of the server is started. mod_info need not be enabled, it is loaded for this one run.
+`httpd -t -D DUMP_CONFIG` resolves Include, Define, IfModule, IfDefine and Macro. It prints each directive with its file
+and line and starts no server. The option comes from mod_info, which is loaded for this run if it is not enabled.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from wsgipool.errors import Error
 
 _PROGRAMS = ("apache2ctl", "httpd", "apache2", "apachectl")
-"""In this order: Debian's apache2 needs the environment that its apache2ctl reads from /etc/apache2/envvars; elsewhere
-apachectl may pass on no options."""
+"""In order of preference. Debian's apache2 needs the variables that apache2ctl reads from /etc/apache2/envvars;
+elsewhere apachectl may not pass options on."""
 
 _MODULE_FOLDERS = (
     "/usr/lib/apache2/modules",
@@ -33,8 +33,8 @@ _MODULE_FOLDERS = (
 _TIMEOUT = 60.0
 
 
-class ConfigurationError(Error):
-    """httpd's configuration cannot be read."""
+class HttpdConfigError(Error):
+    """httpd's configuration cannot be read, or runs no Python."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +44,48 @@ class Section:
     name: str
     arguments: tuple[str, ...]
     number: int
-    """Its place among all sections: two <VirtualHost *:80> are not the same."""
+    """The position among all sections, which distinguishes two <VirtualHost *:80>."""
 
 
 @dataclass(frozen=True)
 class Directive:
+    """A directive with its place in the configuration."""
+
     name: str
     text: str
-    """What stands behind the name, as it was written."""
+    """The text after the name, as written."""
     sections: tuple[Section, ...]
-    """Around it, the outermost first."""
+    """The sections around the directive, the outermost first."""
     file: str
     line: int
 
     @property
     def arguments(self) -> tuple[str, ...]:
+        """The arguments, without quotes."""
         return tuple(words(self.text))
 
     @property
     def origin(self) -> str:
+        """The file and line of the directive."""
         return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)
 class Dump:
+    """A resolved configuration."""
+
     program: str
     directives: Sequence[Directive]
     modules: Mapping[str, Path | None]
-    """By name, without "_module"; the file of one that was loaded from a file."""
+    """The files of the modules by name, without "_module"; None for a static module."""
     defines: Mapping[str, str]
     user: str
-    """That httpd's children and, unless they name another, daemon processes run as, if root starts it."""
+    """The user of httpd's children and, by default, of daemon processes, if root starts httpd."""
     pid_file: Path | None
     warnings: Sequence[str]
-    """What httpd has to say against a configuration that it accepts."""
+    """httpd's warnings about a configuration that it accepts."""
     group: str | None = None
-    """That they have, if root starts it; None is the user's own."""
+    """The group of these processes, if root starts httpd; None for the user's own group."""
 
     def named(self, *names: str) -> list[Directive]:
         """Return the directives with one of these names, in the order in which httpd reads them."""
@@ -88,13 +94,13 @@ class Dump:
 
 
 def read(program: str | None = None, options: Sequence[str] = ()) -> Dump:
-    """Return the configuration that `program` with these options would run.
+    """Return the configuration that `program` would run with these options.
 
-    `program` is by default Debian's apache2ctl, or httpd; `options` are httpd's, such as -f FILE, -d FOLDER, -D NAME.
-    Raises ConfigurationError with httpd's own words where it does not accept its configuration.
+    The default program is Debian's apache2ctl, or httpd. `options` are httpd's, such as -f FILE, -d FOLDER, -D NAME.
+    Raises HttpdConfigError with httpd's message if httpd does not accept the configuration.
     """
     path = find_program(program)
-    # At this level mod_so tells the file of each module.
+    # At the level debug, mod_so prints the file of each module.
     server = _ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"])
     load_info = []
     if not re.search(r"^ info_module ", server.stdout, re.M):
@@ -104,21 +110,18 @@ def read(program: str | None = None, options: Sequence[str] = ()) -> Dump:
 
 
 def find_program(program: str | None = None) -> str:
-    """Return the path of httpd, or of the script that runs it. Raises ConfigurationError."""
-    # Debian keeps servers in /usr/sbin, which is not on everybody's PATH.
+    """Return the path of httpd, or of the script that runs it. Raises HttpdConfigError."""
+    # Debian installs servers in /usr/sbin, which is not on every user's PATH.
     places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin:/usr/local/apache2/bin"
     for name in [program] if program else _PROGRAMS:
         path = shutil.which(name, path=places)
         if path:
             return path
-    raise ConfigurationError(
-        f"{program or 'no ' + ', '.join(_PROGRAMS[:-1]) + ' or ' + _PROGRAMS[-1]} is "
-        f"{'not ' if program else ''}here; name it by --httpd"
-    )
+    raise HttpdConfigError(f"{program or ' or '.join(_PROGRAMS)} was not found; name httpd's program with --httpd")
 
 
 def parse(configuration: str, server: str, messages: str = "", program: str = "httpd") -> Dump:
-    """Return what httpd printed for DUMP_CONFIG, for DUMP_MODULES with DUMP_RUN_CFG, and of messages meanwhile."""
+    """Parse httpd's output for DUMP_CONFIG, its output for DUMP_MODULES with DUMP_RUN_CFG, and its messages."""
     defines = (found.partition("=") for found in re.findall(r"^Define: (.+)$", server, re.M))
     modules = re.findall(r"^ (\w+)_module \((?:static|shared)\)$", server, re.M)
     files = dict(re.findall(r"AH01575: loaded module (\w+)_module from (.+)$", messages, re.M))
@@ -130,8 +133,8 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
         directives=list(_directives(configuration)),
         modules={name: Path(files[name]) if name in files else None for name in modules},
         defines={name: value for name, _, value in defines},
-        # Who is not root is told as well what is configured. #-1 is nothing: then root could not run it, and another
-        # user's httpd stays who it is.
+        # httpd prints the configured User to any user, but only root's httpd changes to it. #-1 means none is
+        # configured.
         user=user[1] if user and not (user[2] and user[1] == "#-1") else pwd.getpwuid(os.geteuid()).pw_name,
         pid_file=Path(pid_file[1]) if pid_file else None,
         warnings=re.findall(r"^(AH\d+: WARNING: .+)$", messages, re.M),
@@ -140,10 +143,10 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
 
 
 def words(text: str) -> Iterator[str]:
-    """Yield the arguments of a directive as httpd takes them apart.
+    """Yield the arguments of a directive as httpd's ap_getword_conf splits them.
 
-    httpd's ap_getword_conf: words between blanks; in single or double quotes blanks count, and a backslash before the
-    quote or another backslash. Unlike in a shell a quote within a word is nothing special.
+    Blanks separate words. Words in single or double quotes may contain blanks, and a backslash escapes the quote or
+    another backslash. Unlike in a shell, a quote inside a word has no meaning.
     """
     for match in re.finditer(r""""((?:\\.|[^"\\])*)"?|'((?:\\.|[^'\\])*)'?|(\S+)""", text):
         double, single, plain = match.groups()
@@ -156,7 +159,7 @@ def words(text: str) -> Iterator[str]:
 
 
 def options(text: str) -> dict[str, str]:
-    """Return the name=value arguments of a mod_wsgi directive, whose values may be in quotes."""
+    """Return the name=value arguments of a mod_wsgi directive; values may be in quotes."""
     pairs = re.findall(r"""(?:^|\s)([\w-]+)=("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\S*)""", text)
     return {name: next(words(value), "") for name, value in pairs}
 
@@ -188,8 +191,8 @@ def _mod_info(program: str) -> Path:
     for folder in folders:
         if (folder / "mod_info.so").is_file():
             return folder / "mod_info.so"
-    raise ConfigurationError(
-        f"{program} prints its configuration by mod_info, and there is no mod_info.so in "
+    raise HttpdConfigError(
+        f"{program} needs mod_info to print its configuration, but there is no mod_info.so in "
         f"{', '.join(map(str, dict.fromkeys(folders)))}; load it in the configuration (LoadModule info_module ...)"
     )
 
@@ -197,7 +200,7 @@ def _mod_info(program: str) -> Path:
 def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
     outcome = _run(command)
     if outcome.returncode != 0:
-        raise ConfigurationError(f"{command[0]} does not accept its configuration:\n{_complaint(outcome)}")
+        raise HttpdConfigError(f"{command[0]} does not accept its configuration:\n{_complaint(outcome)}")
     return outcome
 
 
@@ -213,11 +216,10 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigurationError(f"{command[0]} could not be run: {error}") from None
+        raise HttpdConfigError(f"{command[0]} could not be run: {error}") from None
 
 
 def _complaint(outcome: subprocess.CompletedProcess[str]) -> str:
-    # AH00558 is about the name of the host, which has nothing to do with it and which everybody sees; we asked for what
-    # mod_so says.
+    # AH00558 is the common warning about the host's name; the debug lines of mod_so were requested by `read`.
     lines = [line for line in outcome.stderr.splitlines() if line.strip() and not re.search("AH00558|:debug]", line)]
     return "\n".join(f"  {line}" for line in lines) or f"  exit status {outcome.returncode}"

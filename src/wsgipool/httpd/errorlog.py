@@ -1,7 +1,7 @@
-"""The package's own lines in httpd's error log, until the application says what becomes of log lines.
+"""The package's lines in httpd's error log, until the application configures logging.
 
-mod_wsgi 6 can log with httpd's own levels, so that LogLevel decides what is shown. What an older one prints has the
-level `error`, whatever it is; there the level is a word of the line.
+mod_wsgi 6 logs with httpd's levels, so that LogLevel decides which lines appear. An older mod_wsgi logs every line with
+the level `error`; there the line itself names its level.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ logger = logging.getLogger("wsgipool")
 
 
 def show_lines() -> None:
-    """Let the package's lines reach the error log, as long as nobody sets up logging."""
+    """Send the package's lines to the error log as long as logging is not configured."""
     if logger.handlers or logging.getLogger().handlers:
         return
     with_levels = getattr(process.mod_wsgi(), "LogHandler", None)

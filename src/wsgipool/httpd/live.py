@@ -1,7 +1,7 @@
-"""The httpd that runs with a configuration, if it does: its process, and the environment that its children have.
+"""The running httpd of a configuration: its parent process and the environment that its children inherit.
 
-A PidFile that another user has written, or a process of another user with httpd's name, is not believed: it could name
-settings of that user's choice.
+A PidFile of another user, or a process of another user with httpd's name, is ignored: that user could choose the
+settings by it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class LiveServer:
 
     pid: int
     user: str
-    """Of the parent, as #NUMBER; unless it is root, its children have it as well, whatever the configuration says."""
+    """The parent's user, as #NUMBER. Unless it is root, its children have the same user, despite the User directive."""
     environment: Mapping[str, str] = field(repr=False)
-    """What it was started with; empty where this user may not read it."""
+    """The environment of the process; empty if this user may not read it."""
 
 
 def find(configuration: Dump) -> LiveServer | None:
-    """Return the server that its PidFile names: root's or this user's; None where that is not running."""
+    """Return the server that the PidFile names, if it runs and is root's or this user's; else None."""
     if configuration.pid_file is None:
         return None
     try:
@@ -41,8 +41,8 @@ def find(configuration: Dump) -> LiveServer | None:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):
         return None
-    # A file that a killed server left behind may name whoever has its number now. A program with the set-user-ID bit
-    # has root's effective number and another user's environment.
+    # The PidFile of a killed server may name an unrelated process. A set-user-ID program has root's effective user but
+    # another user's environment.
     real, effective = map(int, re.findall(r"^Uid:\s+(\d+)\s+(\d+)", status, re.M)[0])
     if name not in _NAMES or real != effective or not _is_trusted(effective):
         return None
@@ -52,7 +52,7 @@ def find(configuration: Dump) -> LiveServer | None:
 
 
 def _number_in(pid_file: Path) -> int:
-    # A FIFO would keep us waiting.
+    # O_NONBLOCK: opening a FIFO would wait for its other end.
     file = os.open(pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(file)
@@ -68,11 +68,11 @@ def _is_trusted(user_id: int) -> bool:
 
 
 def _runs(pid: int, program: str) -> bool:
-    """Return whether a process runs the program, as far as can be known: a script such as apachectl runs another."""
+    """Return whether a process runs the program, as far as that can be known: `program` may be a script."""
     try:
         running = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
     except OSError:
-        # Only root may see that of root's processes.
+        # Only root may read this link of root's processes.
         return True
     with suppress(OSError), Path(program).open("rb") as file:
         if file.read(len(_ELF)) == _ELF:

@@ -1,7 +1,7 @@
-"""What httpd and mod_wsgi tell the process that runs in them: the MPM, its threads, the Defines, the scripts.
+"""httpd seen from inside a process: the MPM, its threads, the Defines and the scripts.
 
-Works embedded and in daemon mode, on mod_wsgi 4.9 and newer. Outside httpd every question has the answer "nothing".
-Where mod_wsgi does not say, httpd is asked; where httpd does not answer either, it is what both do without being told.
+This works embedded and in daemon mode, with mod_wsgi 4.9 and newer. Outside httpd all functions return None or nothing.
+Values that mod_wsgi does not know come from httpd's own functions, and otherwise from the defaults of both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AP_MPMQ_MAX_DAEMONS = 12
 _AP_MPMQ_MPM_STATE = 13
 _AP_MPMQ_STOPPING = 2
 
-# ctypes: not in every sub-interpreter with a GIL of its own; httpd's functions: only in httpd.
+# Some sub-interpreters with their own GIL lack ctypes. httpd's functions exist in httpd only.
 _NO_HTTPD = (ImportError, OSError, AttributeError)
 
 
@@ -30,7 +30,7 @@ class HttpdProcess:
     """A process of httpd that runs Python."""
 
     mpm: str
-    """"prefork", "worker" or "event"; "unknown" where nobody says."""
+    """"prefork", "worker" or "event"; "unknown" if httpd does not say."""
     process_group: str
     """The daemon process group, or "" when embedded in an Apache child."""
     application_group: str
@@ -38,17 +38,18 @@ class HttpdProcess:
     threads: int
     """Requests that this process can serve at once."""
     max_processes: int
-    """Processes of this kind that httpd may run at once, graceful restarts aside."""
+    """Processes of this kind that httpd may run at once, not counting graceful restarts."""
 
     @property
     def embedded(self) -> bool:
+        """Whether Python runs in an Apache child, not in a daemon process."""
         return not self.process_group
 
     @property
     def lingers(self) -> bool:
-        """Whether mod_wsgi tells of the process's end only after its last request, and others have long ended by then.
+        """Whether the shutdown callback comes only after the process's last request, while others ended long before.
 
-        `is_stopping()` knows earlier.
+        `is_stopping()` returns True earlier.
         """
         return self.embedded and self.mpm in ("worker", "event")
 
@@ -60,17 +61,16 @@ class HttpdProcess:
 
 
 def mod_wsgi() -> ModuleType | None:
-    """Return the module that mod_wsgi gives to its interpreters from their start, or None outside httpd.
+    """Return mod_wsgi's own module, which is in its interpreters from their start; None outside httpd.
 
-    The PyPI package of the same name, which starts servers, may have been imported too; only the real thing has a
-    process group.
+    The PyPI package that starts servers has the same name, but no process group.
     """
     module = sys.modules.get("mod_wsgi")
     return module if hasattr(module, "process_group") else None
 
 
 def this_process() -> HttpdProcess | None:
-    """Return what is known of this process, or None outside httpd."""
+    """Return the description of this process; None outside httpd."""
     server = mod_wsgi()
     if server is None:
         return None
@@ -80,10 +80,12 @@ def this_process() -> HttpdProcess | None:
         threads = _attribute(server, "threads_per_process") or DAEMON_THREADS
         max_processes = _attribute(server, "maximum_processes") or DAEMON_PROCESSES
     else:
-        # Under worker and event mod_wsgi counts only the children alive when this one was forked, so httpd comes first.
-        # Of prefork httpd says 0 threads: it is one.
-        asked, told = _ask_mpm(_AP_MPMQ_MAX_THREADS), _attribute(server, "threads_per_process")
-        threads = max(1, asked if asked is not None else told or (1 if mpm == "prefork" else THREADS_PER_CHILD))
+        # httpd comes first: under worker and event, mod_wsgi counts only the children that were alive at the fork.
+        # Under prefork httpd answers 0 threads, which means one.
+        from_httpd, from_mod_wsgi = _ask_mpm(_AP_MPMQ_MAX_THREADS), _attribute(server, "threads_per_process")
+        threads = max(
+            1, from_httpd if from_httpd is not None else from_mod_wsgi or (1 if mpm == "prefork" else THREADS_PER_CHILD)
+        )
         max_processes = (
             _ask_mpm(_AP_MPMQ_MAX_DAEMONS) or _attribute(server, "maximum_processes") or SERVER_LIMIT.get(mpm, 1)
         )
@@ -91,21 +93,21 @@ def this_process() -> HttpdProcess | None:
 
 
 def at_shutdown(callback: Callable[..., None]) -> None:
-    """Have mod_wsgi call `callback` when the process ends, if it is there and does that."""
+    """Register a callback for the end of the process, if mod_wsgi supports that."""
     subscribe = getattr(mod_wsgi(), "subscribe_shutdown", None)
     if subscribe is not None:
         subscribe(callback)
 
 
 def is_stopping() -> bool:
-    """Tell whether httpd lets this child of its own end when its requests have: after a graceful restart, say."""
+    """Return whether this Apache child ends when its requests are done, as after a graceful restart."""
     return _ask_mpm(_AP_MPMQ_MPM_STATE) == _AP_MPMQ_STOPPING
 
 
 def define(name: str) -> str | None:
-    """Return the value of a `Define` of the server's configuration, or None where there is none.
+    """Return the value of a `Define` in httpd's configuration; None if there is none.
 
-    `SetEnv` reaches requests only; a Define is what a process can read at its start.
+    A process can read Defines at its start, whereas `SetEnv` reaches requests only.
     """
     try:
         import ctypes
@@ -130,9 +132,9 @@ def define(name: str) -> str | None:
 
 
 def wsgi_scripts() -> list[Path]:
-    """Return the WSGI scripts that this interpreter has loaded, the application's first and our own handlers not."""
-    # mod_wsgi names a script's module _mod_wsgi_<hash of its path>; mod_wsgi-express's own handler is such a script
-    # and names the application's __wsgi__.
+    """Return the WSGI scripts that this interpreter has loaded, the application's first, without wsgipool's own."""
+    # mod_wsgi names the module of a script _mod_wsgi_<hash of its path>. mod_wsgi-express's handler is such a script;
+    # it names the application's module __wsgi__.
     handlers = Path(__file__).parents[1] / "handlers"
     names = ["__wsgi__", *(name for name in sys.modules if name.startswith("_mod_wsgi_"))]
     files = [getattr(sys.modules.get(name), "__file__", None) for name in names]

@@ -1,1 +1,1 @@
-"""Locks for what threads, processes and hosts share: `named` is what a program calls, the others are how it is done."""
+"""Locks for objects that threads, processes and hosts share; `named` has the public class `Locks`."""

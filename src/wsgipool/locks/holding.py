@@ -1,32 +1,32 @@
-"""What a thread holds: taken at once and in one order, given back whatever happens.
+"""The locks that a thread holds: taken at once, in one order, and always released.
 
-A hold knows what it is about to take before it takes it, and giving back takes away what is there. So it can be done
-again, and is done again where an exception from outside has struck in the middle of it.
+A hold records its locks before it takes them, and releasing removes whatever is there. So releasing can be repeated,
+and is repeated when an asynchronous exception has interrupted it.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic, perf_counter_ns
 from types import CodeType, FrameType
 
+from wsgipool import _runtime
+from wsgipool._code import line_of
 from wsgipool.errors import LockLost, LockOrderError, LockTimeout, WrongThread
-from wsgipool.loan import line_of
-from wsgipool.locks.plan import NOTHING, TIMED, Outer, Plan, Resource, every_resource
+from wsgipool.locks.lock_set import NOTHING, TIMED, LockSet, OuterLock, Resource, every_resource
 from wsgipool.locks.rwlock import Turn
 
 logger = logging.getLogger("wsgipool")
 
 on_new_thread: Callable[[], object] | None = None
-"""Called when a thread of this process is about to hold something for the first time."""
+"""Callback before the first hold of each thread of this process."""
 
 
-class Holder:
-    """A thread, and what it holds."""
+class LockHolder:
+    """A thread and its holds."""
 
     def __init__(self) -> None:
         self.thread_id = get_ident()
@@ -34,71 +34,75 @@ class Holder:
         self.exclusive = Turn(self, shared=False)
         self.shared = Turn(self, shared=True)
         self.outermost = Hold(self)
-        """The hold that is taken while the thread has no other: most are, and it is made once."""
+        """The hold for a thread that holds nothing yet, the usual case; reused."""
         self.inner: list[Hold] = []
-        """Those that were taken while there was another, the outermost first."""
-        self.left_to_parent: list[int] = []
-        """The blocks that this thread was in when it was forked."""
+        """The holds that were taken inside another one, the outermost first."""
+        self.forked_blocks: list[int] = []
+        """The id() of the blocks that this thread was in at a fork; the parent releases their locks."""
 
     @property
     def holds(self) -> list[Hold]:
-        """The outermost first."""
-        return [hold for hold in (self.outermost, *self.inner) if hold.plan is not NOTHING]
+        """The active holds of the thread, the outermost first."""
+        return [hold for hold in (self.outermost, *self.inner) if hold.wanted is not NOTHING]
 
     def free_hold(self) -> Hold:
-        """Return a hold to take, in which this thread has nothing yet."""
+        """Return an unused hold."""
         hold = self.outermost
-        return hold if hold.plan is NOTHING and not self.inner else Hold(self)
+        return hold if hold.wanted is NOTHING and not self.inner else Hold(self)
 
     def held(self) -> dict[Resource, tuple[bool, Hold]]:
-        """Return what the thread has, whether shared, and by which hold."""
+        """Return the locks of the thread, each with whether it is shared and the hold that took it."""
         return {
             resource: (shared, hold) for hold in reversed(self.holds) for _, _, shared, resource in hold.taken.steps
         }
 
-    def give_all_back(self) -> None:
-        """Give back what the thread has left behind: a generator that it never closed, a block that it never left."""
+    def release_all(self) -> None:
+        """Release all locks of the thread, such as those of a `with` block in a generator that was never closed."""
         for hold in self.holds[::-1]:
-            hold.raised = True  # nobody is there to hear of a lost one
+            hold.raised = True  # no caller could handle LockLost
             hold.release()
 
 
 class _Thread(threading.local):
-    """This thread's part."""
+    """The state of each thread."""
 
-    holder: Holder | None = None
+    holder: LockHolder | None = None
     end: _EndOfThread
 
 
 class _EndOfThread:
-    """Lies with what belongs to a thread, and is dropped with it."""
+    """A thread-local object that Python drops at the end of its thread, and that then releases the thread's locks."""
 
-    def __init__(self, holder: Holder) -> None:
-        self._holder = holder
+    _holder: LockHolder | None = None
+
+    def __init__(self, holder: LockHolder) -> None:
         self._holders = _holders
+        self._holder = holder
 
     def __del__(self) -> None:
+        if self._holder is None:  # an asynchronous exception came before __init__ had stored it
+            return
         if self._holders.get(self._holder.thread_id) is self._holder:
             del self._holders[self._holder.thread_id]
-        if this_thread is not None and self._holder.holds:  # None: the interpreter ends
-            self._holder.give_all_back()
+        if this_thread is not None and self._holder.holds:  # None at interpreter exit
+            self._holder.release_all()
 
 
-_holders: dict[int, Holder] = {}
-_left_to_parent: list[int] = []
+_holders: dict[int, LockHolder] = {}
+_forked_blocks: list[int] = []
 this_thread = _Thread()
 
 
-def this_holder() -> Holder:
-    """Return the thread that calls, as a holder."""
+def this_holder() -> LockHolder:
+    """Return the holder of the calling thread."""
     holder = this_thread.holder
     if holder is None:
         if on_new_thread is not None:
             on_new_thread()
-        holder = Holder()
+        holder = LockHolder()
         if holder.thread_id == threading.main_thread().ident:
-            # After a fork, the one thread that is there.
-            holder.left_to_parent = _left_to_parent.copy()
+            # Only the main thread exists after a fork.
+            holder.forked_blocks = _forked_blocks.copy()
         this_thread.end = _EndOfThread(holder)
         _holders[holder.thread_id] = holder
         this_thread.holder = holder
@@ -106,29 +110,29 @@ def this_holder() -> Holder:
 
 
 class Hold:
-    """One call's or block's locks. `take` and then, in any case, `release`."""
+    """The locks of one call or block. Call `take`, and then `release` in any case."""
 
-    __slots__ = ("_code", "_instruction", "block", "deadline", "holder", "plan", "raised", "since", "taken")
+    __slots__ = ("_code", "_instruction", "block", "deadline", "holder", "raised", "since", "taken", "wanted")
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: LockHolder) -> None:
         self.holder = holder
-        self.plan = NOTHING
-        """What is wanted; NOTHING until it is taken, and once it is given back."""
+        self.wanted = NOTHING
+        """The locks that the call needs; NOTHING before `take` and after `release`."""
         self.taken = NOTHING
-        """What is taken: without what the thread has already."""
+        """The locks that this hold has taken: those wanted, without those that the thread held already."""
         self.block = 0
-        """The id() of the `with` block, which is not kept alive by what it holds; 0 for a function."""
+        """The id() of the `with` block; 0 for a function. A reference would keep the block alive."""
         self.raised = False
-        """Whether the block has raised, so that a lost lock is no more the news."""
+        """Whether the block has raised; then `release` does not replace that error by LockLost."""
         self.since = 0
         self.deadline: float | None = None
         self._code: CodeType | None = None
         self._instruction = -1
 
-    def take(self, plan: Plan, block: int = 0, frame: FrameType | None = None) -> None:
-        """Take all that the thread has not yet, for a function or for a block and its place in the code.
+    def take(self, lock_set: LockSet, block: int = 0, frame: FrameType | None = None) -> None:
+        """Take the locks that the thread does not hold yet; `frame` is the place of a `with` block.
 
-        Raises LockOrderError and LockTimeout; `release` has to follow then.
+        Raises LockOrderError or LockTimeout. Call `release` in any case.
         """
         holder = self.holder
         self.block = block
@@ -138,9 +142,9 @@ class Hold:
         self.raised = False
         self.deadline = None
         if self is holder.outermost:
-            self.plan = self.taken = taken = plan
+            self.wanted = self.taken = taken = lock_set
         else:
-            self.plan = plan
+            self.wanted = lock_set
             self.taken = taken = self._without_what_is_held(holder)
             holder.inner.append(self)
         for _, owners, shared, resource in taken.steps:
@@ -153,18 +157,19 @@ class Hold:
         self.since = perf_counter_ns()
 
     def release(self) -> None:
-        """Give back what was taken, as far as it was; once more does nothing. Raises LockLost, once all is given back.
+        """Release the taken locks; a second call does nothing.
 
-        Raises WrongThread in another thread than that which holds it, and gives nothing back.
+        Raises LockLost after all locks have been released, if one ended earlier. Raises WrongThread, and releases
+        nothing, in a thread that is not the holder.
         """
-        if self.plan is NOTHING:
+        if self.wanted is NOTHING:
             return
         holder = self.holder
         if holder is not this_thread.holder:
             self._refuse_others(holder)
         inner = holder.inner
         if inner and inner[-1] is not self:
-            self._leave_to_others(holder)
+            self._pass_to_inner_holds(holder)
         taken = self.taken
         if since := self.since:
             self.since = 0
@@ -174,13 +179,13 @@ class Hold:
         lost: LockLost | None = None
         for lock, owners, shared, resource in taken.steps:
             if resource.outer is not None:
-                lost = self._give_back_outer(resource.outer, holder) or lost
+                lost = self._release_outer(resource.outer, holder) or lost
             turn = holder.shared if shared else holder.exclusive
             if lock.queue or turn not in owners.copy():
-                lock.give_back(turn, perf_counter_ns())
+                lock.release(turn, perf_counter_ns())
             else:
                 owners.remove(turn)
-                if lock.queue and not lock.is_rung:
+                if lock.queue and not lock.is_first_woken:
                     lock.wake()
         if inner and self in inner:
             inner.remove(self)
@@ -189,71 +194,76 @@ class Hold:
             raise lost
 
     def forget(self) -> None:
-        """Hold nothing any more."""
+        """Reset to an unused hold."""
         self.block = self.since = 0
         self._code = None
-        self.plan = self.taken = NOTHING
+        self.wanted = self.taken = NOTHING
 
     def __str__(self) -> str:
-        names = ", ".join(str(resource) for *_, resource in self.plan.steps)
+        names = ", ".join(str(resource) for *_, resource in self.wanted.steps)
         return f"{names}, taken at {self.place}"
 
     @property
     def place(self) -> str:
-        """Where in the code it was taken: file, line and function."""
-        code = self._code or self.plan.code
+        """The place in the code that took the locks: file, line and function."""
+        code = self._code or self.wanted.code
         if code is None:
             return "an unknown place"
         line = line_of(code, self._instruction) if self._code else code.co_firstlineno
         return f"{code.co_filename}:{line} in {code.co_name}"
 
-    # --- what is held already ---------------------------------------------------------------------------------------
+    # --- nested holds -----------------------------------------------------------------------------------------------
 
-    def _without_what_is_held(self, holder: Holder) -> Plan:
+    def _without_what_is_held(self, holder: LockHolder) -> LockSet:
         held = holder.held()
-        wanted: dict[Resource, bool] = {}
-        for _, _, shared, resource in self.plan.steps:
+        missing: dict[Resource, bool] = {}
+        for _, _, shared, resource in self.wanted.steps:
             if resource not in held:
-                wanted[resource] = shared
+                missing[resource] = shared
             elif held[resource][0] and not shared:
                 raise LockOrderError(
-                    f"{resource} is wanted for writing at {self.place}, and this thread has it for reading only, taken "
-                    f"at {held[resource][1].place}; two that did so would wait for each other. Take it for writing "
-                    "from the start"
+                    f"{resource} is wanted for writing at {self.place}, but this thread holds it for reading, taken "
+                    f"at {held[resource][1].place}; two threads that do so would wait for each other. Take it for "
+                    "writing from the start"
                 )
-        if wanted and held:
-            first, last = next(iter(wanted)), max(held, key=lambda resource: resource.key)
+        if missing and held:
+            first, last = next(iter(missing)), max(held, key=lambda resource: resource.key)
             if first.key < last.key:
                 raise LockOrderError(
                     f"{first} is wanted at {self.place}, but this thread holds {last} already, taken at "
-                    f"{held[last][1].place}, and {first} comes before {last} in the order that keeps threads from "
-                    f"waiting for each other. Take both there, at once"
+                    f"{held[last][1].place}, and {first} comes before {last} in the order that prevents deadlocks. "
+                    "Take both at once, at that place"
                 )
-        return self.plan.part(wanted)
+        return self.wanted.part(missing)
 
-    def _leave_to_others(self, holder: Holder) -> None:
-        """Leave what inner holds of this thread rely on to the first of them: blocks may end in another order."""
+    def _pass_to_inner_holds(self, holder: LockHolder) -> None:
+        """Pass the locks that inner holds need to the first of them; `with` blocks may end in any order."""
         for other in holder.holds:
             if other is self:
                 continue
-            relied_on = {resource for *_, resource in other.plan.steps}
-            mine = {resource: shared for _, _, shared, resource in self.taken.steps if resource not in relied_on}
-            if len(mine) < len(self.taken.steps):
-                left = {resource: shared for _, _, shared, resource in self.taken.steps if resource in relied_on}
+            needed = {resource for *_, resource in other.wanted.steps}
+            kept = {resource: shared for _, _, shared, resource in self.taken.steps if resource not in needed}
+            if len(kept) < len(self.taken.steps):
+                passed_on = {resource: shared for _, _, shared, resource in self.taken.steps if resource in needed}
                 others = {resource: shared for _, _, shared, resource in other.taken.steps}
-                # Both at once, as far as an exception from outside can tell.
-                other.taken, self.taken = Plan(others | left, None, other.plan.code), Plan(mine, None, self.plan.code)
+                # One statement, so that no asynchronous exception can come between the two assignments.
+                other.taken, self.taken = (
+                    LockSet(others | passed_on, None, other.wanted.code),
+                    LockSet(kept, None, self.wanted.code),
+                )
 
-    def _refuse_others(self, holder: Holder) -> None:
+    def _refuse_others(self, holder: LockHolder) -> None:
         if _holders.get(holder.thread_id) is not holder:
             return  # that thread has ended
         raise WrongThread(
-            f"thread {get_ident()} would give back what thread {holder.thread_id} holds: {self}; who takes gives back"
+            f"thread {get_ident()} cannot release a lock of thread {holder.thread_id}: {self}; only the thread that "
+            "takes a lock can release it"
         )
 
-    # --- what has to be waited for ----------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     def wait(self, resource: Resource, turn: Turn) -> None:
+        """Wait until the turn has the lock. Raises LockTimeout."""
         if resource.lock.has_it(turn):
             return
         asked = perf_counter_ns()
@@ -262,7 +272,7 @@ class Hold:
         resource.waits[(perf_counter_ns() - asked).bit_length()] += 1
         resource.contended += 1
 
-    def _take_outer(self, resource: Resource, outer: Outer, shared: bool) -> None:
+    def _take_outer(self, resource: Resource, outer: OuterLock, shared: bool) -> None:
         asked = perf_counter_ns()
         if not outer.take(self.holder.thread_id, shared, self._limit(), self.place):
             raise self._timed_out(resource, outer.describe_holder())
@@ -271,62 +281,60 @@ class Hold:
             resource.waits[waited.bit_length()] += 1
             resource.contended += 1
 
-    def _give_back_outer(self, outer: Outer, holder: Holder) -> LockLost | None:
+    def _release_outer(self, outer: OuterLock, holder: LockHolder) -> LockLost | None:
         try:
-            outer.give_back(holder.thread_id)
+            outer.release(holder.thread_id)
         except LockLost as lost:
             return lost
         return None
 
     def _limit(self) -> float | None:
-        """Return the deadline of the whole call. What came before the first wait took no time."""
-        if self.deadline is None and self.plan.timeout is not None:
-            self.deadline = monotonic() + self.plan.timeout
+        """Return the deadline of the whole call, which starts at the first wait."""
+        if self.deadline is None and self.wanted.timeout is not None:
+            self.deadline = monotonic() + self.wanted.timeout
         return self.deadline
 
     def _timed_out(self, resource: Resource, holders: str) -> LockTimeout:
         resource.timeouts += 1
         return LockTimeout(
-            f"{resource} was not to be had within {self.plan.timeout:g} s at {self.place}: {holders}. Hold it for less "
-            "time there, share it by read= where nothing is written, or wait longer with timeout"
+            f"{resource} was not free within {self.wanted.timeout:g} s at {self.place}: {holders}. Hold it for less "
+            "time there, share it with read= where nothing is written, or give a longer timeout"
         )
 
     def _describe_holders(self, resource: Resource) -> str:
-        told = []
+        descriptions = []
         for turn in resource.lock.holders():
             owner = turn.owner
-            assert isinstance(owner, Holder)
+            assert isinstance(owner, LockHolder)
             hold = owner.held().get(resource, (False, None))[1]
             if hold is not None and owner is not self.holder:
-                told.append(hold._described(owner, "read" if turn.shared else "held"))
-        return "; ".join(told) or "its holder has just given it back"
+                descriptions.append(hold._described(owner, "read" if turn.shared else "held"))
+        return "; ".join(descriptions) or "its holder has just released it"
 
-    def _described(self, owner: Holder, how: str) -> str:
+    def _described(self, owner: LockHolder, how: str) -> str:
         since = self.since
-        duration = (
-            f"for {(perf_counter_ns() - since) / 1e9:.1f} s" if since else "and waiting for another lock that it needs"
-        )
+        duration = f"for {(perf_counter_ns() - since) / 1e9:.1f} s" if since else "and waiting for another lock"
         return f"{how} by thread {owner.thread_id} ({owner.thread_name}), taken at {self.place}, {duration}"
 
 
 _LONG_FOR_AN_OUTER = 1_000_000
-"""Nanoseconds: asking the kernel or a database near by takes less where nobody else has it."""
+"""Nanoseconds from which an outer lock counts as contended; taking a free one needs less time."""
 
 
 def reclaim(thread_id: int) -> int:
-    """Give back what a thread of this process has left behind at the end of its request; return how many holds."""
+    """Release the locks that a thread still holds at the end of its request; return the number of holds."""
     holder = _holders.get(thread_id)
-    left = [str(hold) for hold in holder.holds] if holder is not None else []
-    if holder is None or not left:
+    leaked = [str(hold) for hold in holder.holds] if holder is not None else []
+    if holder is None or not leaked:
         return 0
-    holder.give_all_back()
-    for hold in left:
-        logger.warning("%s was still held at the end of the request, and has been given back", hold)
-    return len(left)
+    holder.release_all()
+    for hold in leaked:
+        logger.warning("%s was still held at the end of the request and has been released", hold)
+    return len(leaked)
 
 
 def _after_fork_in_child() -> None:
-    """Free all locks: the threads that hold them are the parent's."""
+    """Free all locks: their holders are threads of the parent."""
     holder = this_thread.holder
     _holders.clear()
     if holder is not None:
@@ -334,13 +342,13 @@ def _after_fork_in_child() -> None:
         for hold in holder.holds:
             hold.forget()
         holder.inner.clear()
-        # A new one, turns and all: another thread of the parent may have been ringing.
+        # New turns are needed: a thread of the parent may have been about to wake the old ones.
         this_thread.holder = None
-        _left_to_parent[:] = holder.left_to_parent + blocks
+        _forked_blocks[:] = holder.forked_blocks + blocks
     for resource in list(every_resource):
-        resource.lock.start_anew()
+        resource.lock.reset()
         if resource.outer is not None:
             resource.outer.forget()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_runtime.after_fork(_after_fork_in_child)

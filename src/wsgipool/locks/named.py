@@ -1,7 +1,11 @@
-"""Locks for what threads share: each function says what it needs, and gets all of it at once, in one order.
+"""`Locks`: each function names the locks it needs and gets all of them at once, in one order.
 
-What is named and grouped is here; `requiring` makes functions that hold, and `block` blocks; `holding` takes and gives
-back, `rwlock` lets threads wait, and what keeps other processes and hosts out is in `host` and `database`.
+This module knows names and groups. The others, from the caller downwards:
+
+- `requiring` decorates functions, `context` implements `with` blocks;
+- `holding` takes and releases the locks of a call, `lock_set` orders them;
+- `rwlock` is the lock between threads, `host_lock` between processes, `database_lock` between hosts;
+- `statistics` counts, and `publisher` shows the counts to other processes.
 """
 
 from __future__ import annotations
@@ -15,13 +19,13 @@ from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
 from wsgipool.config import unknown_key
-from wsgipool.locks import book, statistics
-from wsgipool.locks.block import Block
-from wsgipool.locks.database import DatabaseLock
-from wsgipool.locks.host import HostLock
-from wsgipool.locks.plan import SCOPES, Plan, Resource, Scope
-from wsgipool.locks.requiring import holding_all, holding_one
-from wsgipool.locks.statistics import Report
+from wsgipool.locks import publisher, statistics
+from wsgipool.locks.context import LockContext
+from wsgipool.locks.database_lock import DatabaseLock
+from wsgipool.locks.host_lock import HostLock
+from wsgipool.locks.lock_set import SCOPES, LockSet, Resource, Scope
+from wsgipool.locks.requiring import locked
+from wsgipool.locks.statistics import LocksReport
 from wsgipool.pool import Pool
 
 P = ParamSpec("P")
@@ -29,16 +33,23 @@ R = TypeVar("R")
 
 
 class Locks:
-    """Locks by name, each made when it is first used. What a call needs is taken at once, in one order.
+    """Locks by name, taken all at once and always in the same order, so that threads cannot deadlock.
 
-    `names`: all names that there are, together with those of `group()`. Any other is an error then, where it is
-    written: a typo would be a lock of its own that keeps nobody out. Without names every name is a lock.
-    `scope`: "process" keeps out the other threads of the process; "host" those of all processes of this user on the
-    host too, by a file in the settings' `runtime_dir`; "database" those of all hosts, by GET_LOCK of MySQL and MariaDB
-    on a connection of the pool `database`, a name of the settings or a `Pool`, which it keeps as long as it holds.
-    A lock of scope "database" is never shared: `read=` takes it for writing.
+    A lock is created when its name is first used. Locks of scope ``"process"`` belong to this object. In the other
+    scopes, equal names mean the same lock, in every object and every process.
 
-    Locks of the process belong to this object; those of the other scopes are the same wherever they have the same name.
+    Args:
+        *names: All valid names, together with those of ``group()``. Any other name is then an error, so that a typo
+            does not create another lock. Default: every name is valid.
+        scope: The reach of the locks. ``"process"``, the default, excludes the other threads of this process.
+            ``"host"`` also excludes all other processes of this user on this host, by a file in the settings'
+            ``runtime_dir``. ``"database"`` also excludes all other hosts, by ``GET_LOCK`` of MySQL or MariaDB. Such a
+            lock keeps a connection of the pool checked out while it is held. It cannot be shared: ``read=`` takes it
+            exclusively.
+        database: The pool for scope ``"database"``: a name in the settings or a ``Pool``.
+
+    Raises:
+        ValueError: The scope is unknown, or ``database`` does not match it.
     """
 
     def __init__(self, *names: str, scope: Scope = "process", database: str | Pool[Any] | None = None) -> None:
@@ -47,17 +58,24 @@ class Locks:
         self._scope, self._database = _checked_scope(scope, database)
         self._groups: dict[str, _Group] = {}
         self._resources: dict[str, Resource] = {}
-        self._plans: dict[object, Plan] = {}
+        self._lock_sets: dict[object, LockSet] = {}
         self._making = threading.Lock()
-        book.add(self)
+        publisher.add(self)
 
     def group(
         self, name: str, *names: str, scope: Scope | None = None, database: str | Pool[Any] | None = None
     ) -> None:
-        """Make one lock of names that are always used together; it is called by the first of them.
+        """Use one lock for several names that are always needed together.
 
-        With `scope`, or `database`, that is the lock's; a group of one name gives that alone another scope. Raises
-        ValueError where one of the names is in another group, or is a lock that was used before.
+        Args:
+            name: The first name, which is also the name of the lock.
+            *names: The other names. Without them, the group only gives ``name`` another scope.
+            scope: The scope of this lock; default: the scope of the ``Locks`` object, or ``"database"`` if
+                ``database`` is given.
+            database: The pool for scope ``"database"``: a name in the settings or a ``Pool``.
+
+        Raises:
+            ValueError: A name is already in a group or in use, or ``database`` does not match the scope.
         """
         if scope is None and database is not None:
             scope = "database"
@@ -66,12 +84,12 @@ class Locks:
             for each in (name, *names):
                 if each in self._groups:
                     raise ValueError(
-                        f"{each!r} is in the group {self._groups[each].name!r} already; a name has one lock"
+                        f"{each!r} is already in the group {self._groups[each].name!r}; a name has one lock"
                     )
                 if each in self._resources:
                     raise ValueError(
-                        f"{each!r} is a lock that was used already, so it cannot become that of the group {name!r}; "
-                        "make groups before anything is taken, beside the Locks() itself"
+                        f"{each!r} was already used as a lock and cannot join the group {name!r}; "
+                        "call group() right after Locks(), before any lock is used"
                     )
             for each in (name, *names):
                 self._groups[each] = group
@@ -80,47 +98,75 @@ class Locks:
     def requires(
         self, *names: str, read: str | Iterable[str] = (), timeout: float | None = None
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Decorate a function or method: it runs with these locks, taken at once when it is called.
+        """Decorate a function or method so that each call holds these locks.
 
-        `names` are taken for writing, those of `read` shared with others that read; a name in both is written.
-        `timeout`: seconds to wait for all of them together; None waits as long as it takes. The call raises
-        LockTimeout, LockOrderError where the caller holds locks that come later in the order, or LockLost.
-        A generator or async function is a TypeError: between its steps it would hold for as long as others please.
+        All locks are taken before the function runs and released when it ends.
+
+        Args:
+            *names: The locks to take exclusively, for writing.
+            read: A name or names to share with other readers. A name in both is taken exclusively.
+            timeout: Seconds to wait for all locks together. Default: no limit.
+
+        Returns:
+            The decorator. The decorated function raises ``LockTimeout`` when the locks were not free in time,
+            ``LockOrderError`` when its caller holds a lock that comes later in the order, and ``LockLost`` when a
+            lock of scope ``"database"`` ended before the function did.
+
+        Raises:
+            ValueError: A name is not among those of ``Locks(...)``, no name is given, or ``timeout`` is negative.
+            TypeError: The decorated object is a generator or an async function, which would keep its locks between
+                its steps, or is not a function at all.
         """
         exclusive, shared = self._checked_names(names, read)
         _check_timeout(timeout)
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
             code = _code_of(function)
-            holding = holding_one if len(exclusive) + len(shared) == 1 else holding_all
-            return holding(function, lambda: self._plan(function, exclusive, shared, timeout, code))
+            return locked(function, lambda: self._lock_set(function, exclusive, shared, timeout, code))
 
         return decorate
 
     def hold(
         self, *names: str, read: str | Iterable[str] = (), timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """Hold these locks for a `with` block; the arguments, and the errors, are those of `requires()`."""
+        """Return a context manager that holds these locks during a ``with`` block.
+
+        Args:
+            *names: The locks to take exclusively, for writing.
+            read: A name or names to share with other readers. A name in both is taken exclusively.
+            timeout: Seconds to wait for all locks together. Default: no limit.
+
+        Returns:
+            The context manager. It can be reused, also by several threads. Entering and leaving the block raise the
+            errors that a function decorated by ``requires()`` raises.
+
+        Raises:
+            ValueError: A name is not among those of ``Locks(...)``, no name is given, or ``timeout`` is negative.
+        """
         key = (names, read, timeout)
         try:
-            plan = self._plans.get(key)
+            lock_set = self._lock_sets.get(key)
         except TypeError:  # `read` is a list or a set
             key = (names, tuple(read), timeout)
-            plan = self._plans.get(key)
-        if plan is None:
+            lock_set = self._lock_sets.get(key)
+        if lock_set is None:
             exclusive, shared = self._checked_names(names, read)
             _check_timeout(timeout)
-            plan = self._plan(key, exclusive, shared, timeout, None)
-        return Block(plan)
+            lock_set = self._lock_set(key, exclusive, shared, timeout, None)
+        return LockContext(lock_set)
 
-    def report(self) -> Report:
-        """Return what these locks were asked for so far in this process, and what would make them better."""
+    def report(self) -> LocksReport:
+        """Return how often each lock was taken, waited for and held in this process, with advice.
+
+        Returns:
+            A report whose ``str()`` is a table. Times are in seconds, exact to a factor of two.
+        """
         return statistics.report([self.counts()])
 
     def counts(self) -> statistics.Counts:
-        """Return the numbers behind `report()`."""
-        plans = list(self._plans.copy().values())
-        return statistics.counts(self._resources.copy().values(), [part for plan in plans for part in plan.all_parts()])
+        """Return the numbers behind ``report()``."""
+        parts = [part for lock_set in self._lock_sets.copy().values() for part in lock_set.all_parts()]
+        return statistics.counts(self._resources.copy().values(), parts)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -131,23 +177,23 @@ class Locks:
                 raise TypeError(f"the name of a lock is a string, not {name!r}")
             if self._is_closed and name not in self._declared:
                 raise ValueError(
-                    f"{name!r} is none of the names of these Locks; {unknown_key(name, self._declared)}. What is meant "
-                    "belongs in Locks(...) or in group(...), above"
+                    f"{name!r} is not a name of these Locks; {unknown_key(name, self._declared)}. Add a new name to "
+                    "Locks(...) or group(...)"
                 )
         if not exclusive and not shared:
-            raise ValueError("no name: say what to lock")
+            raise ValueError("no name is given; name the locks to take")
         return exclusive, shared
 
-    def _plan(
+    def _lock_set(
         self, key: object, exclusive: Iterable[str], shared: Iterable[str], timeout: float | None, code: CodeType | None
-    ) -> Plan:
+    ) -> LockSet:
         with self._making:
             wanted = {self._resource(name): True for name in shared}
-            # What is read and written is written; so is what cannot be shared.
+            # Exclusive wins: for a name in both lists, and for locks that cannot be shared.
             wanted |= {resource: False for resource in wanted if resource.scope == "database"}
             wanted |= {self._resource(name): False for name in exclusive}
-            self._plans.setdefault(key, Plan(wanted, timeout, code))
-        return self._plans[key]
+            self._lock_sets.setdefault(key, LockSet(wanted, timeout, code))
+        return self._lock_sets[key]
 
     def _resource(self, name: str) -> Resource:
         group = self._groups.get(name) or _Group(name, self._scope, self._database)
@@ -158,7 +204,7 @@ class Locks:
 
 
 class _Group:
-    """The lock that some names stand for."""
+    """The name, scope and database of the lock that some names share."""
 
     def __init__(self, name: str, scope: Scope, database: str | Pool[Any] | None) -> None:
         self.name = name
@@ -166,10 +212,10 @@ class _Group:
         self.database = database
 
 
-# --- what names stand for --------------------------------------------------------------------------------------------
+# --- from names to locks --------------------------------------------------------------------------------------------
 
 _beyond_process: dict[tuple[Scope, object, str], Resource] = {}
-"""The locks that other processes know too: one each, whichever `Locks` names it."""
+"""The locks of hosts and databases: one for each name, for all `Locks` objects."""
 
 
 def _resource(group: _Group) -> Resource:
@@ -190,19 +236,17 @@ def _resource(group: _Group) -> Resource:
 
 def _checked_scope(scope: Scope, database: str | Pool[Any] | None) -> tuple[Scope, str | Pool[Any] | None]:
     if scope not in SCOPES:
-        raise ValueError(f'scope = {scope!r}: it is "process", "host" or "database"')
+        raise ValueError(f'scope must be "process", "host" or "database", is {scope!r}')
     if scope == "database" and database is None:
-        raise ValueError('scope = "database" needs database=, the name of one in the settings, or a Pool')
+        raise ValueError('scope="database" needs database=, a name in the settings or a Pool')
     if scope != "database" and database is not None:
-        raise ValueError(f'database= goes with scope = "database", not with {scope!r}')
+        raise ValueError(f'database= needs scope="database", not {scope!r}')
     return scope, database
 
 
 def _check_timeout(timeout: float | None) -> None:
     if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(
-            f"timeout = {timeout!r}: it is a number of seconds from 0, or None to wait as long as it takes"
-        )
+        raise ValueError(f"timeout must be at least 0 seconds, or None for no limit, is {timeout!r}")
 
 
 def _code_of(function: Callable[..., Any]) -> CodeType | None:
@@ -221,13 +265,13 @@ def _code_of(function: Callable[..., Any]) -> CodeType | None:
     if what is not None:
         raise TypeError(
             f"{getattr(function, '__qualname__', function)} is {what}, which would hold its locks between its steps, "
-            "while others run in this thread; put `with locks.hold(...)` around what needs them, without a yield or "
-            "await in it"
+            "while other code runs in this thread; put `with locks.hold(...)` around the lines that need the locks, "
+            "with no yield or await inside"
         )
     if isinstance(function, staticmethod | classmethod | property | type) or not callable(function):
         raise TypeError(
-            f"requires() decorates functions, not {type(function).__name__}; write @staticmethod, @classmethod and "
-            "@property above it"
+            f"requires() decorates functions, not {type(function).__name__}; write @staticmethod, @classmethod or "
+            "@property above @requires"
         )
     inner = inspect.unwrap(function)
     code: CodeType | None = inner.__code__ if isinstance(inner, types.FunctionType) else None

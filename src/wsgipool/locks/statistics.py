@@ -1,8 +1,8 @@
-"""What locks were asked for, in numbers, and what would make them better.
+"""Counts of how often locks were taken, waited for and held, and advice from these numbers.
 
-Times are kept in histograms of powers of two nanoseconds, so a time here is right to a factor of two: it was at most so
-long, and more than half of that. Percentiles of waits are of all turns, those that did not wait among them; those of
-holds are of the turns that were timed, one of `plan.TIMED`.
+Times are kept in histograms of powers of two nanoseconds. So each time is exact to a factor of two: the true time lies
+between half of it and all of it. Percentiles of waits cover all turns, also those without a wait. Percentiles of holds
+cover the timed turns, every 7th (`lock_set.TIMED`).
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsgipool.locks.plan import BUCKETS, SCOPES, Plan, Resource
+from wsgipool import showing
+from wsgipool.locks.lock_set import BUCKETS, SCOPES, LockSet, Resource
 from wsgipool.wording import rounded
 
 COLUMNS = ("lock", "turns", "contended", "wait p50", "p99", "hold p50", "p99", "advice")
 
-ENOUGH = 100
-"""Turns before anything is advised."""
-OFTEN = 0.1
-"""The share of turns that had to wait from which it is worth a change."""
-LONG = 0.001
-"""Seconds of the median hold from which it is the hold that makes others wait; below, they wait for a processor."""
-TOGETHER = 0.99
-"""The share of both locks' turns in which they were taken by the same call, from which they are one."""
+MIN_TURNS = 100
+"""Turns that are needed for advice."""
+MUCH_CONTENDED = 0.1
+"""Share of contended turns from which a change is advised."""
+LONG_HOLD = 0.001
+"""Median hold in seconds from which waits come from the hold itself; below, they come from thread scheduling."""
+ALWAYS_TOGETHER = 0.99
+"""Share of the turns of two locks in which one call took both, from which one lock is advised."""
 
 LockKey = tuple[str, str, str]
 """A lock's scope, database and name."""
 Histogram = Counter[int]
 Takes = tuple[int, Histogram]
-"""How often some locks were taken at once, and how long they were held then."""
+"""How many times some locks were taken at once, and how long they were held."""
 
 
 @dataclass(frozen=True)
 class LockCounts:
-    """What is counted for a lock; the rest is counted for what is taken at once."""
+    """The counts of one lock. Its turns and holds are in `TakeCounts`."""
 
     key: LockKey
     contended: int
@@ -45,22 +46,23 @@ class LockCounts:
 
 @dataclass(frozen=True)
 class TakeCounts:
-    """How often, and how long, some locks were taken at once."""
+    """The counts of locks that were taken at once."""
 
     keys: tuple[LockKey, ...]
     turns: int
     holds: Histogram
-    """Of the turns that were timed."""
+    """The timed holds."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of some locks of one process."""
+    """The counts of the locks of one process."""
 
     locks: Sequence[LockCounts]
     takes: Sequence[TakeCounts]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the counts as a JSON document."""
         return {
             "locks": [[*lock.key, lock.contended, lock.timeouts, dict(lock.waits)] for lock in self.locks],
             "takes": [[[list(key) for key in take.keys], take.turns, dict(take.holds)] for take in self.takes],
@@ -68,7 +70,7 @@ class Counts:
 
     @classmethod
     def from_json(cls, document: object) -> Counts:
-        """Return what `as_json` has made of some counts. Raises ValueError where the document is anything else."""
+        """Return the counts from a document of `as_json`. Raises ValueError for any other document."""
         try:
             locks, takes = document["locks"], document["takes"]  # type: ignore[index]
             return cls(
@@ -82,23 +84,23 @@ class Counts:
                 ],
             )
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"these are no counts of locks: {error}") from None
+            raise ValueError(f"the document has no lock counts: {error}") from None
 
 
 @dataclass(frozen=True)
-class LockReport:
-    """One lock. Times in seconds."""
+class LockRow:
+    """The numbers of one lock; times are in seconds."""
 
     name: str
     scope: str
     database: str
-    """The pool whose connections hold it; "" in the other scopes."""
+    """The pool whose connections hold the lock; "" in the other scopes."""
     turns: int
-    """How often it was taken, holds of what the thread held already aside."""
+    """How many times the lock was taken; nested holds of the same thread are not counted."""
     contended: int
-    """How many of these had to wait."""
+    """Turns that had to wait."""
     timeouts: int
-    """How many more gave up."""
+    """Attempts that timed out, which are not turns."""
     wait_p50: float
     wait_p99: float
     hold_p50: float
@@ -107,14 +109,15 @@ class LockReport:
 
     @property
     def share_contended(self) -> float:
+        """Share of the turns that had to wait, 0 to 1."""
         return self.contended / self.turns if self.turns else 0.0
 
 
 @dataclass(frozen=True)
-class Report:
-    """Some locks, those most waited for first."""
+class LocksReport:
+    """The numbers of all locks, the most contended first; `str()` returns a table."""
 
-    locks: Sequence[LockReport] = field(default_factory=tuple)
+    locks: Sequence[LockRow] = field(default_factory=tuple)
 
     def __str__(self) -> str:
         rows = [COLUMNS, *(as_cells(lock) for lock in self.locks)]
@@ -128,22 +131,24 @@ class Report:
         )
 
 
-def counts(resources: Iterable[Resource], plans: Iterable[Plan]) -> Counts:
-    """Return the counts of locks and of what takes them."""
+def counts(resources: Iterable[Resource], lock_sets: Iterable[LockSet]) -> Counts:
+    """Return the counts of locks and of the lock sets that take them."""
     return Counts(
         [
             LockCounts(_key(resource), resource.contended, resource.timeouts, _of_buckets(resource.waits))
             for resource in resources
         ],
         [
-            TakeCounts(tuple(_key(resource) for *_, resource in plan.steps), plan.turns, _of_buckets(plan.holds))
-            for plan in plans
+            TakeCounts(
+                tuple(_key(resource) for *_, resource in lock_set.steps), lock_set.turns, _of_buckets(lock_set.holds)
+            )
+            for lock_set in lock_sets
         ],
     )
 
 
-def report(all_counts: Iterable[Counts]) -> Report:
-    """Return the report of several counts: of the processes of a host, of the `Locks` of a process."""
+def report(all_counts: Iterable[Counts]) -> LocksReport:
+    """Return one report of several counts, such as those of all processes of a host."""
     locks: dict[LockKey, LockCounts] = {}
     takes: dict[frozenset[LockKey], Takes] = {}
     for one in all_counts:
@@ -159,11 +164,11 @@ def report(all_counts: Iterable[Counts]) -> Report:
             turns, holds = takes.get(frozenset(take.keys), (0, Counter()))
             takes[frozenset(take.keys)] = turns + take.turns, holds + take.holds
     rows = [_row(lock, takes) for lock in locks.values()]
-    return Report(sorted(rows, key=lambda row: (-row.share_contended, -row.turns, row.scope, row.name)))
+    return LocksReport(sorted(rows, key=lambda row: (-row.share_contended, -row.turns, row.scope, row.name)))
 
 
-def as_cells(lock: LockReport) -> tuple[str, ...]:
-    """Return a lock's row of a table."""
+def as_cells(lock: LockRow) -> tuple[str, ...]:
+    """Return the cells of a lock's row."""
     name = lock.name
     if lock.scope != "process":
         name += f" ({lock.scope})" if not lock.database else f" (database {lock.database})"
@@ -180,25 +185,25 @@ def as_cells(lock: LockReport) -> tuple[str, ...]:
 
 
 def seconds(number: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time with a unit: s, ms, µs or ns."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if number * factor >= 1:
             return f"{rounded(number * factor)} {unit}"
     return f"{number * 1e9:.0f} ns" if number else "0"
 
 
-def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Takes]) -> LockReport:
+def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Takes]) -> LockRow:
     holds: Histogram = Counter()
     turns = 0
     for keys, (number, histogram) in takes.items():
         if lock.key in keys:
             turns += number
             holds += histogram
-    # Who waits now is counted before its turn has ended.
+    # A wait is counted before its turn, which is counted when it ends.
     contended = min(lock.contended, turns)
     waits = Counter({0: turns - contended}) + lock.waits
     scope, database, name = lock.key
-    return LockReport(
+    return LockRow(
         name=name,
         scope=scope,
         database=database,
@@ -214,22 +219,22 @@ def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Takes]) -> LockReport
 
 
 def _advice(key: LockKey, turns: int, contended: int, hold_p50: float, takes: dict[frozenset[LockKey], Takes]) -> str:
-    if turns < ENOUGH:
-        return f"fewer than {ENOUGH} turns: too early to say"
+    if turns < MIN_TURNS:
+        return f"fewer than {MIN_TURNS} turns: too early to say"
     inseparable = _always_with(key, turns, takes)
     if inseparable:
         return f"always taken with {', '.join(inseparable)}: group them"
-    if contended >= OFTEN * turns:
-        if hold_p50 >= LONG:
-            return "held long and contended: split it, or shorten what is done with it"
-        return "contended, and held briefly: leave it, or read= where nothing is written"
+    if contended >= MUCH_CONTENDED * turns:
+        if hold_p50 >= LONG_HOLD:
+            return "held long and contended: split it, or shorten the work done under it"
+        return "contended, and held briefly: leave it, or use read= where nothing is written"
     if not contended:
-        return "never contended: leave it, or merge it with a neighbour"
+        return "never contended: leave it, or merge it with a related lock"
     return "leave it"
 
 
 def _always_with(key: LockKey, turns: int, takes: dict[frozenset[LockKey], Takes]) -> list[str]:
-    """Return the names of the locks that are taken with this one nearly always, and this one with them."""
+    """Return the names of the locks that are almost always taken together with this one."""
     alone: Counter[LockKey] = Counter()
     together: Counter[LockKey] = Counter()
     for keys, (number, _) in takes.items():
@@ -239,7 +244,8 @@ def _always_with(key: LockKey, turns: int, takes: dict[frozenset[LockKey], Takes
         name
         for (scope, database, name), number in together.items()
         # A group has one scope.
-        if (scope, database) == key[:2] and number >= TOGETHER * max(turns, number + alone[scope, database, name])
+        if (scope, database) == key[:2]
+        and number >= ALWAYS_TOGETHER * max(turns, number + alone[scope, database, name])
     )
 
 
@@ -253,8 +259,8 @@ def _of_buckets(buckets: Sequence[int]) -> Histogram:
 
 def _checked_key(scope: object, database: object, name: object) -> LockKey:
     if not (scope in SCOPES and isinstance(database, str) and isinstance(name, str)):
-        raise ValueError("there is no such lock")
-    # What is no text, half of a surrogate pair, could not be shown.
+        raise ValueError("the key of a lock is a scope, a database and a name")
+    # A lone surrogate cannot be printed.
     return scope, _shown(database), _shown(name)
 
 
@@ -265,18 +271,18 @@ def _shown(name: str) -> str:
 def _number(value: object) -> int:
     if isinstance(value, int) and 0 <= value < 1 << 63:
         return value
-    raise ValueError("a count is a number from 0")
+    raise ValueError(f"a count must be an integer from 0 to 2**63 - 1, is {showing.shown(value)}")
 
 
 def _histogram(document: dict[str, object]) -> Histogram:
     histogram = Counter({int(bucket): _number(number) for bucket, number in document.items()})
     if not all(0 <= bucket < BUCKETS for bucket in histogram):
-        raise ValueError(f"a histogram has {BUCKETS} buckets")
+        raise ValueError(f"a histogram has the buckets 0 to {BUCKETS - 1}")
     return histogram
 
 
 def _percentile(histogram: Histogram, share: float) -> float:
-    """Return the seconds within which this share of the turns was; the upper end of its bucket."""
+    """Return the time in seconds that this share of the turns did not exceed: the upper end of a bucket."""
     rest = share * histogram.total()
     for bucket in sorted(histogram):
         rest -= histogram[bucket]

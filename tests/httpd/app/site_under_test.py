@@ -1,4 +1,4 @@
-"""A plain WSGI application that reports, in JSON, what its pool does. Each path is one thing a handler may do."""
+"""A plain WSGI application that reports on its pool in JSON. Each path is a kind of handler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         status, answer = "503 Service Unavailable", {"error": type(error).__name__, "message": str(error)}
     where = {
         "pid": os.getpid(),
-        "interpreter": environ["mod_wsgi.application_group"],
+        "interpreter": environ.get("mod_wsgi.application_group"),
         "thread": threading.get_native_id(),
     }
     body = json.dumps({**where, **answer}).encode()
@@ -39,7 +39,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def hold(arguments: dict[str, str]) -> Answer:
-    """Keep a connection for `seconds`, and see that only our own rows come through it."""
+    """Keep a connection for `seconds`, and check that it returns only rows of this request."""
     name = arguments.get("db", "shop")
     with wsgipool.connection(name) as connection:
         start = time.monotonic()
@@ -68,7 +68,7 @@ def hold(arguments: dict[str, str]) -> Answer:
 
 
 def sleep(arguments: dict[str, str]) -> Answer:
-    """Keep a connection for `seconds` without work for anybody."""
+    """Keep a connection for `seconds` without using it."""
     with wsgipool.connection("shop") as connection, connection.cursor() as cursor:
         cursor.execute("SELECT CONNECTION_ID(), SLEEP(%s)", (float(arguments["seconds"]),))
         return {"connection": cursor.fetchone()[0]}
@@ -80,7 +80,7 @@ def counts(arguments: dict[str, str]) -> Answer:
 
 
 def server(_: dict[str, str]) -> Answer:
-    """What the package knows of the process that it runs in."""
+    """Return the description of this process."""
     known, module = this_process(), mod_wsgi()
     assert known is not None
     assert module is not None
@@ -93,7 +93,7 @@ def server(_: dict[str, str]) -> Answer:
 
 
 def wait(arguments: dict[str, str]) -> Answer:
-    """What httpd alone does with a request that takes as long: for comparison."""
+    """Sleep for `seconds` without a connection, for comparison."""
     time.sleep(float(arguments["seconds"]))
     return {}
 
@@ -119,7 +119,7 @@ def leak(_: dict[str, str]) -> Answer:
 
 
 def fork(_: dict[str, str]) -> Answer:
-    """Fork while a connection is borrowed and another is idle; the child uses the pool, then ends as Python does."""
+    """Fork while one connection is checked out and another is idle; the child uses the pool and exits normally."""
     with wsgipool.connection("shop") as connection, connection.cursor() as cursor:
         cursor.execute("SELECT CONNECTION_ID()")
         mine = cursor.fetchone()[0]
@@ -163,7 +163,7 @@ locks.group("stock", scope="host")
 
 @locks.requires("till", "stock", read="catalogue", timeout=30)
 def place_order(arguments: dict[str, str]) -> Answer:
-    """Do for `seconds` what one request of the host may do at a time."""
+    """Hold a lock of the host for `seconds`."""
     start = time.monotonic()
     time.sleep(float(arguments["seconds"]))
     return {"connection": "the one of all orders", "start": start, "end": time.monotonic()}

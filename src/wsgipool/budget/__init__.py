@@ -1,0 +1,1 @@
+"""The budget: a maximum number of connections from one host to a database server, over all its processes."""

@@ -1,0 +1,250 @@
+"""The site that `plan` and `doctor` examine: their common options, its settings, and its connection limits."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wsgipool import config, drivers, records
+from wsgipool.budget import budget as host_budget
+from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
+from wsgipool.drivers import limits
+from wsgipool.drivers.limits import ServerLimit
+from wsgipool.errors import ConfigError
+from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.users import is_root
+from wsgipool.impersonation import NoAnswer, as_user
+from wsgipool.plan.planning import ConnectionLimit
+from wsgipool.plan.sizing import DEFAULT_RESERVE
+from wsgipool.pools import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+from wsgipool.privileged import owner_of
+
+ASK_TIMEOUT = 5.0
+"""Seconds to wait for a database."""
+READ_TIMEOUT = 10.0
+"""Seconds to read the settings and the files that they name; reading a FIFO would never end."""
+
+HANGING = "check whether it, or a file that it names, is a pipe or is on a network share that hangs"
+
+MAX_NUMBER = 100_000
+"""Maximum number of hosts or connections; no site has as many."""
+
+HIDDEN = "hidden"
+"""Replaces a password outside the process that may read it."""
+
+T = TypeVar("T")
+
+
+def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that select the site and its share of connections."""
+    for option in reversed(
+        [
+            click.option(
+                "--config",
+                "config_path",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help=f"The {CONFIG_NAME} of the site. Default: ${CONFIG_VARIABLE}, httpd's `Define {CONFIG_VARIABLE}`, "
+                f"the one beside the WSGI script, or {SYSTEM_CONFIG}.",
+            ),
+            click.option(
+                "--httpd", "program", help="httpd or its control script. Default: Debian's apache2ctl, or httpd."
+            ),
+            click.option(
+                "--hosts",
+                type=click.IntRange(1, MAX_NUMBER),
+                default=1,
+                show_default=True,
+                help="Number of hosts that run the site.",
+            ),
+            click.option(
+                "--reserve",
+                type=click.IntRange(0, MAX_NUMBER),
+                default=DEFAULT_RESERVE,
+                show_default=True,
+                help="Number of connections left to others: a backup, a monitor, a cron job, a migration, a person.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """A wsgipool.toml and the users whose processes read it.
+
+    Root must not trust a file that another user may write. So a child process, with the user and environment of the
+    site's processes, reads the file and connects to its databases. It can send no file to a server that the site could
+    not send.
+    """
+
+    path: Path
+    server: Configuration | None
+    readers: Sequence[str]
+
+    def ask(self, reader: str, question: Callable[[Callable[[], Settings]], T], timeout: float = READ_TIMEOUT) -> T:
+        """Return the result of `question(load)`, called as a reader; `load()` returns the settings."""
+        live = self.server.live.environment if self.server and self.server.live else {}
+
+        def load() -> Settings:
+            # A password may exist in the environment of the running httpd only.
+            return config.load(self.path, {**live, **os.environ})
+
+        preload_drivers()
+        group = self.server.unix_groups.get(reader) if self.server else None
+        try:
+            return as_user(reader, partial(question, load), group=group, environment=live, timeout=timeout)
+        except NoAnswer as error:
+            raise ConfigError(f"{self.path}: {error}; {HANGING}") from None
+
+    def load(self) -> Settings:
+        """Return the settings without their passwords. Raises ConfigError if one of the readers cannot use them."""
+        answers = [self.ask(reader, _usable) for reader in self.readers]
+        return restored(Settings, answers[0])
+
+
+def load_settings(given: Path | None, server: Configuration | None) -> Settings:
+    """Return the settings that the processes of a site read, without their passwords. Raises ConfigError."""
+    return settings_file(given, server).load()
+
+
+def _usable(load: Callable[[], Settings]) -> Any:
+    settings = load()
+    # Unusable URLs are errors here, since their databases need no connections.
+    for database in settings.databases.values():
+        drivers.for_database(database)
+    return plain_settings(settings)
+
+
+def plain_settings(settings: Settings) -> Any:
+    """Return settings as plain values, without their passwords."""
+    without = {
+        name: replace(database, url=replace(database.url, password=database.url.password and HIDDEN))
+        for name, database in settings.databases.items()
+    }
+    return records.plain(replace(settings, databases=without))
+
+
+def restored(kind: type[T], answer: Any) -> T:
+    """Return a record from the answer of another user's process. Raises ConfigError."""
+    try:
+        record: T = records.restored(kind, answer)
+    except TypeError as error:
+        raise ConfigError(f"the process that reads the settings answered with {error}") from None
+    return record
+
+
+def settings_file(given: Path | None, server: Configuration | None) -> SettingsFile:
+    """Return the settings file of a site and its readers. Raises ConfigError."""
+    live = server.live.environment if server and server.live else {}
+    path = _settings_path(given, server, {**live, **os.environ})
+    return SettingsFile(path, server, _readers(path, server))
+
+
+def preload_drivers() -> None:
+    """Import the drivers' modules before a change of user: another user may not be able to read them."""
+    importlib.import_module("encodings.idna")
+    # mysqlclient imports some of its modules at the first connect, psycopg at the first error.
+    for package in (drivers.__name__, "MySQLdb", "psycopg"):
+        with contextlib.suppress(ImportError):
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+                _import_if_there(module.name)
+
+
+def _import_if_there(module: str) -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(module)
+
+
+def _readers(path: Path, server: Configuration | None) -> list[str]:
+    if os.geteuid() != 0:
+        return [f"#{os.geteuid()}"]
+    if server is None:
+        return [owner_of(path)]
+    # A file beside a script is read by the processes of that script; others may be read by all.
+    found = server.readers.get(path.parent) or {group.user for group in server.groups}
+    readers = {owner_of(path) if is_root(user) else user for user in found}
+    return sorted(readers)
+
+
+def limits_of(
+    databases: Sequence[DatabaseSettings],
+    answers: Mapping[str, Sequence[ServerLimit]],
+    reserve: int,
+    settings: Settings | None,
+) -> list[ConnectionLimit]:
+    """Return the limits from the servers' answers; databases of one server share its limit.
+
+    Without `settings` the server is imaginary, so messages do not name it.
+    """
+    budget = settings.budget if settings else None
+    found: dict[tuple[str | None, str], tuple[ServerLimit, str, str, list[str]]] = {}
+    for database in databases:
+        place = drivers.server_of(database.url)
+        for answer in answers.get(database.name, ()):
+            limited = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
+            name = f"{answer.setting} of {limited + ' at ' if limited else ''}{place if settings else 'the database'}"
+            refusal = limits.REFUSALS[drivers.family(database.url)][answer.kind]
+            entry = found.setdefault((place, f"{answer.kind} {limited}"), (answer, name, refusal, []))
+            entry[3].append(database.name)
+    # A database without an answer shares the limit of another database of its server.
+    for database in databases:
+        shared = found.get((drivers.server_of(database.url), "server "))
+        if shared and database.name not in shared[3]:
+            shared[3].append(database.name)
+    return [
+        ConnectionLimit(
+            name=name,
+            connections=answer.connections,
+            # The reserve is for other accounts, so limits of this account have none.
+            reserve=reserve if answer.kind == "server" else 0,
+            databases=tuple(names),
+            refusal=refusal,
+            budget=_share(budget, [entry[0] for (at, _), entry in found.items() if at == place]),
+            # Without a runtime_dir, each user has a folder and so a budget.
+            each_user=settings is not None and settings.runtime_dir is None,
+        )
+        for (place, _), (answer, name, refusal, names) in found.items()
+    ]
+
+
+def _share(budget: BudgetSettings | None, allowed: Sequence[ServerLimit]) -> int | None:
+    if budget is None:
+        return None
+    share = host_budget.BudgetLimit(budget.connections, budget.hosts, budget.reserve)
+    return share.share(min(limit.connections for limit in allowed))
+
+
+def _settings_path(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path:
+    named = given or environment.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
+    if named:
+        return Path(named).absolute()
+    beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
+    places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
+    for place in places:
+        if _may_be_there(place):
+            return place
+    raise ConfigError(
+        f"no settings: name a file with --config, or write one at {' or '.join(map(str, places))} "
+        f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
+    )
+
+
+def _may_be_there(place: Path) -> bool:
+    try:
+        place.stat()
+    except PermissionError:
+        # The site's processes may see the file; reading it will report which user may not.
+        return True
+    except OSError:
+        return False
+    return True

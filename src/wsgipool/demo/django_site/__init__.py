@@ -1,0 +1,1 @@
+"""The bookshop as a Django site."""

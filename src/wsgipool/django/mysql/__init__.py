@@ -1,0 +1,1 @@
+"""MySQL and MariaDB in Django: `"ENGINE": "wsgipool.django.mysql"`."""

@@ -1,0 +1,1 @@
+"""PostgreSQL in Django: `"ENGINE": "wsgipool.django.postgresql"`."""

@@ -1,0 +1,1 @@
+"""SQLite in Django: `"ENGINE": "wsgipool.django.sqlite3"`."""

@@ -1,0 +1,1 @@
+"""Calculations from processes, threads and connection limits to pool sizes; no I/O."""

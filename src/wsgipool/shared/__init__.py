@@ -1,0 +1,1 @@
+"""Files and locks that the processes of one host share."""

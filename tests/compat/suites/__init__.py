@@ -1,0 +1,1 @@
+"""A module for each project. Its `SUITES` are what `python -m compat` runs."""

@@ -1,0 +1,1 @@
+"""A pool, other threads around it, and the operations that the tests interrupt."""

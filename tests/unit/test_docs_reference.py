@@ -1,0 +1,195 @@
+"""docs/reference and the sample settings say what the code says."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from click.testing import CliRunner
+
+import wsgipool
+from wsgipool import drivers, errors, pools
+from wsgipool._values import kinds_of
+from wsgipool.cli import main
+from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
+from wsgipool.drivers import mysql_options, psycopg_options, sqlite
+from wsgipool.handlers import status
+from wsgipool.locks.statistics import LockRow
+from wsgipool.pool._slot import CloseReason
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+DEFINES = {name for path in (ROOT / "apache").glob("*.conf") for name in re.findall(r"WSGIPOOL_\w+", path.read_text())}
+
+
+def page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text()
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of all tables, without their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def names_in(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# --- Settings --------------------------------------------------------------------------------------------------------
+
+SAMPLE = (ROOT / "apache" / "wsgipool.toml").read_text()
+EXAMPLES = {"url", "password_file", "password_env", "connections", "runtime_dir", "close_on_errors"}
+"""Settings without a default, or whose default shows nothing: the sample has an example."""
+
+
+def sample() -> dict[str, dict[str, object]]:
+    """Return the sample as if its settings were not commented out, with the table [databases.orders] only."""
+    text = re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", SAMPLE.split("# A second database")[0])
+    document = tomllib.loads(text)
+    return {"": {"runtime_dir": document["runtime_dir"]}, "budget": document["budget"], **document["databases"]}
+
+
+def test_the_sample_has_every_setting_of_a_database() -> None:
+    assert set(sample()["orders"]) == set(kinds_of(DatabaseSettings))
+
+
+def test_the_sample_has_the_defaults_of_the_code() -> None:
+    defaults = {field.name: field.default for field in fields(DatabaseSettings) if field.default is not MISSING}
+    shown = {key: value for key, value in sample()["orders"].items() if key not in EXAMPLES}
+
+    assert shown == {key: value for key, value in defaults.items() if key not in EXAMPLES}
+
+
+def test_the_sample_says_the_defaults_of_a_budget() -> None:
+    assert f"`reserve` (default: {BudgetSettings(1).reserve})" in SAMPLE
+    assert f"`hosts` (default: {BudgetSettings(1).hosts})" in SAMPLE
+
+
+@pytest.mark.parametrize("settings", [DatabaseSettings, BudgetSettings, Settings])
+def test_the_page_is_made_from_every_dataclass_of_settings(settings: type) -> None:
+    assert f"{{settings-of}} wsgipool.config.{settings.__name__}\n" in page("settings")
+
+
+@pytest.mark.parametrize("settings", [DatabaseSettings, BudgetSettings, Settings])
+def test_every_setting_is_documented_where_it_is_declared(settings: type) -> None:
+    source = (ROOT / "src" / "wsgipool" / "config.py").read_text()
+
+    undocumented = [name for name in kinds_of(settings) if not re.search(rf'    {name}: [^\n]+\n    """[A-Z]', source)]
+
+    assert undocumented == []
+
+
+def test_the_page_has_every_scheme() -> None:
+    assert {scheme for scheme in drivers._MODULES if f"`{scheme}://`" not in page("settings")} == set()
+
+
+@pytest.mark.parametrize(
+    ("heading", "options"),
+    [
+        ("MySQL and MariaDB", list(mysql_options._OPTIONS)),
+        ("PostgreSQL", sorted(set(psycopg_options._OPTIONS) - set(psycopg_options.PARAMETERS))),
+        ("SQLite", list(sqlite._OPTIONS)),
+    ],
+)
+def test_the_page_has_every_option_of_a_url(heading: str, options: list[str]) -> None:
+    section = page("settings").split(f"\n### {heading}\n")[1].split("\n### ")[0]
+
+    documented = [name for row in rows(section) for name in names_in(row[0])]
+
+    assert set(options) <= set(documented)
+    assert len(documented) == len(set(documented))
+
+
+# --- Apache ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_define() -> None:
+    documented = [name for row in rows(page("apache")) for name in names_in(row[0])]
+
+    assert set(documented) == DEFINES
+    assert len(documented) == len(set(documented))
+
+
+def test_the_page_takes_the_defaults_of_every_apache_file() -> None:
+    with_defaults = {path.name for path in (ROOT / "apache").glob("*.conf") if "<IfDefine !" in path.read_text()}
+
+    assert set(re.findall(r"\{defines-of\} (\S+)", page("apache"))) == with_defaults
+
+
+# --- The API, errors and metrics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", wsgipool.__all__)
+def test_every_public_name_has_its_entry(name: str) -> None:
+    entries = re.findall(r"\.\. auto\w+:: wsgipool\.(\w+)\n", page("api") + page("errors"))
+
+    assert entries.count(name) == 1
+
+
+def tree_of(error: type[errors.Error], depth: int = 0) -> list[tuple[int, str]]:
+    """Return the names of an error and of those below it, each with its depth; without those of DB-API modules."""
+    tree = [(depth, error.__name__)]
+    for child in error.__subclasses__():
+        if child.__module__ == errors.__name__ and child.__bases__ == (error,):
+            tree += tree_of(child, depth + 1)
+    return tree
+
+
+def test_the_page_has_the_tree_of_errors() -> None:
+    drawn = page("errors").split("```text\n")[1].split("```")[0]
+    tree = [(len(line) - len(line.lstrip("│├└─ ")), line.lstrip("│├└─ ")) for line in drawn.splitlines()]
+
+    assert [(indent // 4, name) for indent, name in tree] == tree_of(errors.Error)
+
+
+def test_every_error_has_its_row_with_its_pep_249_class_and_answer() -> None:
+    table = {names_in(row[0])[0]: row for row in rows(page("errors")) if len(row) == 5 and names_in(row[0])}
+    expected = {name for _, name in tree_of(errors.Error)} - {"Error", "PoolError", "LockError"}
+
+    assert set(table) == expected
+    for name, row in table.items():
+        is_pool_error = issubclass(getattr(errors, name), errors.PoolError)
+        assert row[4] == ("503" if is_pool_error else "500")
+        assert row[3] == (
+            "`OperationalError`" if is_pool_error else "`InterfaceError`" if name == "WrongThread" else ""
+        )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [field.name for field in fields(wsgipool.Stats)],
+        [*(field.name for field in fields(LockRow)), "share_contended"],
+        list(get_args(CloseReason)),
+    ],
+    ids=["of a pool", "of a lock", "reasons"],
+)
+def test_the_page_has_every_metric(names: list[str]) -> None:
+    documented = {name for row in rows(page("metrics")) for name in names_in(row[0])}
+
+    assert set(names) <= documented
+
+
+def test_the_page_has_every_key_of_wsgipool_locks(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    outcome = CliRunner().invoke(main, ["locks", "--json", "--runtime-dir", str(tmp_path)])
+
+    section = page("metrics").split("\n## Locks of the host\n")[1].split("Each lock has these keys")[0]
+    assert [names_in(row[0])[0] for row in rows(section) if names_in(row[0])] == list(json.loads(outcome.stdout))
+
+
+def test_the_page_has_every_key_of_the_status_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "runtime_dir", lambda: tmp_path)
+    environ = {"QUERY_STRING": "format=json"}
+
+    (body,) = status.application(environ, lambda *_: None)
+
+    section = page("metrics").split("\n## The status page\n")[1].split("\n## ")[0]
+    assert {names_in(row[0])[0] for row in rows(section) if names_in(row[0])} == set(json.loads(body))
