@@ -38,7 +38,7 @@ def after_fork(function: Function) -> None:
 def notice_fork() -> None:
     """Call the functions of `after_fork` if the fork that made this process has not done it.
 
-    uWSGI forks its workers by itself. Without its option py-call-osafterfork, Python does not learn of that.
+    uWSGI forks its workers by itself. Without its option py-call-uwsgi-fork-hooks, Python does not learn of that.
     """
     if _process != os.getpid():
         with _noticing:

@@ -17,7 +17,7 @@ import pytest
 
 from faults.harness import user_of
 from faults.proxy import Proxy
-from httpd.harness import eventually, sessions, status
+from httpd.harness import AbortedClients, sessions
 from wsgipool.demo.mariadb import MariaDB
 
 pytestmark = pytest.mark.mariadb_only("what a program does at its end does not depend on the kind of server")
@@ -70,22 +70,9 @@ def outcome_of(program: str, url: str, **settings: Any) -> dict[str, Any]:
     return report
 
 
-class Aborted:
-    """The sessions that ended without COM_QUIT, counted when all sessions of the shop have ended."""
-
-    def __init__(self, mariadb: MariaDB, url: str) -> None:
-        self._mariadb = mariadb
-        self._user = user_of(url)
-        self._before = status(mariadb, "Aborted_clients")
-
-    def count(self) -> int:
-        eventually(lambda: not sessions(self._mariadb, self._user), "the sessions to end")
-        return status(self._mariadb, "Aborted_clients") - self._before
-
-
 @pytest.fixture
-def aborted(mariadb: MariaDB, shop: str) -> Aborted:
-    return Aborted(mariadb, shop)
+def aborted(mariadb: MariaDB, shop: str) -> AbortedClients:
+    return AbortedClients(mariadb, user_of(shop))
 
 
 WAYS = [{"reset": "rollback"}, {"reset": "session"}, {"reset": "session", "pipeline": False}]
@@ -95,7 +82,9 @@ WAYS = [{"reset": "rollback"}, {"reset": "session"}, {"reset": "session", "pipel
 
 
 @pytest.mark.parametrize("settings", WAYS)
-def test_at_exit_idle_connections_end_their_sessions(shop: str, aborted: Aborted, settings: dict[str, Any]) -> None:
+def test_at_exit_idle_connections_end_their_sessions(
+    shop: str, aborted: AbortedClients, settings: dict[str, Any]
+) -> None:
     report = outcome_of(
         """
 with pool.connection() as one, pool.connection(readonly=True) as two:
@@ -111,7 +100,7 @@ print(json.dumps({"idle": pool.idle}))
     assert aborted.count() == 0
 
 
-def test_sys_exit_in_a_block_ends_the_session(shop: str, aborted: Aborted) -> None:
+def test_sys_exit_in_a_block_ends_the_session(shop: str, aborted: AbortedClients) -> None:
     outcome_of(
         """
 with pool.connection() as connection:
@@ -124,7 +113,7 @@ with pool.connection() as connection:
     assert aborted.count() == 0
 
 
-def test_at_exit_a_connection_in_use_is_not_closed(shop: str, aborted: Aborted) -> None:
+def test_at_exit_a_connection_in_use_is_not_closed(shop: str, aborted: AbortedClients) -> None:
     # The holder may be in the middle of a command, where COM_QUIT would be read as something else.
     outcome_of(
         """
@@ -164,7 +153,7 @@ with pool.connection() as connection:
             admin.kill(number)
 
 
-def test_at_exit_threads_that_wait_for_a_connection_are_not_waited_for(shop: str, aborted: Aborted) -> None:
+def test_at_exit_threads_that_wait_for_a_connection_are_not_waited_for(shop: str, aborted: AbortedClients) -> None:
     outcome_of(
         """
 held = [pool.getconn() for _ in range(4)]
@@ -178,7 +167,7 @@ eventually(lambda: pool.waiting == 3)
     assert aborted.count() == 4
 
 
-def test_at_exit_joined_threads_are_served_to_their_end(shop: str, aborted: Aborted) -> None:
+def test_at_exit_joined_threads_are_served_to_their_end(shop: str, aborted: AbortedClients) -> None:
     report = outcome_of(
         """
 leave = threading.Event()
@@ -207,7 +196,7 @@ leave.set()
     assert aborted.count() == 0
 
 
-def test_at_exit_a_thread_that_connects_is_not_waited_for(proxy: Proxy, shop: str, aborted: Aborted) -> None:
+def test_at_exit_a_thread_that_connects_is_not_waited_for(proxy: Proxy, shop: str, aborted: AbortedClients) -> None:
     proxy.greeting = "black hole"
     outcome_of(
         """
@@ -233,7 +222,7 @@ with pool.connection(readonly=True) as connection:
     proxy.cut()
 
 
-def test_a_pool_made_by_hand_and_closed_ends_its_sessions(shop: str, aborted: Aborted) -> None:
+def test_a_pool_made_by_hand_and_closed_ends_its_sessions(shop: str, aborted: AbortedClients) -> None:
     outcome_of(
         """
 pool = pool_of(url, max_size=2)
@@ -247,7 +236,7 @@ pool.close()
     assert aborted.count() == 0
 
 
-def test_an_open_pool_does_not_keep_the_program_from_ending(shop: str, aborted: Aborted) -> None:
+def test_an_open_pool_does_not_keep_the_program_from_ending(shop: str, aborted: AbortedClients) -> None:
     outcome_of(
         """
 pool = pool_of(url, max_size=2)
@@ -261,7 +250,7 @@ with pool.connection() as one, pool.connection() as two:
 
 
 @pytest.mark.parametrize("made_by", ["a URL", "a callable"])
-def test_at_exit_a_registered_pool_ends_its_sessions(shop: str, aborted: Aborted, made_by: str) -> None:
+def test_at_exit_a_registered_pool_ends_its_sessions(shop: str, aborted: AbortedClients, made_by: str) -> None:
     report = outcome_of(
         f"made_by = {made_by!r}"
         """
@@ -286,7 +275,7 @@ print(json.dumps({"idle": pool.idle}))
     assert aborted.count() == 0
 
 
-def test_at_exit_maintenance_ends_and_so_do_the_sessions_it_has_opened(shop: str, aborted: Aborted) -> None:
+def test_at_exit_maintenance_ends_and_so_do_the_sessions_it_has_opened(shop: str, aborted: AbortedClients) -> None:
     report = outcome_of(
         """
 pool.resize(2)
@@ -300,7 +289,9 @@ print(json.dumps({"idle": pool.idle}))
     assert aborted.count() == 0
 
 
-def test_at_exit_a_connect_in_the_background_is_not_waited_for_long(proxy: Proxy, shop: str, aborted: Aborted) -> None:
+def test_at_exit_a_connect_in_the_background_is_not_waited_for_long(
+    proxy: Proxy, shop: str, aborted: AbortedClients
+) -> None:
     proxy.greeting = "black hole"
     report = outcome_of(
         """
@@ -321,7 +312,7 @@ print(json.dumps({"size": pool.size}))
 
 @pytest.mark.parametrize("settings", WAYS)
 def test_a_fork_leaves_the_parent_its_sessions_and_gives_the_child_its_own(
-    shop: str, aborted: Aborted, settings: dict[str, Any]
+    shop: str, aborted: AbortedClients, settings: dict[str, Any]
 ) -> None:
     report = outcome_of(
         """
@@ -351,7 +342,7 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
-def test_a_child_that_exits_normally_ends_only_its_own_sessions(shop: str, aborted: Aborted) -> None:
+def test_a_child_that_exits_normally_ends_only_its_own_sessions(shop: str, aborted: AbortedClients) -> None:
     report = outcome_of(
         """
 with pool.connection() as connection:
@@ -408,7 +399,7 @@ print(json.dumps(report))
 
 
 def test_a_fork_while_a_thread_connects_leaves_both_sides_a_working_pool(
-    proxy: Proxy, shop: str, aborted: Aborted
+    proxy: Proxy, shop: str, aborted: AbortedClients
 ) -> None:
     proxy.delay = 0.1
     report = outcome_of(
@@ -499,7 +490,9 @@ os._exit(0)
     assert report == {"status": 0, "child's": 0, "parent's": 1}
 
 
-def test_a_fork_while_threads_wait_and_query_leaves_both_sides_a_working_pool(shop: str, aborted: Aborted) -> None:
+def test_a_fork_while_threads_wait_and_query_leaves_both_sides_a_working_pool(
+    shop: str, aborted: AbortedClients
+) -> None:
     report = outcome_of(
         """
 pool = pool_of(url, max_size=1)
@@ -535,7 +528,9 @@ print(json.dumps(report))
     assert aborted.count() == 0
 
 
-def test_a_fork_in_the_middle_of_a_block_leaves_the_connection_to_the_parent(shop: str, aborted: Aborted) -> None:
+def test_a_fork_in_the_middle_of_a_block_leaves_the_connection_to_the_parent(
+    shop: str, aborted: AbortedClients
+) -> None:
     report = outcome_of(
         """
 with pool.connection() as connection:
@@ -569,7 +564,7 @@ LEAVINGS = {"normally": "ValueError", "by an exception": "KeyError", "as a close
 @pytest.mark.parametrize("way", LEAVINGS)
 @pytest.mark.parametrize("settings", WAYS)
 def test_a_forks_child_that_leaves_the_parents_block_commits_and_returns_nothing(
-    shop: str, aborted: Aborted, settings: dict[str, Any], way: str
+    shop: str, aborted: AbortedClients, settings: dict[str, Any], way: str
 ) -> None:
     report = outcome_of(
         f"way = {way!r}\n"
@@ -625,7 +620,7 @@ print(json.dumps(report | {"error": error}))
     assert aborted.count() == 0
 
 
-def test_after_a_fork_parent_and_child_each_have_maintenance(shop: str, aborted: Aborted) -> None:
+def test_after_a_fork_parent_and_child_each_have_maintenance(shop: str, aborted: AbortedClients) -> None:
     report = outcome_of(
         """
 def has_maintenance():
@@ -657,7 +652,7 @@ print(json.dumps(report))
 
 
 def test_a_fork_while_connections_open_leaves_both_sides_a_working_pool(
-    proxy: Proxy, shop: str, aborted: Aborted
+    proxy: Proxy, shop: str, aborted: AbortedClients
 ) -> None:
     proxy.delay = 0.1
     report = outcome_of(
@@ -699,7 +694,7 @@ ENDS = {"mod_wsgi": "wsgipool._runtime.end()", "nobody": "atexit._run_exitfuncs(
 @pytest.mark.parametrize("caller", ENDS)
 @pytest.mark.parametrize("gil", GILS)
 def test_an_interpreter_ends_with_maintenance_alive_while_others_go_on(
-    shop: str, aborted: Aborted, gil: str, caller: str
+    shop: str, aborted: AbortedClients, gil: str, caller: str
 ) -> None:
     # An interpreter with a thread refuses to end, or aborts the process.
     report = outcome_of(

@@ -1,10 +1,9 @@
-"""A database for a site, and what its server says of the site's sessions."""
+"""A database for a site."""
 
 from __future__ import annotations
 
 import itertools
 
-from httpd.harness import Administered, eventually, sessions, status
 from wsgipool.demo.mariadb import Server
 
 _numbers = itertools.count(1)
@@ -21,16 +20,3 @@ def new_shop(mariadb: Server) -> str:
 
 def user_of(url: str) -> str:
     return url.rpartition("/")[2]
-
-
-class AbortedClients:
-    """The sessions that ended without COM_QUIT, counted when all sessions of the shop have ended."""
-
-    def __init__(self, mariadb: Administered, url: str) -> None:
-        self._mariadb = mariadb
-        self._user = user_of(url)
-        self._before = status(mariadb, "Aborted_clients")
-
-    def count(self) -> int:
-        eventually(lambda: not sessions(self._mariadb, self._user), "the sessions to end")
-        return status(self._mariadb, "Aborted_clients") - self._before

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from frameworks.harness import UWSGI, Gunicorn, Waitress, WSGIServer
-from frameworks.shops import AbortedClients, new_shop
+from frameworks.shops import new_shop
 from httpd.harness import LONG, connections_by_process, eventually, overlaps
 from wsgipool.demo.mariadb import Server
 
@@ -113,16 +113,3 @@ def test_each_thread_has_a_connection_of_its_own(server: WSGIServer) -> None:
     assert answers[0]["max_size"] == THREADS
     assert [len(used) <= THREADS for used in connections_by_process(answers).values()] == [True]
     assert len({answer["thread"] for answer in answers}) > THREADS // 2
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
-def test_sigterm_ends_the_sessions_as_the_database_expects(
-    kind: type[WSGIServer], mariadb: Server, tmp_path: Path
-) -> None:
-    url = new_shop(mariadb)
-    aborted = AbortedClients(mariadb, url)
-    with kind(tmp_path, url, threads=4) as server:
-        server.load(lambda _: "/hold?seconds=0.1", requests=4, clients=4)
-        server.terminate()
-
-    assert aborted.count() == 0

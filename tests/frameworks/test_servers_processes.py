@@ -1,4 +1,4 @@
-"""Several processes of gunicorn and uWSGI: forks, reloads and killed workers, within a budget."""
+"""The processes of gunicorn, waitress and uWSGI: forks, reloads, killed workers and their ends, within a budget."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from frameworks.harness import UWSGI, Gunicorn, WSGIServer
-from frameworks.shops import AbortedClients, new_shop, user_of
-from httpd.harness import Answer, SessionMonitor, connections_by_process, eventually, overlaps, sessions
+from frameworks.harness import UWSGI, Gunicorn, Waitress, WSGIServer
+from frameworks.shops import new_shop, user_of
+from httpd.harness import AbortedClients, Answer, SessionMonitor, connections_by_process, eventually, overlaps, sessions
 from wsgipool.demo.mariadb import Server
 
 pytestmark = pytest.mark.mariadb_only("how a server starts its processes does not depend on the database")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mariadb_only("how a server starts its processes does no
 FORKING: dict[str, tuple[type[WSGIServer], list[str]]] = {
     "gunicorn": (Gunicorn, ["--preload"]),
     "uWSGI": (UWSGI, []),
-    "uWSGI with hooks": (UWSGI, ["--py-call-osafterfork"]),
+    "uWSGI with hooks": (UWSGI, ["--py-call-uwsgi-fork-hooks"]),
 }
 RELOADING: dict[str, tuple[type[WSGIServer], list[str]]] = {
     "gunicorn": (Gunicorn, []),
@@ -89,12 +89,25 @@ def test_the_permit_of_a_killed_worker_is_used_by_its_successor(mariadb: Server,
 
 def test_a_worker_that_takes_too_long_ends_its_session(mariadb: Server, tmp_path: Path) -> None:
     url = new_shop(mariadb)
-    aborted = AbortedClients(mariadb, url)
+    aborted = AbortedClients(mariadb, user_of(url))
     options = ("--worker-class=sync", "--timeout=1")
     with Gunicorn(tmp_path, url, *options, budget={"connections": 1}) as server:
         with pytest.raises(requests.exceptions.RequestException):
             assert server.request(f"/stream?until={tmp_path}/never").content.count(b"\n") == 2
 
         server.get("/hold")
+
+    assert aborted.count() == 0
+
+
+@pytest.mark.parametrize("kind", [Gunicorn, Waitress, UWSGI], ids=lambda kind: kind.name)
+def test_sigterm_ends_the_sessions_as_the_database_expects(
+    kind: type[WSGIServer], mariadb: Server, tmp_path: Path
+) -> None:
+    url = new_shop(mariadb)
+    aborted = AbortedClients(mariadb, user_of(url))
+    with kind(tmp_path, url, threads=4) as server:
+        server.load(lambda _: "/hold?seconds=0.1", requests=4, clients=4)
+        server.terminate()
 
     assert aborted.count() == 0

@@ -243,6 +243,31 @@ def status(mariadb: Administered, variable: str) -> int:
         return int(cursor.fetchone()[1])
 
 
+class AbortedClients:
+    """The sessions that ended without COM_QUIT, counted when all sessions of a user have ended.
+
+    The server's number is for all users. So this begins when the sessions that earlier tests left to it have ended.
+    """
+
+    def __init__(self, mariadb: Administered, user: str) -> None:
+        self._mariadb, self._user = mariadb, user
+        eventually(lambda: self._of_earlier_tests() == 0, "the sessions of earlier tests to end")
+        self._before = status(mariadb, "Aborted_clients")
+
+    def count(self) -> int:
+        eventually(lambda: not sessions(self._mariadb, self._user), "all sessions to end")
+        return status(self._mariadb, "Aborted_clients") - self._before
+
+    def _of_earlier_tests(self) -> int:
+        with self._mariadb.admin() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT COUNT(*) FROM information_schema.processlist"
+                " WHERE user NOT IN (SUBSTRING_INDEX(CURRENT_USER(), '@', 1), 'system user', 'event_scheduler', %s)",
+                (self._user,),
+            )
+            return int(cursor.fetchone()[0])
+
+
 def eventually(condition: Callable[[], T], what: str, within: float = LONG) -> T:
     """Wait until the condition holds, and return its value."""
     deadline = time.monotonic() + within

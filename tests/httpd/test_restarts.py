@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from httpd.harness import LONG, eventually, sessions, status
+from httpd.harness import LONG, AbortedClients, eventually, sessions
 from httpd.loads import Load
 from httpd.place import MODES, Place
 from wsgipool.demo.mariadb import Server
@@ -30,7 +30,7 @@ def test_graceful_restarts_under_load_fail_no_request_and_abort_no_session(
 ) -> None:
     user = str(urlsplit(shop).username)
     processes, threads = processes_and_threads(mode)
-    aborted = status(mariadb, "Aborted_clients")
+    aborted = AbortedClients(mariadb, user)
     with place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site:
         with Load(site, HOLD, clients=4) as load:
             for _ in range(3):
@@ -41,8 +41,7 @@ def test_graceful_restarts_under_load_fail_no_request_and_abort_no_session(
     allowed = {"application 200"} | (HTTPD_IN_DAEMON_MODE if mode == "daemon" else set())
     assert set(load.outcomes) <= allowed, load.outcomes
     assert "Traceback" not in site.log()
-    eventually(lambda: not sessions(mariadb, user), "all sessions to end")
-    assert status(mariadb, "Aborted_clients") == aborted
+    assert aborted.count() == 0
 
 
 @pytest.mark.parametrize("mode", ["worker", "event"])
@@ -79,15 +78,14 @@ def test_a_graceful_stop_under_load_answers_what_it_accepted_and_aborts_no_sessi
         Load(site, HOLD, clients=4) as load,
     ):
         load.wait_for_more(20)
-        aborted = status(mariadb, "Aborted_clients")
+        aborted = AbortedClients(mariadb, user)
         site.stop_gracefully()
 
     # After httpd has closed its socket, connections are refused.
     allowed = {"application 200", "no answer"} | (HTTPD_IN_DAEMON_MODE if mode == "daemon" else set())
     assert set(load.outcomes) <= allowed, load.outcomes
     assert "Traceback" not in site.log()
-    eventually(lambda: not sessions(mariadb, user), "all sessions to end")
-    assert status(mariadb, "Aborted_clients") == aborted
+    assert aborted.count() == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -97,8 +95,6 @@ def test_a_plain_stop_quits_the_idle_sessions(mode: str, mariadb: Server, shop: 
     with place.running_site(mode, {"shop": shop}, processes=processes, threads=threads) as site:
         site.load(lambda _: "/hold?seconds=0.05", requests=40, clients=8)
         assert len(sessions(mariadb, user)) > 1
-        # Not earlier: the server may still have to count the sessions that an earlier test has aborted.
-        aborted = status(mariadb, "Aborted_clients")
+        aborted = AbortedClients(mariadb, user)
 
-    eventually(lambda: not sessions(mariadb, user), "all sessions to end")
-    assert status(mariadb, "Aborted_clients") == aborted, site.log()
+    assert aborted.count() == 0, site.log()
