@@ -52,7 +52,14 @@ class Maintenance(Generic[C]):
         self._max_lifetime = max_lifetime
         self._last_end = last_end()
 
-    def run(self) -> float | None:
+    def __repr__(self) -> str:
+        return f"pool {self._name!r}"
+
+    def begin(self) -> None:
+        """Have the background maintain this pool from now on."""
+        background.register(self)
+
+    def maintain(self) -> float | None:
         """Do the maintenance that is due; return the seconds until the next round, None if none is due."""
         permits, state = self._permits, self._state
         if permits is None:

@@ -51,6 +51,11 @@ class PoolState(Generic[C]):
         needs_permits: bool,
         has_background: Callable[[], bool],
     ) -> None:
+        if max_connecting < 1:
+            raise ValueError(
+                f"max_connecting must be at least 1, is {max_connecting}: the pool would open no connection"
+            )
+        _check_sizes(min_size, max_size)
         self.min_size = min_size
         self.max_size = max_size
         self.max_connecting = max_connecting
@@ -361,6 +366,7 @@ class PoolState(Generic[C]):
             slot.is_outdated = True
 
     def resize(self, min_size: int, max_size: int) -> None:
+        _check_sizes(min_size, max_size)
         self.min_size = min_size
         self.max_size = max_size
         self._shrink()
@@ -448,3 +454,10 @@ class PoolState(Generic[C]):
         if key in self._by_connection and self._by_connection[key] is slot:
             del self._by_connection[key]
         self.slots.pop(slot, None)
+
+
+def _check_sizes(min_size: int, max_size: int) -> None:
+    if max_size < 1:
+        raise ValueError(f"max_size must be at least 1, is {max_size}")
+    if not 0 <= min_size <= max_size:
+        raise ValueError(f"min_size must be from 0 to max_size, {max_size}, is {min_size}")

@@ -4,8 +4,8 @@ Idle connections are checked out last in, first out, so that few stay busy and s
 are served first come, first served; no thread overtakes them. One lock guards the state. It is held for decisions only,
 never during I/O, a callback or a log call.
 
-To follow a checkout, read this file and `_state`: `PoolState` decides, `Pool` carries out. The pool knows no server and
-no settings file, and works in any Python program.
+To follow a checkout, read this file and `_state`: `PoolState` decides, `Pool` carries out. Where no connection is idle,
+`_waiting` goes on. The pool knows no server and no settings file, and works in any Python program.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from wsgipool.config import (
     DEFAULT_TIMEOUT,
 )
 from wsgipool.drivers import C, CallableDriver, Driver, Reset
-from wsgipool.errors import PoolError
 from wsgipool.pool._block import Block, is_asynchronous
 from wsgipool.pool._connector import Connector, pause
 from wsgipool.pool._errors import ErrorFactory, is_pool_error
@@ -44,15 +43,13 @@ from wsgipool.pool._slot import (
     CHECKED_OUT,
     CLOSED,
     CONNECTING,
-    PREPARING,
-    RESERVED,
     RETURNING,
     Slot,
-    Waiter,
     stack_of,
 )
 from wsgipool.pool._state import PoolState
-from wsgipool.pool._threads import ThreadRecord, current, live_threads
+from wsgipool.pool._threads import current, live_threads
+from wsgipool.pool._waiting import Waiting
 from wsgipool.pool.stats import Stats
 
 logger = logging.getLogger("wsgipool")
@@ -61,8 +58,6 @@ T = TypeVar("T")
 
 _FIRST_PAUSE, _MAX_PAUSE = 0.01, 1.0
 """First and maximum seconds between the attempts of a transaction."""
-_MAINTENANCE_INTERVAL = 0.25
-"""Seconds for which a waiter waits before it asks maintenance to scan for orphaned connections."""
 
 
 class Pool(Generic[C]):
@@ -138,11 +133,6 @@ class Pool(Generic[C]):
         debug: bool = False,
         permits: Permits | None = None,
     ) -> None:
-        if max_connecting < 1:
-            raise ValueError(
-                f"max_connecting must be at least 1, is {max_connecting}: the pool would open no connection"
-            )
-        _check_sizes(min_size, max_size)
         self.name = name
         self.timeout = timeout
         self.max_waiting = max_waiting
@@ -178,11 +168,11 @@ class Pool(Generic[C]):
         self._sessions = Sessions(self._state, self._connector, permits, max_lifetime)
         self._maintenance = Maintenance(name, self._state, self._sessions, self._connector, permits, max_lifetime)
         self._errors = ErrorFactory(name, self._state, self._connector, permits)
+        self._waiting = Waiting(self._state, self._sessions, self._maintenance, self._errors, permits, max_waiting)
         self._closed_by_holder: weakref.WeakValueDictionary[int, C] = weakref.WeakValueDictionary()
-        self._timeouts = self._refused = 0
         _every_pool.add(self)
         if min_size:
-            background.register(self)
+            self._maintenance.begin()
 
     def __repr__(self) -> str:
         return f"<Pool {self.name!r}: {self._errors.counts()}>"
@@ -301,7 +291,7 @@ class Pool(Generic[C]):
             with state.lock:
                 slot = state.take_idle(thread)
             if slot is None:
-                slot = self._wait_for_slot(thread, limit, asked)
+                slot = self._waiting.wait_for_slot(thread, limit, asked)
             while True:
                 slot.token = token
                 slot.since = now = monotonic()
@@ -328,76 +318,6 @@ class Pool(Generic[C]):
                 self._sessions.recover(thread)
             raise
 
-    def _wait_for_slot(self, thread: ThreadRecord, limit: float, asked: float) -> Slot[C]:
-        """Wait in the queue; return the slot assigned to this thread, with a connection or to open one."""
-        if self._sessions.is_inside():
-            raise self._errors.reentered()
-        self._maintenance.reclaim_ended()
-        waiter: Waiter[C] = Waiter(thread, limit, asked)
-        try:
-            with self._state.lock:
-                self._check_may_wait(thread)
-                self._state.waiting.append(waiter)
-                self._state.serve(asked)
-                waiter.is_asleep = waiter.slot is None
-            if waiter.slot is None:
-                self._request_connection()
-                if not self._sleep(waiter):
-                    self._time_out(waiter)
-            slot = waiter.slot
-            if slot is None:
-                raise self._errors.closed_while_waiting()
-        except PoolError:
-            self._sessions.withdraw(waiter)
-            raise
-        if slot.state is RESERVED:
-            slot.state = PREPARING
-        return slot
-
-    def _check_may_wait(self, thread: ThreadRecord) -> None:
-        """Raise an error if waiting cannot succeed, or if too many threads wait already. The caller holds the lock."""
-        state = self._state
-        if state.is_closed:
-            raise self._errors.closed()
-        if state.is_waiting(thread):
-            raise self._errors.reentered_while_waiting()
-        if state.is_deadlocked(thread):
-            raise self._errors.deadlock()
-        if self.max_waiting and len(state.waiting) >= self.max_waiting:
-            self._refused += 1
-            raise self._errors.too_many()
-
-    def _request_connection(self) -> None:
-        """Request a new connection for the waiters, if there is room."""
-        state, permits = self._state, self.permits
-        if permits is not None:
-            if not permits.is_starved:
-                self._sessions.supply_permit()
-            if not state.slots:
-                background.register(self)  # maintenance must ask for a permit, even without a connection
-        self._sessions.settle()
-
-    def _sleep(self, waiter: Waiter[C]) -> bool:
-        """Wait until the waiter is served or the pool is closed; return False if the deadline has passed."""
-        while not waiter.wait(_MAINTENANCE_INTERVAL):
-            if monotonic() >= waiter.deadline:
-                return False
-            if not background.is_running:
-                self._sessions.supply_permit()  # the process ends: its last requests must ask themselves
-            background.wake()
-        return True
-
-    def _time_out(self, waiter: Waiter[C]) -> None:
-        error = self._errors.timed_out(waiter.limit)
-        with self._state.lock:
-            if not self._state.withdraw(waiter):
-                return  # served at the last moment
-            is_last = not self._state.waiting
-        self._timeouts += 1
-        if is_last and self.permits is not None:
-            self.permits.satisfied()
-        raise error
-
     def _connect(self, slot: Slot[C], limit: float, asked: float) -> None:
         """Open the connection of a slot. Raises PoolTimeout, PoolClosed or ConnectFailed."""
         deadline = asked + limit
@@ -408,11 +328,10 @@ class Pool(Generic[C]):
         if self._state.is_closed:
             raise self._errors.closed_while_waiting()
         if monotonic() >= deadline:
-            self._timeouts += 1
-            raise self._errors.timed_out(limit)
+            raise self._waiting.timed_out(limit)
         self._sessions.open(slot, deadline - monotonic())
         self._sessions.settle()  # the next thread may connect
-        background.register(self)
+        self._maintenance.begin()
 
     # --- check in ---------------------------------------------------------------------------------------------------
 
@@ -567,8 +486,8 @@ class Pool(Generic[C]):
                 checkouts=state.checkouts,
                 waits=state.waits,
                 wait_seconds=state.wait_seconds,
-                timeouts=self._timeouts,
-                refused=self._refused,
+                timeouts=self._waiting.timeouts,
+                refused=self._waiting.refused,
                 opened=state.opened,
                 connect_failures=self._sessions.connect_failures,
                 closed={reason: count for reason, count in state.closed.items() if count},
@@ -586,11 +505,10 @@ class Pool(Generic[C]):
         Raises:
             ValueError: A size is out of range.
         """
-        _check_sizes(min_size, self.max_size if max_size is None else max_size)
         with self._state.lock:
             self._state.resize(min_size, self.max_size if max_size is None else max_size)
         self._sessions.settle()
-        background.register(self)
+        self._maintenance.begin()
 
     def drain(self) -> None:
         """Close all connections, those in use when they are returned, and open new ones as needed.
@@ -655,7 +573,7 @@ class Pool(Generic[C]):
         Returns:
             Seconds until the next call, ``None`` if none is due.
         """
-        return self._maintenance.run()
+        return self._maintenance.maintain()
 
     def _after_fork(self) -> None:
         """Empty the pool in the child of a fork, without sending anything: the sessions belong to the parent."""
@@ -667,13 +585,6 @@ class Pool(Generic[C]):
         for slot in inherited:
             if slot.connection is not None:
                 self._driver.after_fork(slot.connection)
-
-
-def _check_sizes(min_size: int, max_size: int) -> None:
-    if max_size < 1:
-        raise ValueError(f"max_size must be at least 1, is {max_size}")
-    if not 0 <= min_size <= max_size:
-        raise ValueError(f"min_size must be from 0 to max_size, {max_size}, is {min_size}")
 
 
 _every_pool: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
