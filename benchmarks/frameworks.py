@@ -165,7 +165,7 @@ def start(row: str, folder: Path, server: mariadb.MariaDB, shape: Shape) -> expr
     if contender.pool != "wsgipool":
         with without_drop_in(own):
             return started_with(contender.script, settings, own, "", shape)
-    # The settings of the database are the framework's, and a wsgipool.toml has at least one.
+    # The settings of the database are the framework's, but wsgipool.toml must not be empty.
     config = '[databases.another]\nurl = "sqlite:////nowhere"\n'
     return started_with(contender.script, settings, own, config, shape)
 
