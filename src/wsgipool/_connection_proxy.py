@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from wsgipool import _keyed, drivers, pools
 from wsgipool._checkouts import Checkout, close_abandoned, is_outside_request
+from wsgipool._code import level_outside
 from wsgipool.config import MAX_NAME
 from wsgipool.drivers.codes import is_database_error
 from wsgipool.errors import PoolError
@@ -103,7 +104,7 @@ class ConnectionProxy:
         close_abandoned()
         pool = pools.pool(self._pool_name())
         try:
-            checkout = Checkout(pool, pool.getconn(stacklevel=_level_of_caller()))
+            checkout = Checkout(pool, pool.getconn(stacklevel=level_outside(_DRIVERS)))
         except PoolError as error:
             _raise_as_the_module(error)
         try:
@@ -261,14 +262,6 @@ def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _threads() -> int:
     server = httpd.this_process()
     return server.threads if server else THREADS_OUTSIDE_HTTPD
-
-
-def _level_of_caller() -> int:
-    """Return the `stacklevel`, from the caller's view, of the first frame outside of the drivers."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _DRIVERS:
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _raise_as_the_module(error: PoolError) -> NoReturn:

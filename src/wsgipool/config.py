@@ -248,7 +248,7 @@ def _database(
         given["password_file"] = directory / given["password_file"]
     _add_password(given, table, environment)
     settings = DatabaseSettings(name=name, origin=table.where(), **given)
-    _refuse_contradictions(settings, table, budget)
+    refuse_contradictions(settings, table, budget)
     return settings
 
 
@@ -267,7 +267,8 @@ def _add_password(given: dict[str, Any], table: Table, environment: Mapping[str,
         given["url"] = replace(url, password=password)
 
 
-def _refuse_contradictions(settings: DatabaseSettings, table: Table, budget: BudgetSettings | None) -> None:
+def refuse_contradictions(settings: DatabaseSettings, table: Table, budget: BudgetSettings | None) -> None:
+    """Raise ConfigError for settings of a database that are right alone and wrong together, or with the budget."""
     for limit, name in (
         (settings.max_size, "max_size"),
         (budget.connections if budget else None, "budget.connections"),

@@ -43,6 +43,30 @@ assert (stats.opened, stats.idle, stats.in_use) == (1, 1, 0), stats
     )
 
 
+def test_messages_name_the_place_in_the_sites_code(default: dict[str, Any]) -> None:
+    output = run(
+        """
+from django.db.utils import OperationalError
+
+def first_view():
+    Book.objects.first()
+    return on_thread(second_view)
+
+def second_view():
+    try:
+        Book.objects.first()
+    except OperationalError as error:
+        return str(error)
+
+create_tables()
+print(request(first_view))
+""",
+        {**default, "OPTIONS": {"pool": {"max_size": 1, "timeout": 1}}},
+    )
+
+    assert "in first_view" in output, output
+
+
 def test_a_request_with_one_query_sends_one_statement(default: dict[str, Any], general_log: GeneralLog) -> None:
     run(
         """

@@ -72,6 +72,8 @@ def test_wrong_settings_are_explained() -> None:
         (with_pool({"pool_size": 3}), "['pool']: pool_size is not a setting; write max_size"),
         (with_pool({"host": "db"}), "it does not belong in 'pool' but beside it"),
         (with_pool({"max_size": "many"}), "['pool']: max_size must be a whole number"),
+        (with_pool({"max_size": 2, "min_size": 3}), "['pool']: min_size = 3 is more than max_size, which is 2"),
+        ({**NOWHERE, "PORT": "33o6"}, "DATABASES['default']['PORT'] must be a number, is '33o6'"),
         (with_pool("mysql://shop:s3cret@db/orders"), "must be True, False or a dict of settings"),
         (with_pool({"name": "orders", "max_size": 3}), "so the other settings belong in [databases.orders]"),
         (with_pool(True, driver="mysqldb"), "['driver'] must be 'pymysql' or 'mysqlclient', is 'mysqldb'"),

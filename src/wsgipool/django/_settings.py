@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from wsgipool import drivers, hints, pools, showing
 from wsgipool._values import Table, kinds_of
-from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.config import DatabaseSettings, DatabaseURL, refuse_contradictions
 from wsgipool.errors import ConfigError
 
 _ADDRESS = {"user", "password", "passwd", "db", "database", "dbname", "host", "port", "unix_socket", "service"}
@@ -90,7 +90,9 @@ def read(alias: str, entry: Mapping[str, Any]) -> DatabaseSettings:
     values = table.read(DatabaseSettings)
     if entry["CONN_HEALTH_CHECKS"]:
         values.setdefault("check_after", 0.0)
-    return DatabaseSettings(name=alias, url=DatabaseURL(""), origin=_where(alias), **values)
+    read_settings = DatabaseSettings(name=alias, url=DatabaseURL(""), origin=_where(alias), **values)
+    refuse_contradictions(read_settings, table, None)
+    return read_settings
 
 
 def check_family(alias: str, entry: Mapping[str, Any], database: DatabaseSettings, family: str) -> None:

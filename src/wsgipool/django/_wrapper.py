@@ -21,6 +21,7 @@ from django.db.utils import DEFAULT_DB_ALIAS, DatabaseErrorWrapper, ProgrammingE
 from django.utils.functional import cached_property
 
 from wsgipool import _keyed, _runtime, _sources, drivers, pools
+from wsgipool._code import level_outside
 from wsgipool.config import DatabaseSettings
 from wsgipool.django import _settings
 from wsgipool.drivers import Driver
@@ -28,6 +29,9 @@ from wsgipool.pool import Pool
 
 Setup = Callable[[Any], object]
 """A function that sets up a new session."""
+
+_PACKAGES = ("wsgipool", "django")
+"""Packages whose frames are no place of a checkout."""
 
 _CONNECT_TIMEOUT = 30.0
 """Seconds for a connection outside the pool, beside the driver's own limit."""
@@ -97,7 +101,12 @@ class PooledWrapper(BaseDatabaseWrapper):
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
 
     def get_connection_params(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = super().get_connection_params()
+        try:
+            arguments: dict[str, Any] = super().get_connection_params()
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]['PORT'] must be a number, is {self.settings_dict['PORT']!r}"
+            ) from error
         arguments.pop("pool", None)
         return arguments
 
@@ -108,7 +117,7 @@ class PooledWrapper(BaseDatabaseWrapper):
             with _settings.explained(self.alias):
                 return self._driver(conn_params).connect(_CONNECT_TIMEOUT)
         pool = pools.pool(self.pool_name(conn_params))
-        connection = pool.getconn()
+        connection = pool.getconn(stacklevel=level_outside(_PACKAGES))
         self._pool, self._user = pool, get_ident()
         return connection
 

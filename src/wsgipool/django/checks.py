@@ -32,6 +32,7 @@ def check_databases(**_: Any) -> list[CheckMessage]:
     for alias, entry in entries.items():
         try:
             connections[alias].check_settings()
+            connections[alias].get_connection_params()
             if _settings.is_pooled(entry):
                 _settings.read(alias, entry)
         except (ImproperlyConfigured, ConfigError) as error:

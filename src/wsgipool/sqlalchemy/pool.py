@@ -6,7 +6,6 @@ Here `_backing` has the records beside wsgipool's pool, which decides on connect
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from threading import get_ident
 from typing import Any
@@ -16,6 +15,7 @@ from sqlalchemy import pool as pooling
 
 import wsgipool
 from wsgipool import errors, pools
+from wsgipool._code import level_outside
 from wsgipool.config import DatabaseSettings
 from wsgipool.drivers import Driver
 from wsgipool.sqlalchemy import _backing, _settings
@@ -160,7 +160,7 @@ class Pool(pooling.Pool):
         pool = backing.pool()
         while True:
             try:
-                connection = pool.getconn(stacklevel=_stacklevel())
+                connection = pool.getconn(stacklevel=level_outside(_PACKAGES))
             except errors.PoolTimeout as error:
                 raise PoolTimeout(str(error)) from error
             record = self.owner.records.get(id(connection))
@@ -212,13 +212,3 @@ def _adopt(_connection: object, record: Record | None, _state: object) -> None:
     """Take over a connection whose checkout ends on another thread, as that of a forgotten `Session` can."""
     if record is not None and record.holder_id != get_ident() and record.backing is not None:
         record.origin.adopt(record.dbapi_connection)
-
-
-def _stacklevel() -> int:
-    """Return the level of the program's call, for `getconn`."""
-    level = 2
-    frame = sys._getframe(level)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
-        frame = frame.f_back
-        level += 1
-    return level
