@@ -21,7 +21,10 @@ _known: dict[str, list[tuple[object, str, Driver[Any]]]] = {}
 _lock = threading.Lock()
 
 
-def pool_name(name: str, key: object, make: Callable[[], Driver[Any]], settings: Mapping[str, Any]) -> str:
+Settings = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
+
+def pool_name(name: str, key: object, make: Callable[[], Driver[Any]], settings: Settings) -> str:
     """Return the name of the pool for some connection arguments; create the pool at the first call.
 
     Look the pool up by `wsgipool.pool(name)` at each use: a fork, `configure` and `close` replace it.
@@ -31,7 +34,7 @@ def pool_name(name: str, key: object, make: Callable[[], Driver[Any]], settings:
         key: All that the pool depends on: the arguments of the connection and `settings`, compared by `==`. The caller
             must not change it afterwards.
         make: Return the driver. It is called if the pool is new.
-        settings: Arguments of `Pool`, as for `wsgipool.register`.
+        settings: Arguments of `Pool`, as for `wsgipool.register`, or a function that returns them for a new pool.
 
     Raises:
         ConfigError: There are too many pools, or an argument is wrong.
@@ -50,7 +53,9 @@ def _find(name: str, key: object) -> str | None:
     return None
 
 
-def _create(name: str, key: object, make: Callable[[], Driver[Any]], settings: Mapping[str, Any]) -> str:
+def _create(name: str, key: object, make: Callable[[], Driver[Any]], settings: Settings) -> str:
+    for proposed, known in _known.items():
+        _known[proposed] = [entry for entry in known if pools.is_registered(entry[1], entry[2])]
     count = sum(map(len, _known.values()))
     if count >= MAX_DATABASES:
         raise ConfigError(
@@ -63,7 +68,7 @@ def _create(name: str, key: object, make: Callable[[], Driver[Any]], settings: M
     free = name
     while pools.is_known(free):
         free = f"{name}-{next(numbers)}"
-    pools.register(free, driver, **settings)
+    pools.register(free, driver, **(settings() if callable(settings) else settings))
     _known.setdefault(name, []).append((key, free, driver))
     return free
 

@@ -162,6 +162,45 @@ def test_a_dialect_for_asyncio_is_refused() -> None:
 # --- databases of the settings file ----------------------------------------------------------------------------------
 
 
+def test_an_engine_of_a_named_database_follows_the_settings(url: str) -> None:
+    program = f"""
+import wsgipool
+from sqlalchemy import create_engine, text
+
+address = {url!r}.replace("+wsgipool", "")
+elsewhere = address.rpartition("/")[0] + "/information_schema"
+engine = create_engine("mysql+wsgipool://?name=orders")
+for changed in ({{"url": address, "max_size": 3}}, {{"url": elsewhere, "max_size": 4}}, {{"url": address}}):
+    wsgipool.configure({{"databases": {{"orders": changed}}}})
+    with engine.connect() as connection:
+        print(connection.scalar(text("SELECT DATABASE()")), engine.pool.size())
+"""
+    database = str(make_url(url).database)
+    assert run_python(program).splitlines() == [f"{database} 3", "information_schema 4", f"{database} 10"]
+
+
+def test_a_pool_of_a_dropped_engine_opens_no_connection(url: str) -> None:
+    program = f"""
+import gc, logging
+import wsgipool
+from sqlalchemy import create_engine, text
+from unit.fakes import eventually
+
+engine = create_engine({url!r}, pool_settings={{"min_size": 1}})
+with engine.connect() as connection:
+    connection.execute(text("SELECT 1"))
+pool = wsgipool.pool(engine.url.database)
+engine.dispose()
+eventually(lambda: pool.idle == 1)
+logging.getLogger("wsgipool").setLevel(logging.CRITICAL)
+del engine, connection
+gc.collect()
+pool.drain()
+eventually(lambda: pool.stats().connect_failures > 0 and pool.size == 0)
+"""
+    assert run_python(program) == ""
+
+
 def test_a_url_can_name_a_database_of_the_settings_file(url: str) -> None:
     program = f"""
 import wsgipool

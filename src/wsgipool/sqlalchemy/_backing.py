@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.pool.base import _ConnectionRecord  # which subclasses of Pool create
 
 import wsgipool
 from wsgipool import _keyed, _runtime
+from wsgipool.config import DatabaseSettings
 from wsgipool.drivers import CallableDriver, Driver
-from wsgipool.errors import PoolClosed
 from wsgipool.sqlalchemy._opening import EngineDriver
 
 if TYPE_CHECKING:
@@ -80,22 +79,30 @@ class Owner:
         """
 
 
+class Source(Protocol):
+    """Where a pool comes from: the URL of an engine, and the database of the settings file that it may name."""
+
+    @property
+    def database(self) -> DatabaseSettings | None:
+        """The database that the URL names, or None."""
+
+    def driver(self) -> Driver[Any] | None:
+        """Return the driver, or None if the connections are of a kind that wsgipool does not know."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of ``wsgipool.register``."""
+
+
 class Backing:
     """A pool of wsgipool for one engine at a time."""
 
-    def __init__(self, name: str, key: object, driver: Driver[Any] | None, settings: Mapping[str, Any]) -> None:
-        """Take the proposed name, what equal engines have in common, and the arguments of ``wsgipool.register``.
-
-        Without a driver the connections are of a kind that wsgipool does not know.
-        """
+    def __init__(self, name: str, key: object, source: Source) -> None:
+        """Take the proposed name, and what equal engines have in common."""
         self.name = name
         self.key = key
-        self._driver: Any
-        if driver is None:
-            self._driver = CallableDriver(lambda: self._add(self._engine_pool()._create_connection()))
-        else:
-            self._driver = EngineDriver(driver, self._engine_pool, self._add)
-        self._settings = {**settings, "on_close": self._on_close}
+        self._source = source
+        self._pool: wsgipool.Pool[Any] | None = None
+        """The pool of the last checkout."""
         self._owner: weakref.ref[Owner] | None = None
         self._closing: set[int] = set()
 
@@ -114,13 +121,28 @@ class Backing:
         owner.backing = self
 
     def pool(self) -> wsgipool.Pool[Any]:
-        """Return the pool; its first use creates it."""
-        return wsgipool.pool(_keyed.pool_name(self.name, self, lambda: self._driver, self._settings))
+        """Return the pool; its first use makes it, and so does a change of the database that the URL names."""
+        key = self, self._source.database
+        pool = wsgipool.pool(_keyed.pool_name(self.name, key, self._make_driver, self._make_settings))
+        former, self._pool = self._pool, pool
+        if former is not None and former is not pool:
+            former.resize(0)
+            former.drain()
+        return pool
+
+    def _make_driver(self) -> Any:
+        driver = self._source.driver()
+        if driver is None:
+            return CallableDriver(lambda: self._add(self._engine_pool()._create_connection()))
+        return EngineDriver(driver, self._engine_pool, self._add)
+
+    def _make_settings(self) -> dict[str, Any]:
+        return {**self._source.settings(), "on_close": self._on_close}
 
     def _engine_pool(self) -> Pool:
         owner = self.owner
         if owner is None:
-            raise PoolClosed("the engine is not used any more")
+            raise ConnectionError("the engine is not used any more")
         return owner.pool
 
     def _add(self, record: Record) -> Any:
@@ -166,7 +188,7 @@ _backings: list[Backing] = []
 _lock = threading.Lock()
 
 
-def find(owner: Owner, name: str, key: object, driver: Driver[Any] | None, settings: Mapping[str, Any]) -> Backing:
+def find(owner: Owner, name: str, key: object, source: Source) -> Backing:
     """Return the backing of an engine: its own, one whose engine is no longer used, or a new one."""
     with _lock:
         if owner.backing is not None:
@@ -174,7 +196,7 @@ def find(owner: Owner, name: str, key: object, driver: Driver[Any] | None, setti
         free = (each for each in _backings if each.owner is None and each.name == name and each.key == key)
         backing = next(free, None)
         if backing is None:
-            backing = Backing(name, key, driver, settings)
+            backing = Backing(name, key, source)
             _backings.append(backing)
             if sum(each.key == key for each in _backings) == _MANY_ENGINES:
                 logger.warning(

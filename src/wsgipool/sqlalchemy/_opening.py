@@ -25,6 +25,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from wsgipool import drivers, pools
+from wsgipool.config import DatabaseSettings
 from wsgipool.drivers import Driver
 from wsgipool.errors import ConfigError
 
@@ -75,7 +76,7 @@ class ConnectingDialect:
     database: str | None = None
     """The database of the settings file that the engine's URL names."""
 
-    _latest: tuple[Arguments, Driver[Any]] | None = None
+    _latest: tuple[tuple[Arguments, DatabaseSettings | None], Driver[Any]] | None = None
 
     def connect(self, *cargs: Any, **cparams: Any) -> Any:
         """Open a connection, as SQLAlchemy's dialects do."""
@@ -90,16 +91,16 @@ class ConnectingDialect:
         return call.connection
 
     def new_driver(self, arguments: Arguments) -> Driver[Any]:
-        """Return the driver for some arguments, the last one if they are equal to the last ones."""
-        latest = self._latest
-        if latest is None or latest[0] != arguments:
-            latest = self._latest = arguments, self._made(arguments)
+        """Return the driver for some arguments, the last one if they and the named database are the last ones."""
+        database = None if self.database is None else pools.database(self.database)
+        latest, given = self._latest, (arguments, database)
+        if latest is None or latest[0] != given:
+            latest = self._latest = given, self._made(*given)
         return latest[1]
 
-    def _made(self, arguments: Arguments) -> Driver[Any]:
-        if self.database is None:
+    def _made(self, arguments: Arguments, database: DatabaseSettings | None) -> Driver[Any]:
+        if database is None:
             return drivers.driver(self.driver_name, *arguments.positional, **arguments.by_keyword)
-        database = pools.database(self.database)
         if database.url.scheme not in self.schemes:
             raise ConfigError(
                 f"{database.origin}.url is of {database.url.scheme}://, which this dialect does not have; it has "

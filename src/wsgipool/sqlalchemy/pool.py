@@ -7,6 +7,7 @@ Here `_backing` has the records beside wsgipool's pool, which decides on connect
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
 
@@ -190,17 +191,44 @@ class Pool(pooling.Pool):
 
     def _find_backing(self) -> Backing:
         dialect: Any = self._dialect
-        name = getattr(dialect, "name", "sqlalchemy")
-        key = name, self._arguments, self._settings
+        source = _Source(dialect, self._arguments, self._settings)
+        source.settings()  # raises its errors before an engine takes the backing
+        key = dialect and dialect.name, self._arguments, self._settings
+        return _backing.find(self.owner, self._orig_logging_name or source.name, key, source)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The source of the pools of an engine. It does not refer to the engine, which could never be garbage then."""
+
+    dialect: Any
+    arguments: Arguments | None
+    """The arguments of ``dialect.connect``; None if the program's own creator connects."""
+    pool_settings: _settings.PoolSettings
+
+    @property
+    def name(self) -> str:
+        """The proposed name of the pool."""
+        name: str = getattr(self.dialect, "name", "sqlalchemy")
+        if self.arguments is None:
+            return name
+        given = self.arguments.by_keyword
+        return self.dialect.database or given.get("database") or given.get("dbname") or name
+
+    @property
+    def database(self) -> DatabaseSettings | None:
+        if self.arguments is None or self.dialect.database is None:
+            return None
+        return pools.database(self.dialect.database)
+
+    def driver(self) -> Driver[Any] | None:
         driver: Driver[Any] | None = None
-        database: DatabaseSettings | None = None
-        if self._arguments is not None:
-            driver = dialect.new_driver(self._arguments)
-            by_keyword = self._arguments.by_keyword
-            name = dialect.database or by_keyword.get("database") or by_keyword.get("dbname") or name
-            database = None if dialect.database is None else pools.database(dialect.database)
-        settings = self._settings.of_pool(database)
-        return _backing.find(self.owner, self._orig_logging_name or name, (*key, database), driver, settings)
+        if self.arguments is not None:
+            driver = self.dialect.new_driver(self.arguments)
+        return driver
+
+    def settings(self) -> dict[str, Any]:
+        return self.pool_settings.of_pool(self.database)
 
 
 def _connects_by_us(dialect: object, creator: object) -> bool:
