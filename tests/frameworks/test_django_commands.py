@@ -46,6 +46,26 @@ def test_what_is_wrong_or_needless_is_reported() -> None:
         assert text in message
 
 
+def test_an_option_that_the_driver_refuses_is_reported() -> None:
+    databases = {
+        "default": {**NOWHERE, "OPTIONS": {"ssl_mode": "REQUIRED"}},
+        "port": {**NOWHERE, "PORT": "33o6"},
+    }
+
+    messages = checked(databases)
+
+    assert [message.split()[0] for message in messages] == ["wsgipool.E001"] * 2
+    assert "DATABASES['default']: pymysql: ssl_mode is not an argument" in messages[0]
+    assert "DATABASES['port']['PORT'] must be a number" in messages[1]
+
+
+def test_an_entry_without_a_pool_needs_no_advice_about_pools() -> None:
+    unpooled = {**NOWHERE, "OPTIONS": {"pool": False}, "CONN_HEALTH_CHECKS": True, "CONN_MAX_AGE": None}
+    file = {"ENGINE": "wsgipool.django.sqlite3", "NAME": "books.db"}
+
+    assert checked({"default": unpooled, "books": file}, deploy=True) == []
+
+
 def test_a_wrong_setting_of_wsgipool_is_reported() -> None:
     messages = checked({"default": NOWHERE}, WSGIPOOL={"budgets": {}})
 
@@ -71,6 +91,25 @@ except SystemExit as end:
     assert "other does not answer" in output or "(other)" in output
     assert "secret" not in output
     assert output.splitlines()[-1] == "status 1"
+
+
+def test_the_plan_connects_with_djangos_tls_options() -> None:
+    files = {"ca": "/etc/ca.pem", "cert": "/etc/cert.pem", "key": "/etc/key.pem"}
+    databases = {
+        "default": {**NOWHERE, "OPTIONS": {"ssl": files}},
+        "plain": {**NOWHERE, "OPTIONS": {"ssl_disabled": True}},
+    }
+    program = """
+from wsgipool.django._planning import DjangoSettings
+for database in DjangoSettings().load().databases.values():
+    print(sorted(database.url.options.items()))
+"""
+    output = run_site(program, databases, INSTALLED_APPS=["wsgipool.django"]).splitlines()
+
+    assert output == [
+        str([("ssl_ca", "/etc/ca.pem"), ("ssl_cert", "/etc/cert.pem"), ("ssl_key", "/etc/key.pem")]),
+        str([("ssl_disabled", "true")]),
+    ]
 
 
 def test_the_status_shows_pool_and_budget(mysql_url: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from frameworks.django_site import entry, run_site
 from unit.fakes import run_python
 
@@ -228,3 +230,23 @@ assert type(connection.connection).__module__ == "pymysql.connections"
 assert wsgipool.pools.stats() == []
 """
     run_site(program, {"default": default})
+
+
+def test_the_app_uses_the_settings_before_the_first_query() -> None:
+    program = """
+print(wsgipool.pool("orders").max_size)
+"""
+    output = run_site(program, {"default": NOWHERE}, INSTALLED_APPS=["wsgipool.django"], WSGIPOOL=SHOP)
+
+    assert output.split() == ["10"]
+
+
+@pytest.mark.parametrize(("options", "seconds"), [({}, 86_400), ({"read_timeout": 5}, 5)])
+def test_a_statement_outside_httpd_may_take_a_day(mysql_url: str, options: dict[str, int], seconds: int) -> None:
+    default = {**entry(mysql_url, ENGINE), "OPTIONS": options}
+
+    output = run_site(
+        "connection.ensure_connection()\nprint(connection.connection._read_timeout)", {"default": default}
+    )
+
+    assert float(output) == seconds

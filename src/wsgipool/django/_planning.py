@@ -19,7 +19,8 @@ T = TypeVar("T")
 _SCHEMES = {"mysql": "mysql", "postgresql": "postgresql", "sqlite3": "sqlite"}
 _URL_OPTIONS = (
     *("connect_timeout", "read_timeout", "write_timeout", "read_default_file", "charset", "service"),
-    *("ssl_ca", "ssl_cert", "ssl_key", "ssl_mode", "sslmode", "sslrootcert", "sslcert", "sslkey"),
+    *("ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_key_password", "ssl_mode", "ssl_disabled"),
+    *("ssl_verify_cert", "ssl_verify_identity", "sslmode", "sslrootcert", "sslcert", "sslkey"),
 )
 """Keys of `OPTIONS` that a database URL has by the same name."""
 
@@ -63,7 +64,12 @@ def _database(alias: str, entry: Mapping[str, Any]) -> DatabaseSettings:
     database = _settings.read(alias, entry)
     if _has_name(entry):
         return replace(database, name=alias)
-    options = {key: str(entry["OPTIONS"][key]) for key in _URL_OPTIONS if key in entry["OPTIONS"]}
+    options = {key: _text(entry["OPTIONS"][key]) for key in _URL_OPTIONS if key in entry["OPTIONS"]}
+    tls = entry["OPTIONS"].get("ssl")
+    if isinstance(tls, Mapping):
+        options |= {f"ssl_{key}": str(tls[key]) for key in ("ca", "capath", "cert", "key") if tls.get(key)}
+    elif tls:
+        options["ssl_mode"] = "VERIFY_IDENTITY"  # a URL cannot have an SSLContext
     host = str(entry["HOST"] or "") or None
     scheme = _SCHEMES[entry["ENGINE"].removeprefix(ENGINES)]
     if scheme == "mysql" and host is not None and host.startswith("/"):
@@ -78,3 +84,7 @@ def _database(alias: str, entry: Mapping[str, Any]) -> DatabaseSettings:
         options=options,
     )
     return replace(database, url=url)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

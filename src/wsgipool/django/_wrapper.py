@@ -25,6 +25,7 @@ from wsgipool._code import level_outside
 from wsgipool.config import DatabaseSettings
 from wsgipool.django import _settings
 from wsgipool.drivers import Driver
+from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
 
 Setup = Callable[[Any], object]
@@ -32,6 +33,9 @@ Setup = Callable[[Any], object]
 
 _PACKAGES = ("wsgipool", "django")
 """Packages whose frames are no place of a checkout."""
+
+_A_DAY = 86_400.0
+"""Seconds of a statement outside httpd: migrations and reports take as long as with Django's own backends."""
 
 _CONNECT_TIMEOUT = 30.0
 """Seconds for a connection outside the pool, beside the driver's own limit."""
@@ -50,6 +54,8 @@ class PooledWrapper(BaseDatabaseWrapper):
     """The driver, by its name in `wsgipool.drivers.driver`."""
     address_arguments: frozenset[str]
     """The arguments of `connect()` that the URL of a named database gives."""
+    has_read_timeout = True
+    """Whether the driver limits the time of a statement."""
     maintenance_database = ""
     """The database for sessions that create and drop others; empty for none."""
 
@@ -115,7 +121,7 @@ class PooledWrapper(BaseDatabaseWrapper):
             if self._named_database() is None:
                 return super().get_new_connection(conn_params)
             with _settings.explained(self.alias):
-                return self._driver(conn_params).connect(_CONNECT_TIMEOUT)
+                return self.new_driver(conn_params).connect(_CONNECT_TIMEOUT)
         pool = pools.pool(self.pool_name(conn_params))
         connection = pool.getconn(stacklevel=level_outside(_PACKAGES))
         self._pool, self._user = pool, get_ident()
@@ -137,17 +143,20 @@ class PooledWrapper(BaseDatabaseWrapper):
         settings = _settings.read(self.alias, self.settings_dict)
 
         def make() -> Driver[Any]:
-            made: Any = self._driver(arguments)
+            made: Any = self.new_driver(arguments)
             made.close_on_errors = settings.close_on_errors
             driver: Driver[Any] = made
             return driver
 
         return _keyed.pool_name(self.alias, key, make, {**_sources.pool_settings(settings), "configure": setup})
 
-    def _driver(self, arguments: Mapping[str, Any]) -> Driver[Any]:
-        """Return a driver for the result of `get_connection_params`."""
+    def new_driver(self, arguments: Mapping[str, Any]) -> Driver[Any]:
+        """Return a driver for the result of `get_connection_params`. Raise ImproperlyConfigured or ConfigError."""
         arguments = {**arguments, **self.session_arguments()}
         database = self._named_database()
+        has_limit = database is not None and "read_timeout" in database.url.options
+        if self.has_read_timeout and not has_limit and httpd.mod_wsgi() is None:
+            arguments.setdefault("read_timeout", _A_DAY)
         try:
             if database is None:
                 return drivers.driver(self.dbapi, **arguments)

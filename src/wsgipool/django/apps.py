@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 
 
 class WsgipoolConfig(AppConfig):
@@ -13,4 +16,8 @@ class WsgipoolConfig(AppConfig):
     verbose_name = "wsgipool"
 
     def ready(self) -> None:
-        from wsgipool.django import checks  # noqa: F401 - registers them
+        from wsgipool.django import _settings, checks  # noqa: F401 - registers the checks
+
+        # Also for code that uses `wsgipool` before Django's first query. The checks report what is wrong.
+        with contextlib.suppress(ImproperlyConfigured):
+            _settings.configure()

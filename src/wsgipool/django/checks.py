@@ -31,13 +31,10 @@ def check_databases(**_: Any) -> list[CheckMessage]:
             found.append(Error(str(error), id="wsgipool.E001"))
     for alias, entry in entries.items():
         try:
-            connections[alias].check_settings()
-            connections[alias].get_connection_params()
-            if _settings.is_pooled(entry):
-                _settings.read(alias, entry)
+            _check_entry(alias, entry)
         except (ImproperlyConfigured, ConfigError) as error:
             found.append(Error(str(error), id="wsgipool.E001"))
-        if entry["CONN_HEALTH_CHECKS"]:
+        if entry["CONN_HEALTH_CHECKS"] and _settings.is_pooled(entry):
             found.append(
                 Warning(
                     f"DATABASES[{alias!r}]['CONN_HEALTH_CHECKS'] = True pings the server in each request",
@@ -61,7 +58,7 @@ def check_databases(**_: Any) -> list[CheckMessage]:
 @register("wsgipool", deploy=True)
 def check_budget(**_: Any) -> list[CheckMessage]:
     """Return a warning if nothing limits the connections of all processes together."""
-    if not any(_is_ours(alias) for alias in connections):
+    if not any(_opens_sessions(alias) for alias in connections):
         return []
     try:
         _settings.configure()
@@ -77,6 +74,24 @@ def check_budget(**_: Any) -> list[CheckMessage]:
             id="wsgipool.W003",
         )
     ]
+
+
+def _check_entry(alias: str, entry: Mapping[str, Any]) -> None:
+    """Do all of a first connect that needs no server. Raise ImproperlyConfigured or ConfigError."""
+    wrapper = connections[alias]
+    wrapper.check_settings()
+    arguments = wrapper.get_connection_params()
+    if wrapper.is_pooled:
+        _settings.read(alias, entry)
+        wrapper.session_setup()
+        with _settings.explained(alias):
+            wrapper.new_driver(arguments)
+
+
+def _opens_sessions(alias: str) -> bool:
+    """Return whether an entry has a pool of sessions at a server."""
+    entry = connections.settings[alias]
+    return _is_ours(alias) and _settings.is_pooled(entry) and _family(entry) != "sqlite3"
 
 
 def _is_ours(alias: str) -> bool:

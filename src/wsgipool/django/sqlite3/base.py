@@ -34,6 +34,7 @@ class DatabaseWrapper(PooledWrapper, _stock.DatabaseWrapper):
     """One thread's connection to a database."""
 
     dbapi = "sqlite"
+    has_read_timeout = False
     address_arguments = frozenset({"database"})
 
     @property
