@@ -1,6 +1,7 @@
-"""The checkouts of old code. The first of several ends returns the connection.
+"""The checkouts of old code.
 
-The ends are `close()`, the end of the program's last reference to its connection, and the end of the request.
+A checkout ends in one of three ways, and the first one returns the connection: `close()`, the end of the program's last
+reference to its connection, or the end of the request.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Checkout:
         self.connection = connection
         self.held = _thread.held
         self.is_outside_request = is_outside_request()
-        """Whether no end of a request will return it."""
+        """Whether it began outside a request, so that no end of a request returns it."""
         self.held.add(self)
 
     @property
@@ -41,18 +42,18 @@ class Checkout:
             self._return(discard, **how)
 
     def end_anywhere(self) -> None:
-        """End it in a destructor, on any thread: that of another thread by the background, which can wait."""
+        """End it in a destructor, on any thread; the background ends that of another thread, because it may wait."""
         is_own = self.held is _thread.held
         if not self._claim():
             return
         if is_own:
             self._return()
         else:
-            _abandoned.append(self)
+            _orphans.append(self)
             background.wake()
 
     def discard(self) -> None:
-        """Close the connection of an abandoned checkout."""
+        """Close the connection of an orphaned checkout."""
         self._return(discard=True)
 
     def _claim(self) -> bool:
@@ -77,7 +78,7 @@ class _Thread(threading.local):
 
 _thread = _Thread()
 
-_abandoned: deque[Checkout] = deque()
+_orphans: deque[Checkout] = deque()
 """Checkouts to be closed: their proxies were collected on other threads than the holders."""
 
 
@@ -86,25 +87,25 @@ def is_outside_request() -> bool:
     return pools.request_token is not None and pools.request_token() is None
 
 
-def close_abandoned() -> None:
+def close_orphans() -> None:
     """Close the connections of proxies that were collected on other threads than the holders."""
-    while _abandoned:
+    while _orphans:
         try:
-            checkout = _abandoned.popleft()
+            checkout = _orphans.popleft()
         except IndexError:  # another thread took the last one
             return
         checkout.discard()
 
 
-class _AbandonedTask:
-    """Closes abandoned connections in the background."""
+class _OrphansTask:
+    """Closes orphaned connections in the background."""
 
     def maintain(self) -> None:
-        close_abandoned()
+        close_orphans()
 
 
 def _end_of_request(thread_id: int) -> None:
-    close_abandoned()
+    close_orphans()
     if thread_id == get_ident():
         for checkout in tuple(_thread.held):
             checkout.end()
@@ -113,11 +114,11 @@ def _end_of_request(thread_id: int) -> None:
 def _after_fork_in_child() -> None:
     # The pools have released the parent's connections.
     _thread.held.clear()
-    _abandoned.clear()
-    background.register_passive(_abandoned_task)
+    _orphans.clear()
+    background.register_passive(_orphans_task)
 
 
-_abandoned_task = _AbandonedTask()
-background.register_passive(_abandoned_task)
+_orphans_task = _OrphansTask()
+background.register_passive(_orphans_task)
 pools.before_reclaim(_end_of_request)
 _runtime.after_fork(_after_fork_in_child)

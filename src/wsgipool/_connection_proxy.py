@@ -18,7 +18,7 @@ from threading import get_ident
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from wsgipool import _keyed, drivers, pools
-from wsgipool._checkouts import Checkout, close_abandoned, is_outside_request
+from wsgipool._checkouts import Checkout, close_orphans, is_outside_request
 from wsgipool._code import level_outside
 from wsgipool.config import MAX_NAME
 from wsgipool.drivers.codes import is_database_error
@@ -101,7 +101,7 @@ class ConnectionProxy:
         return checkout.connection if checkout.connection.open else self._ended()
 
     def _check_out(self) -> Checkout:
-        close_abandoned()
+        close_orphans()
         pool = pools.pool(self._pool_name())
         try:
             checkout = Checkout(pool, pool.getconn(stacklevel=level_outside(_DRIVERS)))
@@ -220,7 +220,7 @@ P = TypeVar("P", bound=type[ConnectionProxy])
 def with_methods_of(stock: type) -> Callable[[P], P]:
     """Return a decorator that gives a proxy class the methods and errors of the module's connection class.
 
-    A method must be one of the class: found on the connection alone, it would not keep the proxy alive in
+    Methods must be on the class: the connection's own bound method would not keep the proxy alive in
     ``connect().commit()``.
     """
 

@@ -33,13 +33,13 @@ class Yielding:
         self._lock = TokenLock()
 
     def must_yield(self, permit: FilePermit, now: float, count: Callable[[], int]) -> bool:
-        """Return whether the connection of this permit has to be closed. `count` returns how many have to be."""
+        """Return whether the connection of this permit has to be closed. `count` returns how many are to be closed."""
         if now >= self._next_count:
             self._count(now, count)
         if permit.is_yielded:
             return True
         if self._due and permit.is_due():
-            # Marked first, so that a count by another thread at this moment does not add one more.
+            # Set the mark first, or a count by another thread would include this connection again.
             permit.is_yielded = True
             permit.is_yielded = self._pop()
         self.quiet_until = 0.0 if self._due else self._next_count

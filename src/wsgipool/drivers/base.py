@@ -1,7 +1,7 @@
 """The driver interface: everything in which DB-API modules differ.
 
 A driver connects, checks whether a connection is alive, cleans it and ends its session. It knows no pool. The pool
-calls it outside its lock, so each method may wait for the network.
+calls it outside its lock, so each method may wait for the network. Only `adopt` is called under the lock.
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ class Driver(Protocol[C]):
         """
 
     def adopt(self, connection: C, thread_id: int) -> None:
-        """Make the calling thread the holder of a connection that another thread has checked out."""
+        """Make the calling thread the holder of a connection that another thread has checked out.
+
+        The pool calls this under its lock, so it must not wait.
+        """
 
     def check_in(self, connection: C, how: Reset | None, pipeline: bool = True) -> None:
         """Take the connection from its holder, restore its Python state and begin to clean its session.

@@ -1,6 +1,6 @@
 """`Slot`, the place of one connection in its pool, and `Waiter`, a thread that waits for a slot.
 
-A slot has one state at any time. `MOVES` lists the allowed moves; only `_state`, `_sessions` and `pool` make them.
+A slot has one state at any time. `MOVES` lists the allowed moves; only `_state`, `_wait_queue` and `pool` make them.
 """
 
 from __future__ import annotations

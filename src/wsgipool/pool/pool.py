@@ -5,7 +5,7 @@ are served first come, first served; no thread overtakes them. One lock guards t
 never during I/O, a callback or a log call.
 
 To follow a checkout, read this file and `_state`: `PoolState` decides, `Pool` carries out. Where no connection is idle,
-`_waiting` goes on. The pool knows no server and no settings file, and works in any Python program.
+`_wait_queue` goes on. The pool knows no server and no settings file, and works in any Python program.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from wsgipool.pool._slot import (
 )
 from wsgipool.pool._state import PoolState
 from wsgipool.pool._threads import current, live_threads
-from wsgipool.pool._waiting import Waiting
+from wsgipool.pool._wait_queue import WaitQueue
 from wsgipool.pool.stats import Stats
 
 logger = logging.getLogger("wsgipool")
@@ -168,7 +168,7 @@ class Pool(Generic[C]):
         self._sessions = Sessions(self._state, self._connector, permits, max_lifetime)
         self._maintenance = Maintenance(name, self._state, self._sessions, self._connector, permits, max_lifetime)
         self._errors = ErrorFactory(name, self._state, self._connector, permits)
-        self._waiting = Waiting(self._state, self._sessions, self._maintenance, self._errors, permits, max_waiting)
+        self._queue = WaitQueue(self._state, self._sessions, self._maintenance, self._errors, permits, max_waiting)
         self._closed_by_holder: weakref.WeakValueDictionary[int, C] = weakref.WeakValueDictionary()
         _every_pool.add(self)
         if min_size:
@@ -291,7 +291,7 @@ class Pool(Generic[C]):
             with state.lock:
                 slot = state.take_idle(thread)
             if slot is None:
-                slot = self._waiting.wait_for_slot(thread, limit, asked)
+                slot = self._queue.wait_for_slot(thread, limit, asked)
             while True:
                 slot.token = token
                 slot.since = now = monotonic()
@@ -328,7 +328,7 @@ class Pool(Generic[C]):
         if self._state.is_closed:
             raise self._errors.closed_while_waiting()
         if monotonic() >= deadline:
-            raise self._waiting.timed_out(limit)
+            raise self._queue.timed_out(limit)
         self._sessions.open(slot, deadline - monotonic())
         self._sessions.settle()  # the next thread may connect
         self._maintenance.begin()
@@ -486,8 +486,8 @@ class Pool(Generic[C]):
                 checkouts=state.checkouts,
                 waits=state.waits,
                 wait_seconds=state.wait_seconds,
-                timeouts=self._waiting.timeouts,
-                refused=self._waiting.refused,
+                timeouts=self._queue.timeouts,
+                refused=self._queue.refused,
                 opened=state.opened,
                 connect_failures=self._sessions.connect_failures,
                 closed={reason: count for reason, count in state.closed.items() if count},

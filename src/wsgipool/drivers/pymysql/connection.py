@@ -222,7 +222,7 @@ class PooledConnection(ReadingConnection):
 
     def _execute_command(self, command: int, sql: Any) -> None:
         if self.awaits_answer or self.holder_id != get_ident() or self._sock is None:
-            self._refuse_misuse()
+            self.refuse_misuse()
         last = self._result
         if last is not None and (last.unbuffered_active or last.has_next):
             self._read_rest(last)
@@ -269,7 +269,7 @@ class PooledConnection(ReadingConnection):
             self.awaits_answer = False
 
     def next_result(self, unbuffered: bool = False) -> int:
-        self._refuse_misuse()
+        self.refuse_misuse()
         self.awaits_answer = True
         rows: int = super().next_result(unbuffered)
         return rows
@@ -312,7 +312,7 @@ class PooledConnection(ReadingConnection):
 
     # --- refusal of misuse ------------------------------------------------------------------------------------------
 
-    def _refuse_misuse(self) -> None:
+    def refuse_misuse(self) -> None:
         self._refuse_other_threads()
         if self._sock is None:
             self.forget_result()

@@ -17,7 +17,7 @@ class UnbufferedReader:
 
     def _read_packet(self) -> Any:
         connection = self._connection
-        connection._refuse_misuse()
+        connection.refuse_misuse()
         connection.awaits_answer = True
         packet = connection._read_packet()
         result = connection._result

@@ -20,8 +20,8 @@ _MAINTENANCE_INTERVAL = 0.25
 """Seconds for which a waiter waits before it asks maintenance to scan for orphaned connections."""
 
 
-class Waiting(Generic[C]):
-    """Waits in the queue of one pool, and counts what it refuses."""
+class WaitQueue(Generic[C]):
+    """Lets threads wait for connections of one pool, and counts timeouts and refusals."""
 
     def __init__(
         self,
