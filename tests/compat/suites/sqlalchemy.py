@@ -11,7 +11,7 @@ from pathlib import Path
 from compat.running import mariadb, postgresql, run_pytest, sdist
 from compat.suite import Results, Suite
 
-VERSION = "2.1.9"
+VERSION, OLDER_VERSION = "2.1.9", "2.0.58"
 
 _SCHEMAS = ("test_schema", "test_schema_2")
 
@@ -53,9 +53,9 @@ _ENGINE = {
 }
 
 
-def run(driver: str, tests: Sequence[str], pooled: bool, scratch: Path) -> Results:
+def run(driver: str, tests: Sequence[str], pooled: bool, scratch: Path, version: str = VERSION) -> Results:
     """Run some of the tests with a driver."""
-    source = sdist("sqlalchemy", VERSION)
+    source = sdist("sqlalchemy", version)
     environment = {"PYTHONPATH": str(source / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
     plugin = ["-p", "compat.sqlalchemy_pooled"] if pooled else []
     with _database(driver, scratch) as address:
@@ -90,6 +90,9 @@ _SUITE, _LARGE = ["test/dialect/test_suite.py"], ["test/sql", "test/orm", "test/
 
 SUITES = [
     Suite("sqlalchemy", partial(run, "mariadb+pymysql", _SUITE), _DIALECT_SUITE),
+    Suite(
+        "sqlalchemy-2.0", partial(run, "mariadb+pymysql", _SUITE, version=OLDER_VERSION), _DIALECT_SUITE, long=True
+    ),
     Suite("sqlalchemy-engine", partial(run, "mariadb+pymysql", ["test/engine", "test/base"]), _ENGINE, long=True),
     Suite("sqlalchemy-mysql", partial(run, "mysql+pymysql", ["test/dialect/mysql"]), long=True),
     Suite("sqlalchemy-large", partial(run, "mariadb+pymysql", _LARGE), long=True),
