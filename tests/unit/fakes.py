@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -251,9 +252,14 @@ class Task(Generic[T]):
         assert self._thread.ident is not None
         return self._thread.ident
 
+    def stack(self) -> str:
+        """Return what the thread does now, as a traceback, for the message of a failed test."""
+        frame = sys._current_frames().get(self.thread_id)
+        return "".join(traceback.format_stack(frame)) if frame else "the thread has ended"
+
     def result(self) -> T:
         self._thread.join(PATIENCE)
-        assert self.done, "the thread has not ended"
+        assert self.done, f"the thread has not ended; it is here:\n{self.stack()}"
         if self._error is not None:
             raise self._error
         return self._results[0]
@@ -263,17 +269,23 @@ class HolderThread(Generic[T]):
     """A new thread that checks a connection out and holds it until `give_back`."""
 
     def __init__(self, getconn: Callable[[], T], putconn: Callable[[T], object]) -> None:
-        self._held: queue.SimpleQueue[T] = queue.SimpleQueue()
+        checkout: Future[T] = Future()
         self._may_return = threading.Event()
 
         def hold() -> None:
-            connection = getconn()
-            self._held.put(connection)
+            try:
+                connection = getconn()
+            except BaseException as error:
+                checkout.set_exception(error)
+                raise
+            checkout.set_result(connection)
             assert self._may_return.wait(3 * PATIENCE), "give_back was not called"
             putconn(connection)
 
         self._task = Task(hold)
-        self.connection = self._held.get(timeout=PATIENCE)
+        wait([checkout], PATIENCE)
+        assert checkout.done(), f"the thread has no connection; it is here:\n{self._task.stack()}"
+        self.connection = checkout.result()
 
     @property
     def thread_id(self) -> int:

@@ -92,9 +92,7 @@ _SUITE, _LARGE = ["test/dialect/test_suite.py"], ["test/sql", "test/orm", "test/
 
 SUITES = [
     Suite("sqlalchemy", partial(run, "mariadb+pymysql", _SUITE), _DIALECT_SUITE),
-    Suite(
-        "sqlalchemy-2.0", partial(run, "mariadb+pymysql", _SUITE, version=OLDER_VERSION), _DIALECT_SUITE, long=True
-    ),
+    Suite("sqlalchemy-2.0", partial(run, "mariadb+pymysql", _SUITE, version=OLDER_VERSION), _DIALECT_SUITE, long=True),
     Suite("sqlalchemy-engine", partial(run, "mariadb+pymysql", ["test/engine", "test/base"]), _ENGINE, long=True),
     Suite("sqlalchemy-mysql", partial(run, "mysql+pymysql", ["test/dialect/mysql"]), long=True),
     Suite("sqlalchemy-large", partial(run, "mariadb+pymysql", _LARGE), _LARGE_SUITE, long=True),
