@@ -15,7 +15,7 @@ from sybil.parsers.myst.lexers import DirectiveInPercentCommentLexer
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("python", "sh", "toml", "apache", "sql", "haproxy", "text")
-_NOTES = "file|background|debian"
+_NOTES = "file|background|debian|docker|redhat"
 _INVISIBLE = "invisible-code-block"
 _LEXERS = (
     RawFencedCodeBlockLexer(re.compile(r"(?P<directive>)(?P<arguments>(?!\{)[^\n]*)\n")),

@@ -96,7 +96,7 @@ class Page:
                 raise AssertionError(f"no such language: {unknown!r}")
 
     def _sh(self, block: Block) -> None:
-        if "debian" in block.notes:
+        if block.notes.keys() & {"debian", "docker", "redhat"}:
             self._command("bash", "-n", "-c", block.source)
         elif url := block.notes.get("background"):
             with (self.scratch / "background.log").open("ab") as log:
