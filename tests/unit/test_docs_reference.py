@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import get_args
@@ -16,8 +17,10 @@ import wsgipool
 from wsgipool import drivers, errors, pools
 from wsgipool._values import kinds_of
 from wsgipool.cli import main
-from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
+from wsgipool.config import BudgetSettings, DatabaseSettings, Settings, parse_url
 from wsgipool.drivers import mysql_options, psycopg_options, sqlite
+from wsgipool.drivers.psycopg import PsycopgDriver
+from wsgipool.drivers.tls import Mode
 from wsgipool.handlers import status
 from wsgipool.locks.statistics import LockRow
 from wsgipool.pool._slot import CloseReason
@@ -104,6 +107,62 @@ def test_the_page_has_every_option_of_a_url(heading: str, options: list[str]) ->
 
     assert set(options) <= set(documented)
     assert len(documented) == len(set(documented))
+
+
+def defaults_of_mysql() -> dict[str, object]:
+    read = mysql_options.read(database("mysql://shop@db/orders"))
+    tls = {"ssl_mode": read.tls.mode.value, "ssl_disabled": read.tls.mode is Mode.DISABLED}
+    return {**vars(read), **tls, "unix_socket": None}
+
+
+def defaults_of_postgresql() -> dict[str, object]:
+    settings = database("postgresql://shop@db/orders")
+    made = drivers.for_database(settings)
+    assert isinstance(made, PsycopgDriver)
+    own = {"connect_timeout": made._connect_timeout, "autocommit": made._autocommit}
+    return {**psycopg_options.read(settings), **own}
+
+
+def defaults_of_sqlite() -> dict[str, object]:
+    return {"timeout": sqlite.DEFAULT_BUSY_TIMEOUT}
+
+
+def database(url: str) -> DatabaseSettings:
+    return DatabaseSettings("NAME", parse_url(url, "test"), "test")
+
+
+IN_WORDS = ("write_timeout", "sslmode", "prepare_threshold")
+"""Options whose default depends on another option or on a library; the page describes it."""
+
+
+@pytest.mark.parametrize(
+    ("heading", "defaults"),
+    [("MySQL and MariaDB", defaults_of_mysql), ("PostgreSQL", defaults_of_postgresql), ("SQLite", defaults_of_sqlite)],
+)
+def test_the_page_has_the_default_of_every_option(heading: str, defaults: Callable[[], dict[str, object]]) -> None:
+    section = page("settings").split(f"\n### {heading}\n")[1].split("\n### ")[0]
+    documented = {name: row[1] for row in rows(section) for name in names_in(row[0])}
+
+    wrong = [
+        (name, documented[name], value)
+        for name, value in defaults().items()
+        if name in documented and name not in IN_WORDS and names_in(documented[name]) != literals(value)
+    ]
+
+    assert wrong == []
+
+
+def literals(default: object) -> list[str]:
+    """Return a default as a URL has it, or nothing if there is none."""
+    if default is None:
+        return []
+    return [
+        str(default).lower()
+        if isinstance(default, bool)
+        else f"{default:g}"
+        if isinstance(default, float)
+        else str(default)
+    ]
 
 
 # --- Apache ----------------------------------------------------------------------------------------------------------
