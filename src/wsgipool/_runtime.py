@@ -35,6 +35,11 @@ def after_fork(function: Function) -> None:
     _after_fork.append(function)
 
 
+def hold_during_fork(lock: threading.RLock) -> None:
+    """Hold `lock` during each fork, so that no fork comes while another thread holds it."""
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
 def notice_fork() -> None:
     """Call the functions of `after_fork` if the fork that made this process has not done it.
 

@@ -22,6 +22,7 @@ MAX_COUNT = 1_000_000
 """Maximum number of connections, requests or hosts: more than any site has."""
 
 MAX_SECONDS = 86_400
+"""Maximum of a setting or an option in seconds: a day."""
 
 _MAX_CODES = 1000
 

@@ -50,7 +50,7 @@ class PermitRecord:
         return SessionEnd() if self.is_used else SessionEnd.without_session()
 
 
-class Owner(Protocol):
+class PermitOwner(Protocol):
     """The owner of the records; `wsgipool.budget.process_permits` implements it."""
 
     def release(self, record: PermitRecord, end: SessionEnd | None) -> None: ...
@@ -63,7 +63,7 @@ class FilePermit:
 
     __slots__ = ("__weakref__", "_owner", "_record")
 
-    def __init__(self, owner: Owner, record: PermitRecord) -> None:
+    def __init__(self, owner: PermitOwner, record: PermitRecord) -> None:
         self._owner = owner
         self._record = record
         record.permit = weakref.ref(self)

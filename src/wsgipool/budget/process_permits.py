@@ -1,7 +1,7 @@
 """The permits that one pool holds in one process: takes them, releases them, moves them to another file.
 
 A permit is one locked byte of the file. Its record (`PermitRecord`) exists from before the byte is locked until after
-it is unlocked. `settle` finds the records of orphaned permits and of ended sessions. So no permit leaks after an
+it is unlocked. `release_due` finds the records of orphaned permits and of ended sessions. So no permit leaks after an
 asynchronous exception.
 
 Any thread may call this at any time. One thread at a time changes the records, under a lock for which a thread waits
@@ -43,7 +43,7 @@ class ProcessPermits:
         self._allowance = allowance
         self._now = now
         self._lock = TokenLock()
-        self._is_unsettled = False
+        self._has_due = False
         self._records: dict[int, PermitRecord] = {}
         self._is_asking = False
         """Whether this pool's connection is the one that asks the server for its limit."""
@@ -82,7 +82,7 @@ class ProcessPermits:
     def take(self, file: BudgetFile, now: int, ahead: Callable[[], int]) -> FilePermit | None:
         """Take a free permit, or return None. `ahead` returns how many of the free ones belong to other pools."""
         permit = self._take_one(file, now, ahead)
-        self.settle()
+        self.release_due()
         return permit
 
     def _take_one(self, file: BudgetFile, now: int, ahead: Callable[[], int]) -> FilePermit | None:
@@ -109,7 +109,7 @@ class ProcessPermits:
                 self._may_enter(file, now)
         finally:
             token = None
-        self.settle()
+        self.release_due()
         return not self.is_blocked
 
     def available(self, file: BudgetFile, now: int) -> list[int]:
@@ -118,8 +118,8 @@ class ProcessPermits:
         free = file.board.available(limit, now)
         if not free and file.board.is_time_to_search(now):
             self._free_permits_of_dead_processes(file, limit, now)
-            if self._is_unsettled:
-                self.settle()
+            if self._has_due:
+                self.release_due()
         return free
 
     def _may_enter(self, file: BudgetFile, now: int) -> bool:
@@ -176,27 +176,27 @@ class ProcessPermits:
             return
         if record.end is None:
             record.end = end or record.unobserved_end()
-        self.settle()
+        self.release_due()
 
-    def settle(self) -> None:
+    def release_due(self) -> None:
         """Release the permits of ended sessions, and the orphaned permits.
 
         If another thread holds the lock, that thread does this before it has finished.
         """
-        self._is_unsettled = True
-        while self._is_unsettled and not self._lock.is_mine():
+        self._has_due = True
+        while self._has_due and not self._lock.is_mine():
             token = self._lock.acquire()
             try:
                 if token is None:
                     return
-                self._is_unsettled = False
-                self._settle()
+                self._has_due = False
+                self._release_due()
             except OSError as error:
                 _log_file_error(error)
             finally:
                 token = None
 
-    def _settle(self) -> None:
+    def _release_due(self) -> None:
         file = self.file
         if not file.is_ours():
             return
@@ -247,7 +247,7 @@ class ProcessPermits:
     # --- the file at the path ---------------------------------------------------------------------------------------
 
     def refresh(self) -> BudgetFile:
-        """Return the repaired file at the path, after moving there if the file was replaced. Then settle."""
+        """Return the repaired file at the path, after moving there if the file was replaced. Release due permits."""
         file = self.file
         try:
             if not file.is_in_place() and not self._lock.is_mine():
@@ -255,7 +255,7 @@ class ProcessPermits:
             self._repair(file)
         except OSError as error:
             _log_file_error(error)
-        self.settle()
+        self.release_due()
         return file
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from wsgipool.httpd.configuration import EMBEDDED, Configuration
 from wsgipool.plan.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
-from wsgipool.plan.sizing import ProcessGroup, Waiting
+from wsgipool.plan.sizing import ProcessGroup, WaitEstimate
 from wsgipool.pools import CONFIG_NAME
 from wsgipool.wording import counted, printable, rounded
 
@@ -27,7 +27,7 @@ class Wait:
 
     row: Row
     size: int
-    waiting: Waiting
+    waiting: WaitEstimate
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ This is far more than one round trip. A session that takes longer, for the rollb
 the next holder does not wait for it.
 """
 
+DEFAULT_CONNECT_TIMEOUT = 10.0
+"""Seconds until a session must be ready: PyMySQL's default, and the default of MySQL's connect_timeout."""
+
 DEFAULT_READ_TIMEOUT = 60.0
 """Seconds to wait for a silent server.
 

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from wsgipool import _runtime
+
 MIN_TIMEOUT = 0.001
 """Seconds; a timeout of 0 would make the socket non-blocking."""
 
@@ -21,9 +23,7 @@ _creation_lock = threading.RLock()
 
 It is an RLock because a signal handler on the thread that holds it may fork.
 """
-os.register_at_fork(
-    before=_creation_lock.acquire, after_in_parent=_creation_lock.release, after_in_child=_creation_lock.release
-)
+_runtime.hold_during_fork(_creation_lock)
 
 
 class Descriptor:

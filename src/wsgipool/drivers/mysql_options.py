@@ -21,7 +21,7 @@ from pymysql.charset import charset_by_name
 
 from wsgipool import showing
 from wsgipool.config import DatabaseSettings, DatabaseURL
-from wsgipool.drivers import DEFAULT_READ_TIMEOUT, Endpoint, my_cnf, tls, url_hints
+from wsgipool.drivers import DEFAULT_CONNECT_TIMEOUT, DEFAULT_READ_TIMEOUT, Endpoint, my_cnf, tls, url_hints
 from wsgipool.drivers.my_cnf_options import from_file
 from wsgipool.drivers.url_options import BOOLEAN, SECONDS, TEXT, Option, convert
 from wsgipool.errors import ConfigError
@@ -29,9 +29,6 @@ from wsgipool.showing import shown
 
 ROLLBACK = b"ROLLBACK AND NO CHAIN NO RELEASE"
 """The statement that ends a transaction and nothing else, whatever the session's completion_type is."""
-
-DEFAULT_CONNECT_TIMEOUT = 10.0
-"""Seconds: PyMySQL's default, and the default of the server's connect_timeout."""
 
 DEFAULT_CHARSET = "utf8mb4"
 

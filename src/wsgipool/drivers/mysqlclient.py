@@ -40,6 +40,7 @@ from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import (
     CLEANING_TIMEOUT,
     CLOSED_BY_POOL,
+    DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_READ_TIMEOUT,
     IN_THE_POOL,
     MIN_ANSWER_TIMEOUT,
@@ -51,7 +52,6 @@ from wsgipool.drivers.deadline import shut_down_after
 from wsgipool.drivers.libmariadb import IS_MARIADB_LIBRARY
 from wsgipool.drivers.mysql_options import (
     DEFAULT_CHARSET,
-    DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_PORT,
     ROLLBACK,
     MySQLOptions,

@@ -42,6 +42,7 @@ from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import (
     CLEANING_TIMEOUT,
     CLOSED_BY_POOL,
+    DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_READ_TIMEOUT,
     ENDED,
     IN_THE_POOL,
@@ -61,9 +62,6 @@ from wsgipool.errors import ConfigError, errors_of
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext
     from psycopg.pq.abc import PGconn
-
-DEFAULT_CONNECT_TIMEOUT = 10.0
-"""Seconds; libpq would wait for ever."""
 
 DEFAULT_PREPARE_THRESHOLD = 5
 """psycopg's own default."""

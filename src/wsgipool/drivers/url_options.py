@@ -6,15 +6,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from wsgipool._values import MAX_SECONDS
 from wsgipool.database_url import DatabaseURL, is_secret, option_in_message
 from wsgipool.errors import ConfigError
 from wsgipool.showing import shown, unknown_key
 
 Option = tuple[Callable[[str], Any], str]
 """A function that converts an option's text or raises ValueError, and the option's kind for messages."""
-
-MAX_SECONDS = 86_400
-"""Maximum of an option in seconds: a day."""
 
 _MAY_BE_EMPTY = frozenset({"sql_mode"})
 """Options with a meaning for an empty value: SET sql_mode = ''."""

@@ -29,7 +29,7 @@ PATIENCE = 500_000
 Turns per second of 4 to 32 writing threads: as many with twice the patience, 0.9 times with a fifth, 0.2 with none."""
 
 
-class Owner(Protocol):
+class TurnOwner(Protocol):
     """The thread to which turns belong; see `wsgipool.locks.holding`."""
 
     thread_id: int
@@ -40,7 +40,7 @@ class Turn:
 
     __slots__ = ("owner", "shared", "wakeup")
 
-    def __init__(self, owner: Owner, *, shared: bool) -> None:
+    def __init__(self, owner: TurnOwner, *, shared: bool) -> None:
         self.owner = owner
         self.shared = shared
         self.wakeup = Wakeup()

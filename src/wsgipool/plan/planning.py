@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wsgipool.plan import sizing
-from wsgipool.plan.sizing import ProcessGroup, Waiting, fitting_size, pool_size, shrunk, worst_case
+from wsgipool.plan.sizing import ProcessGroup, WaitEstimate, fitting_size, pool_size, shrunk, worst_case
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def fit(situation: Situation) -> Fit | None:
     return Fit(groups, {database.name: database.max_size for database in databases})
 
 
-def wait_in(situation: Situation, row: Row, rate: float, hold: float, size: int) -> Waiting:
+def wait_in(situation: Situation, row: Row, rate: float, hold: float, size: int) -> WaitEstimate:
     """Return how long requests wait for a pool of `size` in one process of a row.
 
     `rate` is in requests a second over all hosts and groups; the processes share it evenly. `hold` is in seconds.

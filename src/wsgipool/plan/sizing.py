@@ -150,7 +150,7 @@ def shrunk(
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitEstimate:
     """How long requests wait for a connection."""
 
     busy: float
@@ -161,7 +161,7 @@ class Waiting:
     """Average wait over all requests; infinite if requests come faster than connections are returned."""
 
 
-def waiting(rate: float, hold: float, size: int) -> Waiting:
+def waiting(rate: float, hold: float, size: int) -> WaitEstimate:
     """Return how long requests wait for one of `size` connections, at `rate` requests/s that hold one for `hold` s.
 
     busy = rate x hold is Little's law (J. D. C. Little, "A Proof for the Queuing Formula L = λW", Operations Research
@@ -174,10 +174,10 @@ def waiting(rate: float, hold: float, size: int) -> Waiting:
     """
     busy = rate * hold
     if busy >= size:
-        return Waiting(busy, 1.0, math.inf)
+        return WaitEstimate(busy, 1.0, math.inf)
     # Erlang B by its recursion, which does not overflow, then C from B.
     blocked = 1.0
     for servers in range(1, size + 1):
         blocked = busy * blocked / (servers + busy * blocked)
     probability = size * blocked / (size - busy * (1 - blocked))
-    return Waiting(busy, probability, probability * hold / (size - busy))
+    return WaitEstimate(busy, probability, probability * hold / (size - busy))

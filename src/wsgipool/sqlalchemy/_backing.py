@@ -64,7 +64,7 @@ class Record(_ConnectionRecord):
         return self.dbapi_connection
 
 
-class Owner:
+class EngineState:
     """An engine, which owns a backing: all its pools of SQLAlchemy, since ``dispose()`` replaces the pool."""
 
     pool: Pool
@@ -103,11 +103,11 @@ class Backing:
         self._source = source
         self._pool: wsgipool.Pool[Any] | None = None
         """The pool of the last checkout."""
-        self._owner: weakref.ref[Owner] | None = None
+        self._owner: weakref.ref[EngineState] | None = None
         self._closing: set[int] = set()
 
     @property
-    def owner(self) -> Owner | None:
+    def owner(self) -> EngineState | None:
         """The engine, as long as it is used.
 
         The connections of one that is no longer used are closed when they have been idle for long, or when the next
@@ -116,7 +116,7 @@ class Backing:
         return None if self._owner is None else self._owner()
 
     @owner.setter
-    def owner(self, owner: Owner) -> None:
+    def owner(self, owner: EngineState) -> None:
         self._owner = weakref.ref(owner)
         owner.backing = self
 
@@ -188,7 +188,7 @@ _backings: list[Backing] = []
 _lock = threading.Lock()
 
 
-def find(owner: Owner, name: str, key: object, source: Source) -> Backing:
+def find(owner: EngineState, name: str, key: object, source: Source) -> Backing:
     """Return the backing of an engine: its own, one whose engine is no longer used, or a new one."""
     with _lock:
         if owner.backing is not None:

@@ -20,7 +20,7 @@ from wsgipool._code import level_outside
 from wsgipool.config import DatabaseSettings
 from wsgipool.drivers import Driver
 from wsgipool.sqlalchemy import _backing, _settings
-from wsgipool.sqlalchemy._backing import Backing, Owner, Record
+from wsgipool.sqlalchemy._backing import Backing, EngineState, Record
 from wsgipool.sqlalchemy._opening import Arguments, ConnectingDialect, arguments_of
 
 _PACKAGES = frozenset({"", "sqlalchemy", "flask_sqlalchemy", "contextlib", "wsgipool"})
@@ -81,7 +81,7 @@ class Pool(pooling.Pool):
         reset_on_return: Any = True,
         pool_settings: Mapping[str, Any] | None = None,
         dialect: Any = None,
-        _owner: Owner | None = None,
+        _owner: EngineState | None = None,
         **kw: Any,
     ) -> None:
         if getattr(dialect, "is_async", False):
@@ -105,7 +105,7 @@ class Pool(pooling.Pool):
         if self._rolls_back:
             self._reset_on_return = pooling.reset_none  # the return does it, without waiting for the answer
         if _owner is None:
-            _owner = Owner()
+            _owner = EngineState()
             event.listen(self, "reset", _adopt)
         self.owner = _owner
         _owner.pool = self

@@ -21,6 +21,7 @@ from pymysql.connections import Connection
 from wsgipool.config import DatabaseSettings, DatabaseURL
 from wsgipool.drivers import (
     CLEANING_TIMEOUT,
+    DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_READ_TIMEOUT,
     ENDED,
     IN_THE_POOL,
@@ -30,7 +31,7 @@ from wsgipool.drivers import (
     Reset,
     mysql_options,
 )
-from wsgipool.drivers.mysql_options import DEFAULT_CONNECT_TIMEOUT, MySQLOptions
+from wsgipool.drivers.mysql_options import MySQLOptions
 from wsgipool.drivers.mysql_rsa import explain_connect_error
 from wsgipool.drivers.pymysql.connection import PooledConnection
 from wsgipool.drivers.pymysql.fast_reading import connection_class
