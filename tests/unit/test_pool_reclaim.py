@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from unit.conftest import MakePool, all_idle, another_holder, counts, returning, waiting_task
-from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Task, eventually, in_turn, raising
+from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Gate, Task, eventually, in_turn, raising
 from unit.interrupts import Interrupt
+from unit.slots import legal_moves
 from wsgipool._background import background
+from wsgipool.pool import _orphans
 from wsgipool.pool._sessions import Sessions
+from wsgipool.pool._slot import Slot
 from wsgipool.pool._state import PoolState
 
 # --- leaks of a request ----------------------------------------------------------------------------------------------
@@ -233,3 +237,89 @@ def test_maintenance_leaves_connections_in_use_alone(make_pool: MakePool) -> Non
     pool.putconn(held)
     connection.execute()
     assert not connection.closed
+
+
+def test_maintenance_leaves_a_connection_alone_whose_return_begins_meanwhile(
+    make_pool: MakePool, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot had no references a moment before: a thread that holds a connection does not refer to the slot."""
+    pool = make_pool(1)
+    holder = another_holder(pool)
+    database.hooks["rollback"] = gate = Gate()
+
+    def begin_return() -> None:
+        holder.begin_return()
+        gate.wait_until_reached()
+
+    after_counting(monkeypatch, begin_return)
+    pool.maintain()
+    gate.open()
+    holder.give_back()
+
+    assert holder.connection.calls == ["rollback"]
+    assert counts(pool) == all_idle(1)
+
+
+def test_maintenance_leaves_a_connection_alone_whose_checkout_ends_meanwhile(
+    make_pool: MakePool, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    pool.putconn(pool.getconn())
+    database.hooks["check_out"] = gate = Gate()
+    checkout = Task(pool.getconn)
+    gate.wait_until_reached()
+
+    def end_checkout() -> None:
+        gate.open()
+        checkout.result()
+
+    after_counting(monkeypatch, end_checkout)
+    pool.maintain()
+
+    assert checkout.result().calls == ["rollback"]
+    assert counts(pool) == {"size": 1, "idle": 0, "in_use": 1, "waiting": 0}
+
+
+def after_counting(monkeypatch: pytest.MonkeyPatch, function: Callable[[], object]) -> None:
+    """Have maintenance call a function once, right after it has counted the references of the slots."""
+    count = _orphans._references
+
+    def counting(records: Sequence[object]) -> list[int]:
+        counted = count(records)
+        if records and isinstance(records[0], Slot):
+            monkeypatch.undo()
+            function()
+        return counted
+
+    monkeypatch.setattr(_orphans, "_references", counting)
+
+
+def test_maintenance_at_any_moment_takes_no_connection_from_a_thread(
+    make_pool: MakePool, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch, effort: int
+) -> None:
+    """Threads are switched all the time, so that maintenance comes in the middle of each step."""
+    pool = make_pool(2)
+    interval = sys.getswitchinterval()
+
+    def checkouts() -> None:
+        for number in range(effort * 1500):
+            connection = pool.getconn()
+            connection.execute()
+            pool.putconn(connection)
+            with pool.connection(readonly=number % 2 == 0) as connection:
+                connection.execute()
+
+    with legal_moves(monkeypatch):
+        sys.setswitchinterval(1e-5)
+        try:
+            tasks = [Task(checkouts) for _ in range(3)]
+            while not all(task.done for task in tasks):
+                pool.maintain()
+        finally:
+            sys.setswitchinterval(interval)
+    for task in tasks:
+        task.result()
+
+    assert database.misuses == []
+    assert pool.stats().closed == {}
+    assert len(database.opened) == pool.idle == pool.size

@@ -22,18 +22,24 @@ from wsgipool.pool._threads import NO_THREAD
 def orphaned_slots(slots: Sequence[Slot[C]]) -> list[Slot[C]]:
     """Return the slots that belong to a thread by their state, but that no code of a thread refers to.
 
-    `slots`: a tuple of the pool's slots. A slot checked out by a `with` block is orphaned if both the block and all
-    references to the connection are gone. A slot checked out by `getconn` is never orphaned: there may be a cursor.
+    `slots`: a tuple of the pool's slots, whose lock the caller holds. A slot checked out by a `with` block is orphaned
+    if both the block and all references to the connection are gone. A slot checked out by `getconn` is never orphaned:
+    there may be a cursor.
     """
+    # A thread needs no lock to take over a slot that it prepared, nor to begin a return. Such a slot may have been
+    # without references for a moment, and it has another state afterwards. No slot returns to a former state without
+    # the lock.
+    states = [slot.state for slot in slots]
     # A slot with a connection has one more reference: the pool finds it by its connection.
     expected = [_ALONE + (slot.connection is not None) for slot in slots]
     references, users = _references(slots), _references_of_connections(slots)
     return [
         slot
-        for slot, count, alone, used in zip(slots, references, expected, users, strict=True)
+        for slot, state, count, alone, used in zip(slots, states, references, expected, users, strict=True)
         if count == alone
+        and slot.state is state
         and slot.thread is not NO_THREAD
-        and (slot.state is not CHECKED_OUT or (slot.in_block and used == _UNUSED))
+        and (state is not CHECKED_OUT or (slot.in_block and used == _UNUSED))
     ]
 
 
