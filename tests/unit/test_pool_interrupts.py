@@ -142,13 +142,13 @@ def test_an_asynchronous_exception_at_any_moment_of_a_request_leaks_nothing(
             if has_requests:
                 site.pool.reclaim(thread_id)
             else:
-                Pool.maintain(site.pool)
+                site.maintain()
     ended.set()
     for other in others:
         other.result()
     if not has_requests:
         gc.collect()
-        Pool.maintain(site.pool)
+        site.maintain()
 
     site.assert_complete()
     site.assert_usable()

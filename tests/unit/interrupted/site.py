@@ -14,6 +14,7 @@ from wsgipool import Pool, WrongThread
 from wsgipool.drivers import BaseDriver, Reset
 from wsgipool.drivers.base import ENDED, IN_THE_POOL, Holder, Hook
 from wsgipool.drivers.session_end import SessionEnd
+from wsgipool.pool._maintenance import Maintenance
 
 
 class Session:
@@ -125,8 +126,8 @@ class Site:
         self.pool: Pool[Session] = Pool(
             self.server.open if plain else self.server, name="orders", max_size=3, timeout=3 * PATIENCE, **settings
         )
-        # Without maintenance, which would hide an incomplete end of a request.
-        self.pool.maintain = lambda: None  # type: ignore[method-assign]
+        # Without maintenance in the background, which would hide an incomplete end of a request.
+        self.pool._maintenance.maintain = lambda: None  # type: ignore[method-assign]
         self._has_tokens = not plain
         self._requests: dict[int, Request] = {}
         self.pool.request_token = self._token
@@ -136,8 +137,12 @@ class Site:
         self._former_holders: list[HolderThread[Session]] = []
 
     def have_maintenance(self) -> None:
-        """Have the pool maintained."""
-        del self.pool.maintain
+        """Have the pool maintained in the background."""
+        del self.pool._maintenance.maintain
+
+    def maintain(self) -> None:
+        """Do the maintenance that is due."""
+        Maintenance.maintain(self.pool._maintenance)
 
     def have_idle(self, number: int) -> list[Session]:
         """Have this number of connections open, all new and idle."""
@@ -202,7 +207,7 @@ class Site:
 
         def maintain() -> None:
             assert self.waits.wait(PATIENCE), "the operation has neither waited nor ended"
-            Pool.maintain(self.pool)
+            self.maintain()
 
         self.others.append(Task(maintain))
 
