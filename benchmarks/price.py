@@ -19,6 +19,7 @@ from benchmarks.httpd import PROCESSES, THREADS, compared, started_in, without_d
 from benchmarks.measuring import Run, Samples, Spread, ratios
 from wsgipool import Pool, drivers
 from wsgipool.config import DatabaseSettings, parse_url
+from wsgipool.drivers import BaseDriver, Reset
 from wsgipool.httpd import express
 
 LOOP = 2000
@@ -72,8 +73,8 @@ def checkouts(run: Run) -> Samples:
         settings = DatabaseSettings(
             "shop", parse_url(database.url(options="?autocommit=true"), "benchmark"), "benchmark"
         )
-        pool: Pool[Any] = Pool(drivers.for_database(settings), name="shop", max_size=1)
-        pool.putconn(pool.getconn())
+        pool = filled(drivers.for_database(settings))
+        bare = filled(IdleDriver())
         idle = [pymysql.connect(**database.arguments())]
         lock = threading.Lock()
 
@@ -86,11 +87,35 @@ def checkouts(run: Run) -> Samples:
         def checkout() -> None:
             pool.putconn(pool.getconn())
 
+        def checkout_alone() -> None:
+            bare.putconn(bare.getconn())
+
         return run.interleave(
             "checkouts",
             40,
-            {"a lock and a list": lambda: cpu_each(lock_and_list), "wsgipool": lambda: cpu_each(checkout)},
+            {
+                "a lock and a list": lambda: cpu_each(lock_and_list),
+                "wsgipool": lambda: cpu_each(checkout),
+                "the same, a driver that does nothing": lambda: cpu_each(checkout_alone),
+            },
         )
+
+
+def filled(driver: drivers.Driver[Any]) -> Pool[Any]:
+    """Return a pool with one idle connection."""
+    pool: Pool[Any] = Pool(driver, name="shop", max_size=1)
+    pool.putconn(pool.getconn())
+    return pool
+
+
+class IdleDriver(BaseDriver[Any]):
+    """A driver whose connections need no check and no cleaning: the difference is the part of the real one."""
+
+    def connect(self, timeout: float, pipeline: bool = True) -> Any:  # noqa: ARG002
+        return object()
+
+    def check_in(self, connection: Any, how: Reset | None, pipeline: bool = True) -> None:
+        pass
 
 
 def cpu_each(function: Callable[[], object]) -> float:
