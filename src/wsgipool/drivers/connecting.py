@@ -14,6 +14,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from wsgipool import _runtime
+from wsgipool.drivers.timed_socket import TimedSocket
 
 MIN_TIMEOUT = 0.001
 """Seconds; a timeout of 0 would make the socket non-blocking."""
@@ -118,7 +119,7 @@ def _connect(
     register: Callable[[Descriptor], object],
 ) -> socket.socket:
     with _creation_lock:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = TimedSocket(family, socket.SOCK_STREAM)
         register(Descriptor(sock.fileno()))
     try:
         sock.settimeout(max(timeout, MIN_TIMEOUT))
