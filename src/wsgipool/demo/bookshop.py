@@ -281,7 +281,7 @@ def remember(connection: Any) -> None:
 
 
 def served_by() -> Row:
-    return {"process": os.getpid(), "thread": threading.current_thread().name, "connection": _visit.connection}
+    return {"process": os.getpid(), "thread": threading.get_native_id(), "connection": _visit.connection}
 
 
 def served_by_headers() -> dict[str, str]:

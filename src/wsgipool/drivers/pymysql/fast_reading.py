@@ -59,7 +59,7 @@ class FastConnection(PooledConnection):
     def read_plain_ok(self) -> bool:
         """Wait for an answer and read it if it is a plain OK and the last; return whether it was read.
 
-        Most answers are. PyMySQL takes three times as long for one.
+        Most answers are.
         """
         reader: Any = self._rfile
         try:
