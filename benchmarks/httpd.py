@@ -238,14 +238,14 @@ def _wrk(clients: int, url: str) -> str:
 def wait_until_quiet(parent: int) -> float:
     """Wait until httpd has finished the last requests, and return the CPU time of its children.
 
-    Quiet means less than a twentieth of a processor: idle children with a budget still do some maintenance.
+    Quiet means less than two fifths of a processor: 64 idle children with a budget use a fifth for their maintenance.
     """
     deadline = time.monotonic() + 30
     used = cpu_seconds(parent)
     while time.monotonic() < deadline:
         time.sleep(0.05)
         before, used = used, cpu_seconds(parent)
-        if used - before < 0.0025:
+        if used - before < 0.02:
             break
     return used
 
