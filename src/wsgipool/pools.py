@@ -42,8 +42,8 @@ SYSTEM_CONFIG = Path("/etc") / CONFIG_NAME
 _STOPPING_INTERVAL = 0.25
 """Seconds between two checks for a graceful restart. Each reads one variable of httpd."""
 
-_DRAIN_INTERVAL = 0.25
-"""Seconds between two checks for drain requests. Each is one lstat for each pool and one for all."""
+_DRAIN_INTERVAL = 1.0
+"""Seconds between two checks for drain requests. Each wakes the process, for an lstat for each pool and one for all."""
 
 
 _current: Collection | None = None

@@ -50,7 +50,7 @@ def drain(name: str | None, config_path: Path | None) -> None:
     click.echo(
         printable(
             f"{what}: the processes of {users.name(f'#{owner}')} that share {folder} replace their connections within "
-            "a second"
+            "two seconds"
         )
     )
     if name is not None and settings is not None and name not in settings.databases:
