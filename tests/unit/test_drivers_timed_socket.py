@@ -61,7 +61,7 @@ def test_a_send_ends_after_the_timeout_if_the_other_end_takes_nothing(ends: Ends
         Task(lambda: ours.sendall(bytes(1 << 26))).result()
 
 
-def test_what_comes_in_time_is_received_and_sent(ends: Ends) -> None:
+def test_data_in_time_is_received_and_sent(ends: Ends) -> None:
     ours, theirs = ends
     received = bytearray(5)
     receiving = Task(lambda: ours.recv_into(received))

@@ -7,11 +7,12 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
 
 import pytest
 
 from unit.conftest import MakePool, all_idle, another_holder, counts, returning, waiting_task
-from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Gate, Task, eventually, in_turn, raising
+from unit.fakes import PATIENCE, FakeConnection, FakeDatabase, Gate, HolderThread, Task, eventually, in_turn, raising
 from unit.interrupts import Interrupt
 from unit.slots import legal_moves
 from wsgipool._background import background
@@ -251,7 +252,7 @@ def test_maintenance_leaves_a_connection_alone_whose_return_begins_meanwhile(
         holder.begin_return()
         gate.wait_until_reached()
 
-    after_counting(monkeypatch, begin_return)
+    beside_counting(monkeypatch, after=begin_return)
     pool.maintain()
     gate.open()
     holder.give_back()
@@ -273,25 +274,56 @@ def test_maintenance_leaves_a_connection_alone_whose_checkout_ends_meanwhile(
         gate.open()
         checkout.result()
 
-    after_counting(monkeypatch, end_checkout)
+    beside_counting(monkeypatch, before=end_checkout)
     pool.maintain()
 
     assert checkout.result().calls == ["rollback"]
     assert counts(pool) == {"size": 1, "idle": 0, "in_use": 1, "waiting": 0}
 
 
-def after_counting(monkeypatch: pytest.MonkeyPatch, function: Callable[[], object]) -> None:
-    """Have maintenance call a function once, right after it has counted the references of the slots."""
+def beside_counting(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[], object] = lambda: None,
+    after: Callable[[], object] = lambda: None,
+) -> None:
+    """Have maintenance call these functions once, right before and after it counts the references of the slots."""
     count = _orphans._references
 
     def counting(records: Sequence[object]) -> list[int]:
+        if not records or not isinstance(records[0], Slot):
+            return count(records)
+        monkeypatch.setattr(_orphans, "_references", count)
+        before()
         counted = count(records)
-        if records and isinstance(records[0], Slot):
-            monkeypatch.undo()
-            function()
+        after()
         return counted
 
     monkeypatch.setattr(_orphans, "_references", counting)
+
+
+def test_maintenance_leaves_a_connection_alone_that_another_thread_returns(
+    make_pool: MakePool, database: FakeDatabase
+) -> None:
+    """A generator may be closed on another thread than the one that entered its block, and that one may end."""
+    pool = make_pool(1)
+
+    def rows() -> Iterator[FakeConnection]:
+        with pool.connection() as connection:
+            yield connection
+
+    generator = rows()
+    beginner = HolderThread(lambda: next(generator), lambda _: None)
+    database.hooks["rollback"] = gate = Gate()
+    closing = Task(generator.close)  # type: ignore[attr-defined]
+    gate.wait_until_reached()
+    beginner.give_back()
+
+    pool.maintain()
+    gate.open()
+    closing.result()
+
+    assert beginner.connection.calls == ["rollback"]
+    assert counts(pool) == all_idle(1)
 
 
 def test_maintenance_at_any_moment_takes_no_connection_from_a_thread(
@@ -313,7 +345,9 @@ def test_maintenance_at_any_moment_takes_no_connection_from_a_thread(
         sys.setswitchinterval(1e-5)
         try:
             tasks = [Task(checkouts) for _ in range(3)]
+            deadline = monotonic() + 6 * PATIENCE * effort
             while not all(task.done for task in tasks):
+                assert monotonic() < deadline, "the threads do not end"
                 pool.maintain()
         finally:
             sys.setswitchinterval(interval)

@@ -22,9 +22,9 @@ SETUP = Path(__file__).parents[2] / "scripts" / "setup"
     ],
 )
 def test_a_wrong_variable_of_make_demo_is_refused_at_once(name: str, value: str, expected: str) -> None:
-    outcome = subprocess.run(
-        [SETUP, "demo"], env={**os.environ, name: value}, capture_output=True, text=True, timeout=60, check=False
-    )
+    # A PYTHON that is not there ends the set-up, too, should it go on.
+    environment = {**os.environ, name: value, "PYTHON": "/nonexistent"}
+    outcome = subprocess.run([SETUP, "demo"], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     assert outcome.returncode == 1
     assert outcome.stderr == f"setup: {expected}\n"

@@ -26,9 +26,9 @@ def orphaned_slots(slots: Sequence[Slot[C]]) -> list[Slot[C]]:
     if both the block and all references to the connection are gone. A slot checked out by `getconn` is never orphaned:
     there may be a cursor.
     """
-    # A thread needs no lock to take over a slot that it prepared, nor to begin a return. Such a slot may have been
-    # without references for a moment, and it has another state afterwards. No slot returns to a former state without
-    # the lock.
+    # A thread that holds a connection by `getconn` does not refer to its slot, and needs no lock to end a checkout or
+    # to begin a return. The slot then has another state after the count than before. To get a former state back it
+    # would need the lock.
     states = [slot.state for slot in slots]
     # A slot with a connection has one more reference: the pool finds it by its connection.
     expected = [_ALONE + (slot.connection is not None) for slot in slots]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from typing import Generic, get_args
 
 from wsgipool._wakeup import Wakeup
@@ -346,13 +346,17 @@ class PoolState(Generic[C]):
         threads = {slot.thread for slot in tuple(self.slots)} | {waiter.thread for waiter in tuple(self.waiting)}
         return {thread for thread in threads if thread.ident == ident}
 
-    def reclaim(self, threads: Iterable[ThreadRecord]) -> list[Slot[C]]:
+    def reclaim(self, threads: Set[ThreadRecord]) -> list[Slot[C]]:
         """Begin to close the slots that these threads have checked out, and return them."""
         leaked = []
-        for slot in self.held():
-            if slot.thread in threads:
+        for slot in tuple(self.slots):
+            # A return needs no lock, so it must not come between the check and the move.
+            if slot.state is CHECKED_OUT and slot.thread in threads:
+                slot.close_reason = "leaked"
+                slot.thread = NO_THREAD
+                slot.state = CLOSING
+                self.to_close += 1
                 leaked.append(slot)
-                self._close(slot, "leaked")
         return leaked
 
     # --- close ------------------------------------------------------------------------------------------------------

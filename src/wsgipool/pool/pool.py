@@ -397,11 +397,12 @@ class Pool(Generic[C]):
     def _check_in(self, slot: Slot[C], how: Reset | None, *, keep: bool = True) -> None:
         """Clean a connection and make it idle, or close it if it must not be used again."""
         state, permit = self._state, slot.permit
-        thread = slot.thread
+        thread = live_threads.get(get_ident()) or current()
         # No other thread runs between the check and the move: a concurrent discard comes before, or too late.
         if slot.state is not CHECKED_OUT:
             raise self._errors.not_checked_out()
         try:
+            slot.thread = thread  # a block, such as that of a generator, may end on another thread
             slot.state = RETURNING
             if slot.is_outdated or not keep:
                 self._sessions.close(slot, slot.close_reason)

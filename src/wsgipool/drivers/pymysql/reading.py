@@ -142,7 +142,7 @@ def server_error(packet: bytes) -> pymysql.OperationalError:
 
 
 class _SocketReader(io.RawIOBase):
-    """A raw reader of a socket, like socket.SocketIO but without its Python function between two C functions."""
+    """A raw reader of a socket, like socket.SocketIO but with one Python function fewer."""
 
     def __init__(self, sock: socket.socket) -> None:
         vars(self)["readinto"] = sock.recv_into
