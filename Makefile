@@ -11,7 +11,7 @@ help:
 	@echo '             APP=plain|flask|django: Flask with plain SQL, Flask with SQLAlchemy, or Django'
 	@echo '             MPM=prefork|worker|event|daemon  DB=mariadb|sqlite  PORT=number'
 	@echo '             STANDALONE=1 uses the Apache from PyPI even if the system has one'
-	@echo 'make test    the tests, four minutes on two cores; pass on options with ARGS="-k pool -x -n 0"'
+	@echo 'make test    the tests, five to ten minutes on two cores; pass on options with ARGS="-k pool -x -n 0"'
 	@echo 'make compat  the tests on MySQL and on a Galera cluster, and the suites of PyMySQL and others: 14 minutes'
 	@echo '             SUITES="django-* pymysql" chooses suites; SUITES=all runs the long ones, too: hours'
 	@echo 'make stress  random searches, 200 times as long as in make test, and tests that take minutes: three hours'
