@@ -38,8 +38,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 EXCEPTIONS = (Interrupt, Alarm, Interrupt, PoolAlarm)
 SEEDS = range(len(EXCEPTIONS))
-INJECTED = {"a driver": 1500, "a callable and its stacks": 125}
-"""Number of injected exceptions with each seed; 1500 of the other kinds."""
+INJECTED = {"a driver": 6500, "a callable and its stacks": 500}
+"""Number of injected exceptions with each seed; 6000 of the other kinds: 100,000 in all."""
 DELIVERED = 75
 """Number of exceptions of each kind that the interpreter itself delivers."""
 
@@ -90,7 +90,7 @@ def test_an_asynchronous_exception_at_any_place_of_an_operation_leaks_nothing(
 
     done = 0
     with debris_ignored():
-        while done < effort * INJECTED.get(kind, 1500):
+        while done < effort * INJECTED.get(kind, 6000):
             operation = numbers.choice(OPERATIONS)
             place = numbers.randint(1, places[operation])
             try:
