@@ -238,7 +238,7 @@ def _wrk(clients: int, url: str) -> str:
 def wait_until_quiet(parent: int) -> float:
     """Wait until httpd has finished the last requests, and return the CPU time of its children.
 
-    Quiet means less than two fifths of a processor: 64 idle children with a budget use a fifth for their maintenance.
+    Quiet means less than two fifths of a processor: many idle children with a budget do some maintenance.
     """
     deadline = time.monotonic() + 30
     used = cpu_seconds(parent)

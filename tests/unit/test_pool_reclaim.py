@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import monotonic
 
 import pytest
@@ -307,14 +307,14 @@ def test_maintenance_leaves_a_connection_alone_that_another_thread_returns(
     """A generator may be closed on another thread than the one that entered its block, and that one may end."""
     pool = make_pool(1)
 
-    def rows() -> Iterator[FakeConnection]:
+    def rows() -> Generator[FakeConnection, None, None]:
         with pool.connection() as connection:
             yield connection
 
     generator = rows()
     beginner = HolderThread(lambda: next(generator), lambda _: None)
     database.hooks["rollback"] = gate = Gate()
-    closing = Task(generator.close)  # type: ignore[attr-defined]
+    closing = Task(generator.close)
     gate.wait_until_reached()
     beginner.give_back()
 

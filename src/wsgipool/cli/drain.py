@@ -36,7 +36,8 @@ def drain(name: str | None, config_path: Path | None) -> None:
     process starts.
 
     Run it as the user of httpd's processes. Root may run it if the settings name a runtime_dir, and then acts as the
-    owner of that folder. Exit status: 1 if no process was reached.
+    owner of that folder. The command leaves a request in the folder, and does not see which processes read it. Exit
+    status: 1 if the request cannot be left there.
     """
     settings = site_settings(config_path)
     folder = shared_folder(settings)
