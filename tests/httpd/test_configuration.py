@@ -145,8 +145,8 @@ DAEMONS = 'WSGIDaemonProcess shop processes=2 threads=3\nWSGIDaemonProcess "the 
             {"": (9, 1, 1)},
         ),
         (
-            "WSGIScriptAlias / /srv/shop/a.wsgi\n<Directory /srv/shop>\nWSGIProcessGroup shop\n</Directory>\n"
-            "<Directory /srv/blog>\nWSGIProcessGroup 'the blog'\n</Directory>\n",
+            "WSGIScriptAlias / /usr/lib/a.wsgi\n<Directory /usr/lib>\nWSGIProcessGroup shop\n</Directory>\n"
+            "<Directory /usr/share>\nWSGIProcessGroup 'the blog'\n</Directory>\n",
             {"shop": (2, 3, 1)},
         ),
         (
@@ -213,7 +213,7 @@ def test_a_refused_configuration_shows_the_message_of_httpd(folder: Path) -> Non
 
 
 def test_a_configuration_without_scripts_is_an_error_with_a_remedy(folder: Path) -> None:
-    with pytest.raises(HttpdConfigError, match="no WSGIScriptAlias and no wsgipool"):
+    with pytest.raises(HttpdConfigError, match="has no WSGIScriptAlias"):
         read(folder, "event", "")
 
 
@@ -293,6 +293,6 @@ def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Pa
     found = configuration.read("apache2", ["-f", str(place / "httpd.conf")])
 
     assert found.drop_in == place / "wsgipool" / "apache" / "wsgipool.conf"
-    assert found.scripts == [place / "app.wsgi"]
+    assert [site.script for site in found.sites] == [place / "app.wsgi"]
     (group,) = found.groups
     assert group.name == ("my shop" if len(defines) > 1 else "wsgipool" if "WSGIPOOL_DAEMON" in defines else "")

@@ -59,7 +59,7 @@ SITE = Configuration(
     origins={},
     defines={},
     drop_in=None,
-    scripts=[],
+    sites=[],
     notes=[],
 )
 DUMP = Dump("httpd", directives=[], modules={}, defines={}, user="nobody", pid_file=None, warnings=[])

@@ -139,7 +139,13 @@ def test_an_embedded_process_without_answers_uses_the_defaults_of_its_mpm(
     assert httpd.this_process() == httpd.HttpdProcess(mpm, "", "", threads, max_processes)
 
 
-@pytest.mark.parametrize("value", [None, 0, "many"])
+def test_a_daemon_group_without_threads_has_the_thread_of_its_scripts(mod_wsgi: Any) -> None:
+    mod_wsgi.threads_per_process = 0
+
+    assert httpd.this_process() == httpd.HttpdProcess("event", "shop", "", threads=1, max_processes=4)
+
+
+@pytest.mark.parametrize("value", [None, -1, "many"])
 def test_an_attribute_that_is_not_a_number_is_ignored(mod_wsgi: Any, value: object) -> None:
     mod_wsgi.threads_per_process = mod_wsgi.maximum_processes = value
 

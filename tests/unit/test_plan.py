@@ -21,6 +21,8 @@ from wsgipool.cli import main, plan_lines
 from wsgipool.cli.plan import is_writable
 from wsgipool.cli.site_settings import load_settings, preload_drivers
 from wsgipool.httpd.configuration import Configuration, Mpm
+from wsgipool.httpd.dump import Directive
+from wsgipool.httpd.placement import Site
 from wsgipool.impersonation import as_user
 from wsgipool.plan.sizing import ProcessGroup
 
@@ -35,7 +37,7 @@ SERVER = Configuration(
     origins={},
     defines={},
     drop_in=None,
-    scripts=[],
+    sites=[],
     notes=[],
 )
 
@@ -283,8 +285,11 @@ def test_with_write_and_json_the_report_is_not_in_the_json(settings: Path) -> No
 
 
 def test_a_closed_folder_does_not_lead_to_other_settings(tmp_path: Path) -> None:
+    script = tmp_path / "closed" / "app.wsgi"
+    site = Site("shop", Directive("WSGIScriptAlias", f"/ {script}", (), "httpd.conf", 1), script, frozenset())
+
     def load() -> str:
-        load_settings(None, replace(SERVER, scripts=[tmp_path / "closed" / "app.wsgi"]))
+        load_settings(None, replace(SERVER, sites=[site]))
         return "loaded"
 
     if os.geteuid() != 0:

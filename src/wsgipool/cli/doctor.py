@@ -28,7 +28,7 @@ from wsgipool.doctor import databases, directives, host
 from wsgipool.doctor.databases import Session
 from wsgipool.doctor.findings import Finding, Severity, worst_first
 from wsgipool.errors import ConfigError
-from wsgipool.httpd import configuration, dump
+from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import Dump, HttpdConfigError
 from wsgipool.httpd.users import account
@@ -86,7 +86,7 @@ class _Examination:
         configured: Dump | None = None
         site: Configuration | None = None
         try:
-            configured = dump.read(program, httpd_options)
+            configured = configuration.as_it_runs(program, httpd_options)
             site = configuration.interpret(configured)
         except HttpdConfigError as error:
             yield Finding("configuration-refused", f"{error}.", _CORRECT_FIRST)

@@ -34,9 +34,10 @@ from wsgipool.drivers import limits
 from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration
-from wsgipool.httpd.configuration import EMBEDDED, Configuration
+from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, MODES
+from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan import planning
 from wsgipool.plan.planning import Database, Fit, Situation
 from wsgipool.plan.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive

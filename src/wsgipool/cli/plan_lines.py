@@ -11,7 +11,8 @@ from tomlkit.exceptions import TOMLKitError
 
 from wsgipool import privileged
 from wsgipool.errors import ConfigError
-from wsgipool.httpd.configuration import EMBEDDED, Configuration
+from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan.sizing import ProcessGroup
 
 _GROUP = "WSGIPOOL_PROCESS_GROUP"

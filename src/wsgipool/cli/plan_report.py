@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsgipool.httpd.configuration import EMBEDDED, Configuration
+from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
 from wsgipool.plan.sizing import ProcessGroup, WaitEstimate
 from wsgipool.pools import CONFIG_NAME

@@ -228,7 +228,7 @@ def _settings_path(given: Path | None, server: Configuration | None, environment
     named = given or environment.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
     if named:
         return Path(named).absolute()
-    beside = [script.parent / CONFIG_NAME for script in server.scripts] if server else []
+    beside = [site.script.parent / CONFIG_NAME for site in server.sites] if server else []
     places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
     for place in places:
         if _may_be_there(place):

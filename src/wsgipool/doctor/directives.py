@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from wsgipool.config import Settings
 from wsgipool.doctor.findings import Finding
 from wsgipool.httpd import dump
-from wsgipool.httpd.configuration import EMBEDDED, Configuration
+from wsgipool.httpd.configuration import OPEN_GROUPS, Configuration, number
 from wsgipool.httpd.dump import Directive, Dump
+from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.wording import counted, rounded
-
-_OPEN_GROUPS = ("%{RESOURCE}", "%{SERVER}", "%{HOST}", "%{ENV:")
-"""Beginnings of application groups whose names depend on the request, such as on its Host header."""
 
 _EMBEDDED_LANGUAGES = frozenset({"php", "php5", "php7", "perl", "python"})
 """Modules that need prefork, since the code that they run may not be thread-safe."""
@@ -35,7 +33,7 @@ def examine(configuration: Dump, site: Configuration, settings: Settings | None)
 def _interpreters(site: Configuration) -> Iterator[Finding]:
     names = {interpreter.application_group.split(" ")[0] for interpreter in site.interpreters}
     for name in sorted(names):
-        if name.startswith(_OPEN_GROUPS):
+        if name.startswith(OPEN_GROUPS):
             yield Finding(
                 "interpreters-multiply-pools",
                 f"With the application group {name}, mod_wsgi makes a new interpreter with pools of its own for each "
@@ -124,8 +122,8 @@ def _request_timeouts(configuration: Dump, site: Configuration, settings: Settin
                 )
 
 
-def _request_timeout(daemon: Directive) -> float:
-    return float(dump.options(daemon.text).get("request-timeout") or 0)
+def _request_timeout(daemon: Directive) -> int:
+    return number(dump.options(daemon.text).get("request-timeout", ""))
 
 
 def _last(configuration: Dump, name: str, default: str) -> str:

@@ -42,9 +42,15 @@ class Section:
     """A <VirtualHost>, <Directory>, <Location> or the like around a directive."""
 
     name: str
-    arguments: tuple[str, ...]
+    text: str
+    """The text after the name, as written."""
     number: int
     """The position among all sections, which distinguishes two <VirtualHost *:80>."""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments, without quotes."""
+        return tuple(words(self.text))
 
 
 @dataclass(frozen=True)
@@ -93,19 +99,20 @@ class Dump:
         return [directive for directive in self.directives if directive.name.lower() in wanted]
 
 
-def read(program: str | None = None, options: Sequence[str] = ()) -> Dump:
+def read(program: str | None = None, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Dump:
     """Return the configuration that `program` would run with these options.
 
     The default program is Debian's apache2ctl, or httpd. `options` are httpd's, such as -f FILE, -d FOLDER, -D NAME.
-    Raises HttpdConfigError with httpd's message if httpd does not accept the configuration.
+    `environment` replaces that of this process. Raises HttpdConfigError with httpd's message if httpd does not accept
+    the configuration.
     """
     path = find_program(program)
     # At the level debug, mod_so prints the file of each module.
-    server = _ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"])
+    server = _ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"], environment)
     load_info = []
     if not re.search(r"^ info_module ", server.stdout, re.M):
-        load_info = ["-C", f'LoadModule info_module "{_mod_info(path)}"']
-    configuration = _ask([path, *options, *load_info, "-t", "-D", "DUMP_CONFIG"])
+        load_info = ["-C", f'LoadModule info_module "{module_file(path, "info")}"']
+    configuration = _ask([path, *options, *load_info, "-t", "-D", "DUMP_CONFIG"], environment)
     return parse(configuration.stdout, server.stdout, server.stderr, path)
 
 
@@ -178,33 +185,34 @@ def _directives(text: str) -> Iterator[Directive]:
             sections.pop()
         elif match := re.fullmatch(r"<(\w+)\s*(.*?)>", entry):
             count += 1
-            sections.append(Section(match[1], tuple(words(match[2])), count))
+            sections.append(Section(match[1], match[2], count))
         elif entry:
             name, *rest = entry.split(maxsplit=1)
             yield Directive(name, rest[0] if rest else "", tuple(sections), file, line)
 
 
-def _mod_info(program: str) -> Path:
+def module_file(program: str, name: str) -> Path:
+    """Return the file of a module of httpd that need not be enabled. Raises HttpdConfigError."""
     root = re.search(r'HTTPD_ROOT="(.*)"', _run([program, "-V"]).stdout)
     folders = [Path(root[1]) / "modules"] if root else []
     folders += [Path(program).resolve().parents[1] / "modules", *map(Path, _MODULE_FOLDERS)]
     for folder in folders:
-        if (folder / "mod_info.so").is_file():
-            return folder / "mod_info.so"
+        if (folder / f"mod_{name}.so").is_file():
+            return folder / f"mod_{name}.so"
     raise HttpdConfigError(
-        f"{program} needs mod_info to print its configuration, but there is no mod_info.so in "
-        f"{', '.join(map(str, dict.fromkeys(folders)))}; load it in the configuration (LoadModule info_module ...)"
+        f"mod_{name} is needed to examine the configuration of {program}, but there is no mod_{name}.so in "
+        f"{', '.join(map(str, dict.fromkeys(folders)))}; load it in the configuration (LoadModule {name}_module ...)"
     )
 
 
-def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
-    outcome = _run(command)
+def _ask(command: list[str], environment: Mapping[str, str] | None) -> subprocess.CompletedProcess[str]:
+    outcome = _run(command, environment)
     if outcome.returncode != 0:
         raise HttpdConfigError(f"{command[0]} does not accept its configuration:\n{_complaint(outcome)}")
     return outcome
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(  # noqa: S603 - the administrator's own httpd
             command,
@@ -214,6 +222,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             errors="replace",
             timeout=_TIMEOUT,
             check=False,
+            env=environment,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HttpdConfigError(f"{command[0]} could not be run: {error}") from None

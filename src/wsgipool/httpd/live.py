@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ from wsgipool.httpd.dump import Dump
 
 _NAMES = ("apache2", "httpd")
 _ELF = b"\x7fELF"
+
+_OPTIONS = ("-f", "-d", "-D", "-C", "-c")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class LiveServer:
     """The parent's user, as #NUMBER. Unless it is root, its children have the same user, despite the User directive."""
     environment: Mapping[str, str] = field(repr=False)
     """The environment of the process; empty if this user may not read it."""
+    options: Sequence[str] = ()
+    """The options of its command line that choose or change the configuration: -f, -d, -D, -C, -c."""
 
 
 def find(configuration: Dump) -> LiveServer | None:
@@ -48,7 +52,7 @@ def find(configuration: Dump) -> LiveServer | None:
         return None
     if not _runs(pid, configuration.program):
         return None
-    return LiveServer(pid, f"#{effective}", _environment(pid))
+    return LiveServer(pid, f"#{effective}", _environment(pid), _options(pid))
 
 
 def _number_in(pid_file: Path) -> int:
@@ -86,3 +90,20 @@ def _environment(pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return dict(variable.split("=", 1) for variable in content.split("\0") if "=" in variable)
+
+
+def _options(pid: int) -> list[str]:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    words = command.rstrip("\0").split("\0")[1:]
+    found = []
+    while words:
+        word = words.pop(0)
+        if word[:2] not in _OPTIONS:
+            continue
+        value = word[2:] or (words.pop(0) if words else "")
+        if (word[:2], value) != ("-D", "FOREGROUND"):
+            found += [word[:2], value]
+    return found

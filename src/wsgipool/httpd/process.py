@@ -77,7 +77,9 @@ def this_process() -> HttpdProcess | None:
     mpm = _mpm_name()
     process_group: str = server.process_group or ""
     if process_group:
-        threads = _attribute(server, "threads_per_process") or DAEMON_THREADS
+        # A group with threads=0 serves no request, only the scripts that it imports.
+        has_none = getattr(server, "threads_per_process", None) == 0
+        threads = 1 if has_none else _attribute(server, "threads_per_process") or DAEMON_THREADS
         max_processes = _attribute(server, "maximum_processes") or DAEMON_PROCESSES
     else:
         # httpd comes first: under worker and event, mod_wsgi counts only the children that were alive at the fork.
