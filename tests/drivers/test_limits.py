@@ -35,10 +35,10 @@ def test_mariadb_reports_the_limits_of_server_and_account(driver: str, mariadb: 
     known = settings(mariadb_shop.replace("mysql+mysqlclient", driver))
     user = known.url.user
 
-    before = ask(known, timeout=10)
+    before = ask(known, timeout=10).limits
     with mariadb.admin() as connection, connection.cursor() as cursor:
         cursor.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 12")
-    after = ask(known, timeout=10)
+    after = ask(known, timeout=10).limits
 
     assert before == [ServerLimit("server", "max_connections", 200)]
     assert after == [*before, ServerLimit("user", "max_user_connections", 12)]
@@ -47,11 +47,11 @@ def test_mariadb_reports_the_limits_of_server_and_account(driver: str, mariadb: 
 def test_postgresql_reports_the_limits_of_server_role_and_database(postgresql: PostgreSQL) -> None:
     url = postgresql.create_database("limited")
 
-    before = ask(settings(url), timeout=10)
+    before = ask(settings(url), timeout=10).limits
     with postgresql.admin() as connection:
         connection.execute("ALTER ROLE limited CONNECTION LIMIT 12")
         connection.execute("ALTER DATABASE limited CONNECTION LIMIT 20")
-    after = ask(settings(url), timeout=10)
+    after = ask(settings(url), timeout=10).limits
 
     # PostgreSQL's defaults: 100, 3 of them for superusers.
     assert before == [ServerLimit("server", "max_connections less the reserved", 97)]

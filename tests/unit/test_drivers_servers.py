@@ -8,7 +8,8 @@ from wsgipool import config
 from wsgipool.cli.site_settings import limits_of
 from wsgipool.config import parse_url
 from wsgipool.drivers import server_of
-from wsgipool.drivers.limits import ServerLimit, has_limit
+from wsgipool.drivers.limits import Answer, ServerLimit, has_limit
+from wsgipool.drivers.occupancy import Occupancy, Sessions
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_server_is_named_by_its_address(url: str, server: str | None) -> None:
 def test_a_plan_adds_up_the_databases_that_share_a_budget(url: str, same: str, another: str) -> None:
     urls = {"orders": url, "archive": same, "other": another}
     settings = config.load({"databases": {name: {"url": each} for name, each in urls.items()}})
-    answers = {name: [ServerLimit("server", "max_connections", 151)] for name in urls}
+    answers = {name: Answer([ServerLimit("server", "max_connections", 151)]) for name in urls}
 
     found = limits_of(list(settings.databases.values()), answers, 5, settings)
 
@@ -73,3 +74,21 @@ def test_a_plan_adds_up_the_databases_that_share_a_budget(url: str, same: str, a
         (server_of(settings.databases["other"].url), ("other",)),
     ]
     assert server_of(settings.databases["archive"].url) == server_of(settings.databases["orders"].url)
+
+
+def test_others_count_against_the_limit_of_the_server_only() -> None:
+    urls = {"orders": "mysql://shop:x@db/orders", "archive": "mysql://reader:x@db/archive"}
+    settings = config.load({"databases": {name: {"url": each} for name, each in urls.items()}})
+    shown = {
+        "orders": [Sessions("shop", "web", "wsgipool:orders", 3)],
+        "archive": [Sessions("reader", "web", "wsgipool:archive", 2)],
+    }
+    limits = [ServerLimit("server", "max_connections", 151), ServerLimit("user", "max_user_connections", 20)]
+    answers = {
+        name: Answer(limits, Occupancy(str(each.url.user), f"wsgipool:{name}", 12, 20, shown[name]))
+        for name, each in settings.databases.items()
+    }
+
+    found = limits_of(list(settings.databases.values()), answers, 5, settings)
+
+    assert [(limit.connections, limit.others) for limit in found] == [(151, 12 - 3 - 2), (20, 0), (20, 0)]

@@ -97,6 +97,14 @@ def test_the_tightest_limit_decides() -> None:
     assert found.max_sizes == {"a": 5, "b": "threads"}
 
 
+@pytest.mark.parametrize(("others", "usable"), [(0, 60), (5, 60), (29, 36), (70, 0)])
+def test_others_keep_the_reserve_or_what_they_have_now(others: int, usable: int) -> None:
+    occupied = replace(limit(65), others=others)
+
+    assert occupied.usable == usable
+    assert fits(situation(DAEMONS, limits=[occupied])) is (usable == 60)
+
+
 def test_a_budget_caps_the_worst_case_of_any_sizes() -> None:
     plan = situation(CHILDREN, limits=[replace(limit(151), budget=70)], hosts=2)
 

@@ -12,7 +12,8 @@ import pytest
 from wsgipool import config
 from wsgipool.doctor.databases import Session
 from wsgipool.doctor.findings import Finding
-from wsgipool.drivers.limits import ServerLimit
+from wsgipool.drivers.limits import Answer, ServerLimit
+from wsgipool.drivers.occupancy import Occupancy, Sessions
 from wsgipool.records import plain, restored
 
 
@@ -30,7 +31,13 @@ from wsgipool.records import plain, restored
                 },
             }
         ),
-        Session([ServerLimit("server", "max_connections", 151)], None, "", True, "SERIALIZABLE", "CHAIN", False, 3),
+        Session(
+            Answer(
+                [ServerLimit("server", "max_connections", 151)],
+                Occupancy("shop", "wsgipool:shop", 41, None, [Sessions("django", "10.0.0.5", None, 29)]),
+            ),
+            *(None, "", True, "SERIALIZABLE", "CHAIN", False),
+        ),
         Finding("tls-off", "what", "remedy"),
     ],
 )

@@ -18,6 +18,7 @@ from wsgipool.cli.site_settings import (
     READ_TIMEOUT,
     SettingsFile,
     limits_of,
+    occupants_of,
     plain_settings,
     restored,
     settings_file,
@@ -113,10 +114,14 @@ class _Examination:
             else:
                 sessions[name] = answer
                 self.looked_at.append(f"database {name}: {settings.databases[name].url}")
+        known = list(settings.databases.values())
+        told = {name: session.answer for name, session in sessions.items()}
+        occupants = occupants_of(known, told)
+        self.looked_at += [found.in_words(server) for server, found in occupants.items()]
         yield from databases.examine(settings, sessions)
+        yield from databases.examine_occupants(occupants, self._reserve)
         if file.server is not None:
-            known = list(settings.databases.values())
-            limits = limits_of(known, {name: each.limits for name, each in sessions.items()}, self._reserve, settings)
+            limits = limits_of(known, told, self._reserve, settings)
             sizes = [Database(each.name, each.max_size) for each in known]
             yield from databases.examine_limits(Situation(file.server.groups, sizes, limits, self._hosts))
 

@@ -24,6 +24,7 @@ from wsgipool.cli.site_settings import (
     READ_TIMEOUT,
     SettingsFile,
     limits_of,
+    occupants_of,
     restored,
     settings_file,
     site_options,
@@ -31,7 +32,7 @@ from wsgipool.cli.site_settings import (
 from wsgipool.config import DatabaseSettings, DatabaseURL, Settings
 from wsgipool.doctor.advice import advice
 from wsgipool.drivers import limits
-from wsgipool.drivers.limits import ServerLimit
+from wsgipool.drivers.limits import Answer, ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration
@@ -51,7 +52,7 @@ _WIDTH = 200
 class _Known:
     """The databases' answers, and the reasons for missing ones."""
 
-    answers: Mapping[str, Sequence[ServerLimit]]
+    answers: Mapping[str, Answer]
     unlimited: frozenset[str]
     unknown: Sequence[str]
     silent: Sequence[str] = ()
@@ -124,9 +125,10 @@ def plan(
 ) -> None:
     """Compare a site's connections with what its databases allow.
 
-    The command reads httpd's configuration, asks each database for its limits, and prints sizes that fit. As root, it
-    reads the settings and connects to the databases as the user of httpd's processes, and writes as the owner of the
-    files. Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME.
+    The command reads httpd's configuration, asks each database for its limits and sessions, and prints sizes that fit.
+    Others keep the reserve, or the sessions that they have now if those are more. As root, the command reads the
+    settings and connects to the databases as the user of httpd's processes, and writes as the owner of the files.
+    Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME.
 
     Exit status: 0 if the sizes fit; 1 if the worst case exceeds a limit, a database did not answer, or an error
     occurred; 2 if the command line is wrong.
@@ -169,6 +171,7 @@ def plan(
         settings=settings.origin if settings else None,
         situation=situation,
         fit=fit,
+        occupants=occupants_of(databases, known.answers),
         unlimited=known.unlimited,
         unknown=known.unknown,
         silent=known.silent,
@@ -217,19 +220,19 @@ def _imagined() -> DatabaseSettings:
 
 
 def _ask(databases: Sequence[DatabaseSettings], given: int | None, file: SettingsFile | None) -> _Known:
-    """Ask each database for its limits, unless they are given."""
+    """Ask each database for its limits and sessions, unless the limit is given."""
     unknown = [] if file or given else ["without --max-connections there is no limit to compare with"]
     silent: list[str] = []
     unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.url))
-    answers: dict[str, Sequence[ServerLimit]] = {}
+    answers: dict[str, Answer] = {}
     for database in databases:
         if database.name in unlimited:
             continue
         if given:
-            answers[database.name] = [ServerLimit("server", "max_connections", given)]
+            answers[database.name] = Answer([ServerLimit("server", "max_connections", given)])
         elif file is not None:
             try:
-                question = partial(_limits_or_why, database.name)
+                question = partial(_answer_or_why, database.name)
                 answer = file.ask(file.readers[0], question, READ_TIMEOUT + 2 * ASK_TIMEOUT)
             except ConfigError as error:
                 answer = {"why": f"{database.name} cannot be asked: {error}"}
@@ -237,14 +240,14 @@ def _ask(databases: Sequence[DatabaseSettings], given: int | None, file: Setting
                 silent.append(database.name)
                 unknown.append(f"the limit of {database.name} is not known: {answer['why']}")
             else:
-                answers[database.name] = [restored(ServerLimit, each) for each in answer["limits"]]
+                answers[database.name] = restored(Answer, answer["answer"])
     return _Known(answers, unlimited, unknown, silent)
 
 
-def _limits_or_why(name: str, load: Callable[[], Settings]) -> dict[str, Any]:
+def _answer_or_why(name: str, load: Callable[[], Settings]) -> dict[str, Any]:
     database = load().databases[name]
     try:
-        return {"limits": records.plain(limits.ask(database, ASK_TIMEOUT))}
+        return {"answer": records.plain(limits.ask(database, ASK_TIMEOUT))}
     except Exception as error:  # drivers raise many types
         return {"why": f"{database.url} does not answer: {error}. {advice(error, database.url)}"}
 

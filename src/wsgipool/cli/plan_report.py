@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wsgipool.drivers.occupancy import Occupants
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
@@ -41,6 +42,8 @@ class PlanReport:
     """The path of the wsgipool.toml; None if there is none."""
     situation: Situation
     fit: Fit | None
+    occupants: Mapping[str, Occupants]
+    """The sessions of each server that was asked, by the server's name."""
     unlimited: frozenset[str]
     """Databases without a limit, which are files."""
     unknown: Sequence[str]
@@ -69,6 +72,8 @@ def as_text(report: PlanReport, console: Console) -> None:
     console.print()
     for total in sums(report.situation):
         _say(console, _verdict(total, report.situation))
+    for name, occupants in report.occupants.items():
+        _say(console, f"{occupants.in_words(name)}.")
     for wait in report.waits:
         _say(console, _wait(wait))
     console.print()
@@ -108,6 +113,17 @@ def as_json(report: PlanReport) -> dict[str, Any]:
                 "refused": total.refused,
             }
             for total in sums(situation)
+        ],
+        "servers": [
+            {
+                "name": name,
+                "sessions": occupants.total,
+                "most": occupants.most,
+                "ours": occupants.ours,
+                "by_account": occupants.by_account,
+                "others": [asdict(each) for each in occupants.others],
+            }
+            for name, occupants in report.occupants.items()
         ],
         "unlimited": sorted(report.unlimited),
         "not_asked": sorted(report.silent),
@@ -180,7 +196,7 @@ def _table(report: PlanReport) -> Table:
 
 def _limit(total: Sum) -> str:
     limit = total.limit
-    return f"{limit.connections} - {limit.reserve}" if limit.reserve else f"{limit.connections}"
+    return f"{limit.connections} - {limit.kept}" if limit.kept else f"{limit.connections}"
 
 
 def _headroom(total: Sum) -> Text:
@@ -201,7 +217,6 @@ def _lifetime(group: ProcessGroup, situation: Situation) -> str:
 
 def _verdict(total: Sum, situation: Situation) -> str:
     limit = total.limit
-    kept = f", {limit.reserve} of them reserved for others" if limit.reserve else ""
     worst = f"{counted(total.worst_case, 'connection')} in the worst case"
     if limit.budget is not None:
         several = budgets(limit, situation)
@@ -209,10 +224,10 @@ def _verdict(total: Sum, situation: Situation) -> str:
         worst += f", with the budget of {limit.budget} a host{each}"
     if total.refused:
         return (
-            f"TOO MANY: {worst}, but {limit.name} is {limit.connections}{kept}: "
+            f"TOO MANY: {worst}, but {limit.name} is {limit.connections}{limit.kept_in_words}: "
             f"{total.refused} would be refused ({limit.refusal})."
         )
-    return f"It fits: {worst}, and {limit.name} is {limit.connections}{kept}."
+    return f"It fits: {worst}, and {limit.name} is {limit.connections}{limit.kept_in_words}."
 
 
 def _wait(wait: Wait) -> str:
@@ -232,20 +247,23 @@ def _wait(wait: Wait) -> str:
 def _lines(report: PlanReport, console: Console) -> None:
     settings = report.settings or CONFIG_NAME
     exceeding = [total.limit for total in sums(report.situation) if total.refused and total.limit.budget]
+    occupied = max((limit.others for limit in report.situation.limits if limit.others > limit.reserve), default=0)
     if report.fit is None and exceeding:
         count = max(budgets(limit, report.situation) for limit in exceeding)
+        reserve = f" and reserve = {occupied}" if occupied else ""
         _say(
             console,
             f"The budget is too large for its server: lower connections in [budget] of {settings}, or write "
-            f'connections = "auto" with hosts = {report.situation.hosts * count}.',
+            f'connections = "auto" with hosts = {report.situation.hosts * count}{reserve}.',
         )
         return
     if report.fit is None:
-        needed = max(total.limit.reserve + total.worst_case for total in sums(report.situation) if total.refused)
+        fewer = "let others have fewer" if occupied else "use a smaller --reserve"
+        needed = max(total.limit.kept + total.worst_case for total in sums(report.situation) if total.refused)
         _say(
             console,
             "No sizes fit: even one process in each process group with pools of one connection exceeds the limit. "
-            f"Allow the site more connections ({needed} for the current sizes), use a smaller --reserve, or move some "
+            f"Allow the site more connections ({needed} for the current sizes), {fewer}, or move some "
             "databases to another server.",
         )
         return

@@ -17,8 +17,9 @@ import click
 from wsgipool import config, drivers, records
 from wsgipool.budget import budget as host_budget
 from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
-from wsgipool.drivers import limits
-from wsgipool.drivers.limits import ServerLimit
+from wsgipool.drivers import limits, occupancy
+from wsgipool.drivers.limits import Answer, ServerLimit
+from wsgipool.drivers.occupancy import Occupancy, Occupants
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.users import is_root
@@ -176,9 +177,20 @@ def _readers(path: Path, server: Configuration | None) -> list[str]:
     return sorted(readers)
 
 
+def occupants_of(databases: Sequence[DatabaseSettings], answers: Mapping[str, Answer]) -> dict[str, Occupants]:
+    """Return the sessions of each server that was asked, by the server's name, from the answers to its databases."""
+    found: dict[str, list[Occupancy]] = {}
+    for database in databases:
+        place = drivers.server_of(database.url)
+        answer = answers.get(database.name)
+        if place is not None and answer is not None and answer.occupancy is not None:
+            found.setdefault(place, []).append(answer.occupancy)
+    return {place: occupancy.of_site(of_server) for place, of_server in found.items()}
+
+
 def limits_of(
     databases: Sequence[DatabaseSettings],
-    answers: Mapping[str, Sequence[ServerLimit]],
+    answers: Mapping[str, Answer],
     reserve: int,
     settings: Settings | None,
 ) -> list[ConnectionLimit]:
@@ -187,10 +199,11 @@ def limits_of(
     Without `settings` the server is imaginary, so messages do not name it.
     """
     budget = settings.budget if settings else None
+    occupants = occupants_of(databases, answers)
     found: dict[tuple[str | None, str], tuple[ServerLimit, str, str, list[str]]] = {}
     for database in databases:
         place = drivers.server_of(database.url)
-        for answer in answers.get(database.name, ()):
+        for answer in answers[database.name].limits if database.name in answers else ():
             limited = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
             name = f"{answer.setting} of {limited + ' at ' if limited else ''}{place if settings else 'the database'}"
             refusal = limits.REFUSALS[drivers.family(database.url)][answer.kind]
@@ -212,6 +225,7 @@ def limits_of(
             budget=_share(budget, [entry[0] for (at, _), entry in found.items() if at == place]),
             # Without a runtime_dir, each user has a folder and so a budget.
             each_user=settings is not None and settings.runtime_dir is None,
+            others=occupants[place].count_of_others if place in occupants and answer.kind == "server" else 0,
         )
         for (place, _), (answer, name, refusal, names) in found.items()
     ]

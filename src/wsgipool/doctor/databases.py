@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,8 +15,9 @@ from wsgipool.config import DatabaseSettings, Settings
 from wsgipool.doctor.advice import advice
 from wsgipool.doctor.findings import Finding
 from wsgipool.doctor.host import refused
-from wsgipool.drivers import Driver, limits, mysql_rsa
-from wsgipool.drivers.limits import ServerLimit
+from wsgipool.drivers import Driver, limits, mysql_rsa, occupancy
+from wsgipool.drivers.limits import Answer
+from wsgipool.drivers.occupancy import Occupants
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.plan.planning import Situation, budgets, sums
@@ -32,7 +33,8 @@ _UNUSUAL_ISOLATION = {
 class Session:
     """The properties of a session that a pool would open."""
 
-    limits: Sequence[ServerLimit]
+    answer: Answer
+    """The server's limits and sessions."""
     idle_timeout: float | None
     """Seconds after which the server closes an idle session; None for never."""
     idle_setting: str
@@ -43,8 +45,6 @@ class Session:
     completion: str
     """MySQL's completion_type, the additional effect of COMMIT; "NO_CHAIN" for none."""
     encrypted: bool
-    most_used: int
-    """Maximum number of connections at once since the server's start; 0 if unknown."""
     cluster: str = ""
     """The cluster of which the server is a node, in words; "" if none."""
     plugin: str = ""
@@ -56,10 +56,10 @@ def ask(database: DatabaseSettings, driver: Driver[Any], timeout: float) -> Sess
     connection = driver.connect(timeout)
     try:
         with closing(connection.cursor()) as cursor:
-            allowed = limits.read(database.url, cursor)
+            answer = Answer(limits.read(database.url, cursor), occupancy.read(database.url, cursor))
             if drivers.family(database.url) == "mysql":
-                return _mysql(cursor, allowed)
-            return _postgresql(cursor, allowed, bool(connection.autocommit))
+                return _mysql(cursor, answer)
+            return _postgresql(cursor, answer, bool(connection.autocommit))
     finally:
         driver.close(connection)
 
@@ -117,13 +117,13 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
         limit = total.limit
         if not total.refused:
             continue
-        kept = f", {limit.reserve} of them reserved for others" if limit.reserve else ""
         if limit.budget is None:
             yield Finding(
                 "connections-over-limit",
                 f"In the worst case the processes ask for {counted(total.worst_case, 'connection')} "
                 f"({', '.join(limit.databases)}), but "
-                f"{limit.name} is {limit.connections}{kept}: {total.refused} would be refused ({limit.refusal}).",
+                f"{limit.name} is {limit.connections}{limit.kept_in_words}: {total.refused} would be refused "
+                f"({limit.refusal}).",
                 "Print sizes that fit with `wsgipool plan`, and write them with `wsgipool plan --write`; or set a "
                 "[budget].",
             )
@@ -131,12 +131,28 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
             several = budgets(limit, situation)
             share = situation.hosts * several
             each = f" for each of {several} users" if several > 1 else ""
-            auto = '"auto"' if share == 1 else f'"auto" with hosts = {share}'
+            options = [f"hosts = {share}"] if share > 1 else []
+            options += [f"reserve = {limit.others}"] if limit.others > limit.reserve else []
+            auto = f'"auto" with {" and ".join(options)}' if options else '"auto"'
             yield Finding(
                 "budget-over-limit",
                 f"The budget of {limit.budget} a host{each} allows {counted(total.worst_case, 'connection')}, but "
-                f"{limit.name} is {limit.connections}{kept}.",
+                f"{limit.name} is {limit.connections}{limit.kept_in_words}.",
                 f"Set [budget] connections = {max(1, limit.usable // share)}, or {auto}.",
+            )
+
+
+def examine_occupants(occupants: Mapping[str, Occupants], reserve: int) -> Iterator[Finding]:
+    """Yield the servers on which others have more sessions than the reserve for them."""
+    for server, found in occupants.items():
+        others = found.count_of_others
+        if others > reserve:
+            yield Finding(
+                "others-above-reserve",
+                f"{server}: others have {counted(others, 'session')} now ({found.others_in_words()}), and the reserve "
+                f"for them is {reserve}.",
+                f"If that is usual, examine and plan with --reserve {others} or more; the reserve of an automatic "
+                "[budget] must be as large. Otherwise look for programs that leave sessions open.",
             )
 
 
@@ -179,8 +195,7 @@ def _answer(database: DatabaseSettings, timeout: float, site: Configuration | No
         )
 
 
-def _mysql(cursor: Any, allowed: Sequence[ServerLimit]) -> Session:
-    # Not Connection_errors_max_connections, the number of refusals: MariaDB 10.11 leaves it at 0.
+def _mysql(cursor: Any, answer: Answer) -> Session:
     # The isolation level is tx_isolation up to MySQL 5.7 and MariaDB 11.0, transaction_isolation since.
     cursor.execute(
         "SHOW SESSION VARIABLES WHERE Variable_name IN"
@@ -190,18 +205,15 @@ def _mysql(cursor: Any, allowed: Sequence[ServerLimit]) -> Session:
     variables = {str(name): str(value) for name, value in cursor.fetchall()}
     cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
     cipher = cursor.fetchone()
-    cursor.execute("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
-    most_used = cursor.fetchone()
     isolation = variables.get("transaction_isolation") or variables.get("tx_isolation") or ""
     return Session(
-        limits=allowed,
+        answer=answer,
         idle_timeout=float(variables["wait_timeout"]),
         idle_setting="wait_timeout",
         autocommit=variables["autocommit"] == "ON",
         isolation=isolation.replace("-", " "),
         completion=variables.get("completion_type", "NO_CHAIN"),
         encrypted=bool(cipher and cipher[1]),
-        most_used=int(most_used[1]),
         cluster=_cluster(variables),
         plugin=_plugin(cursor),
     )
@@ -223,7 +235,7 @@ def _plugin(cursor: Any) -> str:
     return found[1] if found else ""
 
 
-def _postgresql(cursor: Any, allowed: Sequence[ServerLimit], autocommit: bool) -> Session:
+def _postgresql(cursor: Any, answer: Answer, autocommit: bool) -> Session:
     # idle_session_timeout exists from PostgreSQL 14 on, in milliseconds; 0 means never.
     cursor.execute(
         "SELECT coalesce((SELECT setting::float FROM pg_settings WHERE name = 'idle_session_timeout'), 0) / 1000,"
@@ -232,14 +244,13 @@ def _postgresql(cursor: Any, allowed: Sequence[ServerLimit], autocommit: bool) -
     )
     idle, isolation, encrypted = cursor.fetchone()
     return Session(
-        limits=allowed,
+        answer=answer,
         idle_timeout=idle or None,
         idle_setting="idle_session_timeout",
         autocommit=autocommit,
         isolation=isolation.upper(),
         completion="NO_CHAIN",
         encrypted=bool(encrypted),
-        most_used=0,
     )
 
 
@@ -284,11 +295,13 @@ def _transactions(database: DatabaseSettings, session: Session) -> Iterator[Find
 
 
 def _fullness(database: DatabaseSettings, session: Session) -> Iterator[Finding]:
-    allowed = next((limit.connections for limit in session.limits if limit.kind == "server"), 0)
-    if session.most_used >= allowed > 0:
+    allowed = next((limit.connections for limit in session.answer.limits if limit.kind == "server"), 0)
+    # Not Connection_errors_max_connections, the number of refusals: MariaDB 10.11 leaves it at 0.
+    most = (session.answer.occupancy and session.answer.occupancy.most) or 0
+    if most >= allowed > 0:
         yield Finding(
             "limit-was-reached",
-            f"{drivers.server_of(database.url)} has had {counted(session.most_used, 'connection')} at once since its "
+            f"{drivers.server_of(database.url)} has had {counted(most, 'connection')} at once since its "
             f"start (Max_used_connections), and max_connections is {allowed}: connections of this site or of others "
             "were refused, or almost.",
             "If `wsgipool plan` says that this site fits, look for other users of the server; a [budget] limits this "

@@ -39,6 +39,7 @@ CODES = {
     "limit-was-reached": Severity.WARNING,
     "max-size-above-threads": Severity.WARNING,
     "mod-wsgi-too-old": Severity.WARNING,
+    "others-above-reserve": Severity.WARNING,
     "request-timeout-below-timeout": Severity.WARNING,
     "secret-readable": Severity.WARNING,
     "sizes-corrected": Severity.WARNING,

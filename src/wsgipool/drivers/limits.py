@@ -9,6 +9,8 @@ from typing import Any
 
 from wsgipool import drivers
 from wsgipool.config import DatabaseSettings, DatabaseURL
+from wsgipool.drivers import occupancy
+from wsgipool.drivers.occupancy import Occupancy
 from wsgipool.errors import ConfigError
 
 REFUSALS = {
@@ -36,6 +38,15 @@ class ServerLimit:
     connections: int
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A server's limits, and its sessions."""
+
+    limits: Sequence[ServerLimit]
+    occupancy: Occupancy | None = None
+    """None if the server was not asked."""
+
+
 def network_host(url: DatabaseURL) -> str | None:
     """Return the host of a database on the network; None for a Unix socket or a file."""
     try:
@@ -50,13 +61,16 @@ def has_limit(url: DatabaseURL) -> bool:
     return drivers.server_of(url) is not None
 
 
-def ask(settings: DatabaseSettings, timeout: float) -> list[ServerLimit]:
-    """Return the server's limits, asked on a connection made for it. Raise the driver's error, or ConfigError."""
+def ask(settings: DatabaseSettings, timeout: float) -> Answer:
+    """Return the server's limits and sessions, asked on a connection made for it.
+
+    Raise the driver's error, or ConfigError.
+    """
     driver = drivers.for_database(settings)
     connection = driver.connect(timeout)
     try:
         with closing(connection.cursor()) as cursor:
-            return read(settings.url, cursor)
+            return Answer(read(settings.url, cursor), occupancy.read(settings.url, cursor))
     finally:
         driver.close(connection)
 

@@ -37,11 +37,25 @@ class ConnectionLimit:
     """The [budget] of one host, if it has one."""
     each_user: bool = False
     """Whether each user of a host has a budget of its own."""
+    others: int = 0
+    """Connections that others have now."""
+
+    @property
+    def kept(self) -> int:
+        """Connections that the site may not use: the reserve, or what others have now if that is more."""
+        return max(self.reserve, self.others)
 
     @property
     def usable(self) -> int:
         """Connections that the site may use."""
-        return max(0, self.connections - self.reserve)
+        return max(0, self.connections - self.kept)
+
+    @property
+    def kept_in_words(self) -> str:
+        """The end of a sentence about `connections`; "" if the site may use all."""
+        if self.others > self.reserve:
+            return f", {self.others} of them used by others now"
+        return f", {self.reserve} of them reserved for others" if self.reserve else ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class Sum:
 
     @property
     def refused(self) -> int:
-        """Connections that the server refuses in the worst case, with the reserve in use."""
+        """Connections that the server refuses in the worst case, with the others' share in use."""
         return max(0, -self.headroom)
 
 
