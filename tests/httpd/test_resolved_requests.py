@@ -63,7 +63,7 @@ SECTIONS = {
     "location below, with a star": section("Location", '"/ann/*"', decided_by_request=True),
     "location with a slash at its end": section("Location", "/ann/"),
     "location that is a part of the name": section("Location", "/an"),
-    "location by a pattern": section("LocationMatch", '"^/ann"', decided_by_request=True),
+    "location by a pattern": section("LocationMatch", '"^/ann"'),
     "folder by a named pattern": folders("^${FOLDER}/home/(?<site>[^/]+)/wsgi"),
     "folder by a pattern named as in Python": folders("^${FOLDER}/home/(?P<site>[^/]+)/wsgi"),
     "folder by a class of POSIX": folders("^${FOLDER}/home/[[:alnum:]]+/wsgi"),
@@ -131,7 +131,6 @@ TARGETS = {
         """,
         urls=("/w/site.wsgi", "/w/other.wsgi"),
         scripts=("w/site.wsgi", "w/other.wsgi"),
-        decided_by_request=True,
     ),
     "alias of a folder without a slash": Case(
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsgipool.httpd import dump, live, placement, users
@@ -193,15 +193,15 @@ def _placement(configuration: Dump, daemons: Mapping[str, Directive]) -> Placeme
     placed = placement.place(configuration, daemons)
     for script in configuration.named("WSGIImportScript"):
         if not script.arguments[0].endswith(PRELOAD):
-            placed.interpreters |= placement.of_options(script)
-    if configuration.named("WSGIAuthUserScript", "WSGIAuthGroupScript", "WSGIAccessScript"):
+            placed.interpreters.add(placement.of_options(script))
+    if scripts := configuration.named("WSGIAuthUserScript", "WSGIAuthGroupScript", "WSGIAccessScript"):
         # mod_wsgi runs these in Apache's children, regardless of the process group.
-        placed.interpreters.add(Interpreter(EMBEDDED, "%{GLOBAL}"))
+        placed.interpreters |= {replace(placement.of_options(script), group=EMBEDDED) for script in scripts}
         placed.notes.append("scripts for authentication and access always run in Apache's own children")
     if not placed.interpreters:
         placed.notes.append("there is no WSGIScriptAlias yet, so the processes that load wsgipool's pools are counted")
         for script in configuration.named("WSGIImportScript"):
-            placed.interpreters |= placement.of_options(script)
+            placed.interpreters.add(placement.of_options(script))
     if not placed.interpreters:
         raise HttpdConfigError(
             f"the configuration of {configuration.program} has no WSGIScriptAlias, so nothing in it needs a pool"

@@ -93,11 +93,11 @@ def place(configuration: Dump, daemons: Iterable[str]) -> Placement:
     return placement
 
 
-def of_options(script: Directive) -> set[Interpreter]:
-    """Return the interpreter that the options of a WSGIImportScript name."""
+def of_options(script: Directive) -> Interpreter:
+    """Return the interpreter that the options of a WSGIImportScript or the like name."""
     given = dump.options(script.text)
     group = given.get("process-group", _GLOBAL)
-    return {Interpreter(EMBEDDED if group == _GLOBAL else group, given.get("application-group", _GLOBAL))}
+    return Interpreter(EMBEDDED if group == _GLOBAL else group, given.get("application-group", _GLOBAL))
 
 
 def _sources(configuration: Dump) -> list[Directive]:
@@ -200,10 +200,10 @@ class _Asking:
                 values[name] += [each.arguments[0] for each in possible if each.name.lower() == name.lower()]
         for group in self._process_groups(values["WSGIProcessGroup"], answer.dispatch):
             for value in values["WSGIApplicationGroup"]:
-                yield from (Interpreter(group, name) for name in self._application_groups(value, answer.mount))
+                yield Interpreter(group, self._application_group(value, answer.mount))
         if answer.dispatch is not None:
             name = dump.options(answer.dispatch.text).get("application-group", _GLOBAL)
-            yield from (Interpreter(EMBEDDED, each) for each in self._application_groups(name, answer.mount))
+            yield Interpreter(EMBEDDED, self._application_group(name, answer.mount))
 
     def _process_groups(self, values: list[str], dispatch: Directive | None) -> set[str]:
         groups = set()
@@ -211,7 +211,7 @@ class _Asking:
             if value == _GLOBAL:
                 groups.add(EMBEDDED)
             elif value == _SERVER:
-                groups |= set(self._server.groups)
+                groups.add(self._server.group)
             elif value.startswith(_AT_REQUEST):
                 self._note(f"WSGIProcessGroup {value} is decided at each request, so every group is counted")
                 groups |= set(self._all_groups)
@@ -222,12 +222,10 @@ class _Asking:
             groups |= set(self._all_groups)
         return groups
 
-    def _application_groups(self, value: str, mount: str) -> list[str]:
+    def _application_group(self, value: str, mount: str) -> str:
         if value == _RESOURCE:
-            return [f"{value} {server} {mount}" for server in self._server.groups]
-        if value == _SERVER:
-            return [f"{value} {server}" for server in self._server.groups]
-        return [value]
+            return f"{value} {self._server.group} {mount}"
+        return f"{value} {self._server.group}" if value == _SERVER else value
 
     def _conditional(self, seen: set[int], source: Directive) -> list[Directive]:
         """Return the directives that may apply to requests of a script which were not among the samples."""
@@ -249,7 +247,7 @@ class _Asking:
         mount = source.arguments[0] if source.name.startswith("WSGIScriptAlias") else ""
         for group in self._process_groups(groups, None):
             for name in names:
-                yield from (Interpreter(group, each) for each in self._application_groups(name, mount))
+                yield Interpreter(group, self._application_group(name, mount))
 
     def _values(self, source: Directive, name: str, default: str) -> list[str]:
         """Return the values of a directive that could apply to a source's requests."""

@@ -39,10 +39,12 @@ class Server:
         return f"{self.name}:{self.ports[0]}" if self.ports else self.name
 
     @property
-    def groups(self) -> list[str]:
-        """Names that mod_wsgi makes of host and port, for %{SERVER} and %{RESOURCE}."""
-        ports = self.ports or _DEFAULT_PORTS
-        return sorted({self.name if port in _DEFAULT_PORTS else f"{self.name}:{port}" for port in ports})
+    def group(self) -> str:
+        """The name that mod_wsgi makes of host and port, for %{SERVER} and %{RESOURCE}.
+
+        The port is that of the Host header, so another port makes another name.
+        """
+        return self.name if not self.ports or self.ports[0] in _DEFAULT_PORTS else self.host
 
 
 def is_in_scope(directive: Directive, server: Server) -> bool:
