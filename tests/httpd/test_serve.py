@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from httpd.harness import APP, LONG, add_budget, eventually, made_runtime_dir, write_config
-from httpd.test_demo import WSGIPOOL, command
+from httpd.test_demo import WSGIPOOL, Command, command
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.httpd.express import free_port, refuse_taken_port
 
@@ -164,6 +164,43 @@ def test_an_application_that_cannot_be_imported_is_named_in_the_log(folder: Path
         assert requests.get(site.url, timeout=LONG).status_code == 500
 
     assert "No module named 'no_such_module'" in site.output
+
+
+# --- while it runs ---------------------------------------------------------------------------------------------------
+
+
+def log_of_wsgi(site: Command) -> list[str]:
+    """Return the lines of the application, the pool and mod_wsgi about errors."""
+    return [line for line in site.lines if "[wsgi:error]" in line or "[wsgi:warn]" in line]
+
+
+def test_an_outage_of_the_database_is_one_line_and_its_end_another(folder: Path) -> None:
+    script = folder / "app.wsgi"
+    script.write_text(
+        "import wsgipool\n"
+        "def application(environ, start_response):\n"
+        "    with wsgipool.connection('shop'):\n"
+        "        start_response('200 OK', [('Content-Length', '0')])\n"
+        "    return []\n"
+    )
+    data = folder / "mariadb"
+    data.mkdir()
+    with MariaDB(data) as server:
+        server.start()
+        database = f"shop={server.create_database('shop')}"
+        with command(folder, "serve", str(script), "--processes", "1", "--database", database) as site:
+            site.wait_until_open()
+            before = [requests.get(site.url, timeout=LONG).status_code for _ in range(2)]
+            server.kill()
+            during = [requests.get(site.url, timeout=LONG) for _ in range(5)]
+            server.start()
+            eventually(lambda: requests.get(site.url, timeout=LONG).status_code == 200, "the site to recover")
+
+    assert before == [200, 200]
+    assert [(each.status_code, each.headers["Retry-After"]) for each in during] == [(503, "5")] * 5
+    down, up = log_of_wsgi(site)
+    assert "wsgipool: cannot connect pool 'shop'" in down
+    assert "wsgipool: pool 'shop' is connected" in up
 
 
 # --- passwords, and what is left behind ------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ def serve(
 ) -> None:
     """Run the WSGI application in SCRIPT on a real httpd until Ctrl-C.
 
+    A request that gets no connection is answered 503 (Service Unavailable), without a traceback in the log.
+
     Options after `--` are passed on to `mod_wsgi-express start-server`.
 
     Exit status: 0 after Ctrl-C or another signal; 1 if httpd did not start or ended, or a setting is wrong; 2 if the
@@ -103,6 +105,7 @@ def serve(
             port=port,
             secrets=[d.password_file for d in settings.databases.values() if d.password_file is not None],
             express_options=express_options,
+            answers_503=True,
             environment=passwords,
         )
         is_shown = bool(passwords) and origin == "--database"

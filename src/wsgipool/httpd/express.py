@@ -36,6 +36,7 @@ MODES = ("prefork", "worker", "event", "daemon")
 PACKAGE = Path(wsgipool.__file__).parent
 DROP_IN = PACKAGE / "apache" / "wsgipool.conf"
 EMBEDDED = PACKAGE / "apache" / "serve.conf"
+SERVE_SCRIPT = PACKAGE / "handlers" / "serve.py"
 
 _STOP_TIMEOUT = 15.0
 _FRONT_CONNECTIONS = 100
@@ -67,6 +68,8 @@ class Site:
     """The password files that the settings name."""
     express_options: Sequence[str] = ()
     """Further options of `mod_wsgi-express start-server`."""
+    answers_503: bool = False
+    """Whether requests that get no connection are answered 503; see handlers/serve.py."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Further environment variables of the processes, such as the passwords of the settings."""
 
@@ -200,13 +203,7 @@ def express_command(site: Site) -> list[str]:
     server_root = site.folder / "httpd"
     server_root.mkdir(exist_ok=True)
     server_root.chmod(0o755)
-    defines.write_text(
-        f'Define WSGIPOOL_HOME "{PACKAGE}"\n'
-        f'Define WSGIPOOL_CONFIG "{site.config}"\n'
-        + (f"Define WSGIPOOL_PROCESS_GROUP {group}\n" if site.mode == "daemon" else "")
-        + ("Define WSGIPOOL_STATUS\n" if site.has_status_page else ""),
-        encoding="utf-8",
-    )
+    defines.write_text(_defines(site, group), encoding="utf-8")
     includes = [defines, DROP_IN]
     options: dict[str, str | int] = {
         "--host": site.host,
@@ -242,6 +239,18 @@ def express_command(site: Site) -> list[str]:
     for file in includes:
         command += ["--include-file", str(file)]
     return [*command, *site.express_options]
+
+
+def _defines(site: Site, group: str) -> str:
+    lines = [f'Define WSGIPOOL_HOME "{PACKAGE}"', f'Define WSGIPOOL_CONFIG "{site.config}"']
+    if site.mode == "daemon":
+        lines.append(f"Define WSGIPOOL_PROCESS_GROUP {group}")
+    if site.has_status_page:
+        lines.append("Define WSGIPOOL_STATUS")
+    if site.answers_503:
+        place = group if site.mode == "daemon" else "%{GLOBAL}"
+        lines.append(f'WSGIImportScript "{SERVE_SCRIPT}" process-group={place} application-group=%{{GLOBAL}}')
+    return "\n".join(lines) + "\n"
 
 
 def apache_user() -> pwd.struct_passwd:
