@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -201,6 +202,50 @@ def test_an_outage_of_the_database_is_one_line_and_its_end_another(folder: Path)
     down, up = log_of_wsgi(site)
     assert "wsgipool: cannot connect pool 'shop'" in down
     assert "wsgipool: pool 'shop' is connected" in up
+
+
+def test_processes_restart_when_a_module_or_the_settings_change(script: Path, shop: str, folder: Path) -> None:
+    settings = script.parent / "wsgipool.toml"
+    settings.write_text(f'[databases.shop]\nurl = "{shop}"\nmax_size = 2\n')
+    module = script.parent / "site_under_test.py"
+    original = module.read_text()
+    with command(folder, "serve", str(script), "--reload", "--processes", "1") as site:
+        site.wait_until_open()
+
+        def answer() -> dict[str, Any]:
+            # A process that restarts answers nothing or 503.
+            try:
+                response = requests.get(f"{site.url}/hold", timeout=LONG)
+                return dict(response.json()) if response.status_code == 200 else {}
+            except (requests.RequestException, ValueError):
+                return {}
+
+        eventually(lambda: answer().get("max_size") == 2, "the first settings")
+        settings.write_text(settings.read_text().replace("= 2", "= 3"))
+        eventually(lambda: answer().get("max_size") == 3, "the changed settings")
+        module.write_text(original.replace('"max_size": pool.max_size', '"max_size": "changed"'))
+        eventually(lambda: answer().get("max_size") == "changed", "the changed module")
+        module.write_text("def page(:\n")
+        eventually(lambda: not answer(), "the syntax error")
+        module.write_text(original)
+        eventually(lambda: answer().get("max_size") == 3, "the mended module")
+
+
+def test_reload_needs_daemon_mode(script: Path, shop: str) -> None:
+    command = [*WSGIPOOL, "serve", str(script), "--database", f"shop={shop}", "--reload", "--mpm", "worker"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG)
+
+    assert outcome.returncode == 1
+    assert outcome.stderr == "wsgipool: --reload needs daemon mode, whose processes can restart: leave --mpm out\n"
+
+
+@pytest.mark.parametrize("arguments", [["--access-log"], []])
+def test_requests_are_logged_on_request(arguments: list[str], script: Path, shop: str, folder: Path) -> None:
+    with command(folder, "serve", str(script), "--database", f"shop={shop}", *arguments) as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold?logged", timeout=LONG).status_code == 200
+
+    assert ('"GET /hold?logged HTTP/1.1" 200 ' in site.output) == bool(arguments)
 
 
 # --- passwords, and what is left behind ------------------------------------------------------------------------------

@@ -52,6 +52,14 @@ _PASSWORD_IS_SHOWN = (
     help="A wsgipool.toml, instead of --database. Default: $WSGIPOOL_CONFIG, the one beside SCRIPT, or "
     "/etc/wsgipool.toml.",
 )
+@click.option(
+    "--reload",
+    "reloads",
+    is_flag=True,
+    help="Restart the processes when a module that they have loaded changes, the script or the settings. This is "
+    "daemon mode: leave --mpm out, or choose daemon.",
+)
+@click.option("--access-log", "has_access_log", is_flag=True, help="Log each request on stderr.")
 @click.argument("express_options", nargs=-1, metavar="[-- OPTION...]")
 @click.pass_context
 def serve(
@@ -64,6 +72,8 @@ def serve(
     port: int,
     databases: tuple[str, ...],
     config_path: Path | None,
+    reloads: bool,
+    has_access_log: bool,
     express_options: tuple[str, ...],
 ) -> None:
     """Run the WSGI application in SCRIPT on a real httpd until Ctrl-C.
@@ -76,6 +86,10 @@ def serve(
     command line is wrong.
     """
     _refuse_odd_script(script)
+    if reloads:
+        if mode != "daemon" and context.get_parameter_source("mode") is not ParameterSource.DEFAULT:
+            raise ConfigError("--reload needs daemon mode, whose processes can restart: leave --mpm out")
+        mode = "daemon"
     chosen: Shape = shape(mode, processes, threads)
     refuse_taken_port(host, port)
     origin = "--database"
@@ -106,6 +120,8 @@ def serve(
             secrets=[d.password_file for d in settings.databases.values() if d.password_file is not None],
             express_options=express_options,
             answers_503=True,
+            reloads=reloads,
+            has_access_log=has_access_log,
             environment=passwords,
         )
         is_shown = bool(passwords) and origin == "--database"

@@ -2,10 +2,15 @@
 
 A request that gets no connection is answered 503. Without that, mod_wsgi would answer 500 and log a traceback for each
 request while the database is down. The pool logs once that it cannot connect, and once that it can again.
+
+With --reload, mod_wsgi-express's monitor restarts the process when a loaded module or the settings file changes. The
+option --reload-on-changes would start the monitor at the end of the application's script: not if a module has failed,
+and before the settings file can be added, so that a change in the first second would be missed.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -86,6 +91,14 @@ def _pool_error(error: Exception) -> PoolError | None:
     return next((each for each in (error, error.__cause__) if isinstance(each, PoolError)), None)
 
 
+def _monitor_files() -> None:
+    reloader = importlib.import_module("mod_wsgi.express.reloader")
+    settings = process.define("WSGIPOOL_CONFIG")
+    if settings:
+        reloader.track_changes(settings)
+    reloader.start_reloader()
+
+
 def _subscribe() -> None:
     """Have mod_wsgi call the application through the 503 page, however it was loaded."""
     unavailable = Unavailable()
@@ -101,3 +114,5 @@ def _subscribe() -> None:
 _server: Any = process.mod_wsgi()
 if _server is not None:
     _subscribe()
+    if process.define("WSGIPOOL_RELOAD") is not None:
+        _monitor_files()

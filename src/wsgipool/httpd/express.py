@@ -70,6 +70,10 @@ class Site:
     """Further options of `mod_wsgi-express start-server`."""
     answers_503: bool = False
     """Whether requests that get no connection are answered 503; see handlers/serve.py."""
+    reloads: bool = False
+    """Whether daemon processes restart when a loaded module or the settings file changes."""
+    has_access_log: bool = False
+    """Whether each request is logged, too."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Further environment variables of the processes, such as the passwords of the settings."""
 
@@ -228,6 +232,8 @@ def express_command(site: Site) -> list[str]:
     if os.geteuid() == 0:
         user = apache_user()
         options |= {"--user": user.pw_name, "--group": grp.getgrgid(user.pw_gid).gr_name}
+    if site.has_access_log:
+        switches.append("--access-log")
     if site.log_folder is None:
         switches.append("--log-to-terminal")
     else:
@@ -247,9 +253,14 @@ def _defines(site: Site, group: str) -> str:
         lines.append(f"Define WSGIPOOL_PROCESS_GROUP {group}")
     if site.has_status_page:
         lines.append("Define WSGIPOOL_STATUS")
-    if site.answers_503:
+    if site.reloads:
+        lines.append("Define WSGIPOOL_RELOAD On")
+    if site.answers_503 or site.reloads:
         place = group if site.mode == "daemon" else "%{GLOBAL}"
         lines.append(f'WSGIImportScript "{SERVE_SCRIPT}" process-group={place} application-group=%{{GLOBAL}}')
+    if site.has_access_log and site.log_folder is None:
+        # mod_wsgi-express writes its access log to stdout, where its page of settings goes, too.
+        lines.append('CustomLog "/dev/stderr" common')
     return "\n".join(lines) + "\n"
 
 
