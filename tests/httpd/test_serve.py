@@ -167,6 +167,68 @@ def test_an_application_that_cannot_be_imported_is_named_in_the_log(folder: Path
     assert "No module named 'no_such_module'" in site.output
 
 
+# --- the look before the start ---------------------------------------------------------------------------------------
+
+
+def refused(script: Path, *arguments: str) -> str:
+    """Return the only line of a `wsgipool serve` that does not start httpd."""
+    command = [*WSGIPOOL, "serve", str(script), "--port", str(free_port()), *arguments]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr.count("\n")) == (1, "", 1), outcome
+    assert outcome.stderr.endswith(" --force serves nevertheless.\n")
+    return outcome.stderr
+
+
+def test_a_syntax_error_is_one_line_before_the_start(script: Path, shop: str) -> None:
+    module = script.parent / "site_under_test.py"
+    module.write_text("import os\ndef page(:\n")
+
+    error = refused(script, "--database", f"shop={shop}")
+
+    assert error.startswith(f"wsgipool: {module}, line 2: SyntaxError: invalid syntax.")
+
+
+def test_a_wrong_password_is_one_line_before_the_start(script: Path, shop: str) -> None:
+    error = refused(script, "--database", f"shop={shop.replace(password_of(shop), 'wr0ng')}")
+
+    assert "wsgipool: shop: mysql://" in error
+    assert "Access denied" in error
+    assert "Check user and password" in error
+    assert "wr0ng" not in error
+
+
+def test_a_dead_server_is_one_line_before_the_start(script: Path) -> None:
+    error = refused(script, "--database", f"mysql://shop@127.0.0.1:{free_port()}/shop")
+
+    assert "Connection refused" in error
+    assert "start the server" in error
+
+
+def test_more_threads_than_the_database_allows_are_one_line_before_the_start(script: Path, shop: str) -> None:
+    error = refused(script, "--database", f"shop={shop}", "--processes", "10", "--threads", "1000")
+
+    assert "In the worst case the processes ask for 10000 connections (shop), but max_connections of mysql://" in error
+    assert "What fits: max_size = " in error
+
+
+def test_serve_goes_on_in_spite_of_a_problem_if_asked(script: Path, folder: Path) -> None:
+    database = f"shop=mysql://shop@127.0.0.1:{free_port()}/shop"
+    with command(folder, "serve", str(script), "--database", database, "--force") as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 503
+
+    (warning,) = (line for line in site.lines if "wsgipool: warning: " in line)
+    assert "Connection refused" in warning
+
+
+def test_an_application_of_another_type_is_not_compiled(shop: str, folder: Path) -> None:
+    page = folder / "site.ini"
+    page.write_text("[app:main]\n")
+    options = ["--", "--application-type", "paste"]
+    with command(folder, "serve", str(page), "--database", f"shop={shop}", *options) as site:
+        site.wait_until_open()
+
+
 # --- while it runs ---------------------------------------------------------------------------------------------------
 
 

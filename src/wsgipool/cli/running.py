@@ -6,7 +6,7 @@ import contextlib
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import click
 
 from wsgipool.httpd.express import MODES, Httpd, HttpdFailed, Site
 from wsgipool.privileged import refuse_shared
-from wsgipool.wording import counted
+from wsgipool.wording import counted, printable
 
 DEFAULT_PROCESSES = {"prefork": 8, "worker": 2, "event": 2, "daemon": 2}
 DEFAULT_THREADS = 8
@@ -124,13 +124,16 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
 
 
-def run_until_stopped(site: Site, stop: Stop, announcement: str, warning: str = "") -> None:
-    """Start httpd, print the announcement, wait for the signal, stop httpd. Raises HttpdFailed if httpd ends early."""
+def run_until_stopped(site: Site, stop: Stop, announcement: str, warnings: Sequence[str] = ()) -> None:
+    """Start httpd, print the warnings and the announcement, wait for the signal, stop httpd.
+
+    Raises HttpdFailed if httpd ends early.
+    """
     with Httpd(site) as httpd:
         httpd.start(stopped=stop)
         if not stop():
-            if warning:
-                click.echo(f"wsgipool: warning: {warning}", err=True)
+            for warning in warnings:
+                click.echo(f"wsgipool: warning: {printable(warning)}", err=True)
             click.echo(announcement)
         while not stop.wait(0.2):
             status = httpd.ended()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,24 @@ import tomlkit
 from click.core import ParameterSource
 
 from wsgipool import config, drivers, pools
+from wsgipool.cli import serve_checks
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
-from wsgipool.cli.site_settings import HANGING, READ_TIMEOUT, plain_settings, preload_drivers, restored
+from wsgipool.cli.site_settings import (
+    ASK_TIMEOUT,
+    HANGING,
+    READ_TIMEOUT,
+    plain_settings,
+    preload_drivers,
+    restored,
+)
+from wsgipool.cli.syntax import syntax_error
 from wsgipool.config import Settings
+from wsgipool.drivers.limits import ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unreadable
 from wsgipool.impersonation import NoAnswer, as_user
 from wsgipool.pools import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
+from wsgipool.wording import printable, shortened
 
 DATABASE_VARIABLE = "WSGIPOOL_DATABASE"
 
@@ -60,6 +71,12 @@ _PASSWORD_IS_SHOWN = (
     "daemon mode: leave --mpm out, or choose daemon.",
 )
 @click.option("--access-log", "has_access_log", is_flag=True, help="Log each request on stderr.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Serve in spite of what was found at the start: a syntax error, a database that refuses the connection, more "
+    "processes or threads than the databases or this host allow.",
+)
 @click.argument("express_options", nargs=-1, metavar="[-- OPTION...]")
 @click.pass_context
 def serve(
@@ -74,16 +91,20 @@ def serve(
     config_path: Path | None,
     reloads: bool,
     has_access_log: bool,
+    force: bool,
     express_options: tuple[str, ...],
 ) -> None:
     """Run the WSGI application in SCRIPT on a real httpd until Ctrl-C.
+
+    First the script and the modules beside it are compiled, and each database is connected to once, as the user of
+    httpd's processes. A problem is one line, and httpd does not start; --force turns it into a warning.
 
     A request that gets no connection is answered 503 (Service Unavailable), without a traceback in the log.
 
     Options after `--` are passed on to `mod_wsgi-express start-server`.
 
-    Exit status: 0 after Ctrl-C or another signal; 1 if httpd did not start or ended, or a setting is wrong; 2 if the
-    command line is wrong.
+    Exit status: 0 after Ctrl-C or another signal; 1 if a problem was found, httpd did not start or ended, or a setting
+    is wrong; 2 if the command line is wrong.
     """
     _refuse_odd_script(script)
     if reloads:
@@ -108,6 +129,14 @@ def serve(
             settings_file = folder / CONFIG_NAME
             passwords = write_config(settings_file, urls)
         settings = restored(Settings, _as_httpd(partial(_used_settings, settings_file), passwords, settings_file))
+        is_python = not any(option.startswith("--application-type") for option in express_options)
+        warnings = list(_problems(script if is_python else None, settings_file, settings, chosen, passwords))
+        if warnings and not force:
+            for problem in warnings:
+                click.echo(f"wsgipool: {printable(shortened(problem))} --force serves nevertheless.", err=True)
+            context.exit(1)
+        if passwords and origin == "--database":
+            warnings.append(_PASSWORD_IS_SHOWN)
         site = Site(
             script=script,
             config=settings_file,
@@ -124,9 +153,8 @@ def serve(
             has_access_log=has_access_log,
             environment=passwords,
         )
-        is_shown = bool(passwords) and origin == "--database"
         announcement = f"{script.name} on http://{host}:{port} ({chosen}); Ctrl-C stops it"
-        run_until_stopped(site, stop, announcement, _PASSWORD_IS_SHOWN if is_shown else "")
+        run_until_stopped(site, stop, announcement, warnings)
 
 
 def _refuse_odd_script(script: Path) -> None:
@@ -136,7 +164,32 @@ def _refuse_odd_script(script: Path) -> None:
         raise ConfigError(f"{script} has characters that httpd's configuration cannot contain; rename it or its folder")
 
 
-def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str], origin: object) -> Any:
+def _problems(
+    script: Path | None, settings_file: Path, settings: Settings, chosen: Shape, passwords: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield what is wrong with the script, this host and the databases."""
+    if script is not None:
+        problem = _as_httpd(partial(syntax_error, script), passwords, script)
+        if problem is not None:
+            yield problem
+    yield from serve_checks.shortage(chosen)
+    answers = {}
+    for name in settings.databases:
+        question = partial(serve_checks.limits_or_why, settings_file, name)
+        try:
+            answer = _as_httpd(question, passwords, name, READ_TIMEOUT + 2 * ASK_TIMEOUT)
+        except ConfigError as error:
+            answer = {"why": f"{error}."}
+        if "why" in answer:
+            yield answer["why"]
+        else:
+            answers[name] = [restored(ServerLimit, each) for each in answer["limits"]]
+    yield from serve_checks.excess(chosen, settings, answers)
+
+
+def _as_httpd(
+    question: Callable[[], Any], passwords: Mapping[str, str], origin: object, timeout: float = READ_TIMEOUT
+) -> Any:
     """Call a function as the user that the processes will run as; return its result. Raises ConfigError."""
     user = apache_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     preload_drivers()
@@ -146,7 +199,7 @@ def _as_httpd(question: Callable[[], Any], passwords: Mapping[str, str], origin:
         return question()
 
     try:
-        return as_user(user.pw_name, ask, environment=os.environ, timeout=READ_TIMEOUT)
+        return as_user(user.pw_name, ask, environment=os.environ, timeout=timeout)
     except NoAnswer as error:
         raise ConfigError(f"{origin}: {error}; {HANGING}") from None
 
