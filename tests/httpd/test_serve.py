@@ -229,6 +229,25 @@ def test_an_application_of_another_type_is_not_compiled(shop: str, folder: Path)
         site.wait_until_open()
 
 
+def test_a_second_budget_for_a_server_is_found(script: Path, shop: str, folder: Path) -> None:
+    settings = []
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        settings.append(folder / name / "wsgipool.toml")
+        write_config(settings[-1], {"shop": shop}, {})
+        add_budget(settings[-1], made_runtime_dir(folder / name), {"connections": 6})
+    with command(folder / "one", "serve", str(script), "--config", str(settings[0])) as first:
+        first.wait_until_open()
+        assert requests.get(f"{first.url}/hold", timeout=LONG).status_code == 200
+        with command(folder / "two", "serve", str(script), "--config", str(settings[1])) as second:
+            second.wait_until_open()
+
+    assert "second budget" not in first.output
+    (warning,) = (line for line in second.lines if "wsgipool: warning: " in line)
+    assert "has a second budget on this host: process " in warning
+    assert f"counts its connections in {folder}/one/run, this site in {folder}/two/run;" in warning
+
+
 # --- while it runs ---------------------------------------------------------------------------------------------------
 
 

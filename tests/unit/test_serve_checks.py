@@ -8,7 +8,7 @@ import pytest
 
 from wsgipool import config
 from wsgipool.cli.running import Shape
-from wsgipool.cli.serve_checks import excess, limits_or_why, shortage
+from wsgipool.cli.serve_checks import budget_files, excess, limits_or_why, shortage
 from wsgipool.config import Settings
 from wsgipool.drivers.limits import ServerLimit
 
@@ -80,3 +80,22 @@ def test_a_file_whose_folder_is_missing_is_a_problem(tmp_path: Path) -> None:
 
     assert "shop: sqlite://" in limits_or_why(file, "shop")["why"]
     assert "unable to open database file" in limits_or_why(file, "shop")["why"]
+
+
+def test_the_databases_of_one_server_share_a_budget_file(tmp_path: Path) -> None:
+    file = tmp_path / "wsgipool.toml"
+    file.write_text(
+        f'runtime_dir = "{tmp_path}"\n[budget]\nconnections = 5\n'
+        '[databases.a]\nurl = "mysql://db/a"\n[databases.b]\nurl = "mysql://db/b"\n'
+        f'[databases.c]\nurl = "sqlite:///{tmp_path}/c.db"\n'
+    )
+
+    (path,) = budget_files(file).values()
+    assert Path(path).parent == tmp_path
+
+
+def test_settings_without_a_budget_have_no_budget_file(tmp_path: Path) -> None:
+    file = tmp_path / "wsgipool.toml"
+    file.write_text('[databases.a]\nurl = "mysql://db/a"\n')
+
+    assert budget_files(file) == {}

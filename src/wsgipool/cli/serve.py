@@ -135,6 +135,8 @@ def serve(
             for problem in warnings:
                 click.echo(f"wsgipool: {printable(shortened(problem))} --force serves nevertheless.", err=True)
             context.exit(1)
+        files = _as_httpd(partial(serve_checks.budget_files, settings_file), passwords, settings_file)
+        warnings += serve_checks.second_budgets(files)
         if passwords and origin == "--database":
             warnings.append(_PASSWORD_IS_SHOWN)
         site = Site(

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from wsgipool import config, drivers, records
+from wsgipool._collection import folder_of
+from wsgipool.budget.file import path_of
+from wsgipool.budget.others import other_budgets
 from wsgipool.cli.running import Shape
 from wsgipool.cli.site_settings import ASK_TIMEOUT, limits_of
 from wsgipool.config import DatabaseSettings, Settings
@@ -52,6 +55,15 @@ def _open_file(database: DatabaseSettings) -> None:
     if file.exists() or not file.parent.is_dir():  # the check creates no file
         driver = drivers.for_database(database)
         driver.close(driver.connect(ASK_TIMEOUT))
+
+
+def budget_files(settings_file: Path) -> dict[str, str]:
+    """Return the path of the budget file of each server. Called as the user of httpd's processes."""
+    settings = config.load(settings_file)
+    if settings.budget is None:
+        return {}
+    servers = [drivers.server_of(database.url) for database in settings.databases.values()]
+    return {server: str(path_of(folder_of(settings), server)) for server in servers if server is not None}
 
 
 def excess(shape: Shape, settings: Settings, answers: Mapping[str, Sequence[ServerLimit]]) -> list[str]:
@@ -122,3 +134,14 @@ def _allowed_tasks() -> int | None:
     if own != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is not limited
         allowed.append(own)
     return min(allowed, default=None)
+
+
+def second_budgets(files: Mapping[str, str]) -> list[str]:
+    """Return the servers for which other processes of this host have a budget of their own."""
+    return [
+        f"{server} has a second budget on this host: process {other.process} of {other.user} counts its connections in "
+        f"{other.folder}, this site in {Path(file).parent}; the server gets the connections of both. Run both sites as "
+        "one user with the same runtime_dir, or choose [budget] connections whose sum the server allows."
+        for server, file in files.items()
+        for other in other_budgets(Path(file))
+    ]
