@@ -288,13 +288,14 @@ def close() -> None:
 def preload() -> None:
     """Load the settings and create all pools now.
 
-    If no file is named, this is left to the first request: the place of the WSGI script is not known before.
+    If no file is named and no WSGI script was loaded yet, this is left to the first request, since the settings may lie
+    beside the script. It is also left to it if there is no file: a framework may have the settings.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is wrong.
     """
-    if not is_configured() and not _named_config():
-        logger.info("no Define %s: the settings are looked up at the first request", CONFIG_VARIABLE)
+    if not is_configured() and not _named_config() and not (httpd.wsgi_scripts() and _found_config()):
+        logger.info("no settings yet: %s is looked up at the first request", CONFIG_NAME)
         return
     pools = _configured()
     for name in list(pools.sources):

@@ -6,7 +6,6 @@ import difflib
 import importlib
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from click.testing import CliRunner, Result
 import wsgipool
 from wsgipool import config
 from wsgipool.cli import main
+from wsgipool.cli.apache import _defines_of, _drop_in
 from wsgipool.httpd.express import apache_user
 
 PACKAGE = Path(wsgipool.__file__).parent
@@ -42,7 +42,9 @@ def test_show_prints_what_install_would_write(tmp_path: Path) -> None:
     install(tmp_path)
     installed = (tmp_path / "wsgipool.conf").read_text()
 
-    assert run("show").stdout == installed.replace(f"{tmp_path}/wsgipool.toml", "/etc/wsgipool.toml")
+    define = f'Define WSGIPOOL_CONFIG "{tmp_path}/wsgipool.toml"'
+    shown = installed.replace(define, "#Define WSGIPOOL_CONFIG /etc/wsgipool.toml")
+    assert run("show").stdout == shown.replace(f"{tmp_path}/wsgipool.conf", "/etc/apache2/conf-available/wsgipool.conf")
     assert run("show", "wsgipool.conf").stdout == run("show").stdout
 
 
@@ -65,10 +67,8 @@ def test_install_writes_the_drop_in_and_sample_settings(tmp_path: Path) -> None:
     result = install(tmp_path)
 
     assert result.exit_code == 0
-    assert result.stdout == (
-        f"wrote {tmp_path}/wsgipool.conf\nwrote {tmp_path}/wsgipool.toml\n"
-        f"now edit {tmp_path}/wsgipool.toml, then: apachectl configtest\n"
-    )
+    assert result.stdout.startswith(f"wrote {tmp_path}/wsgipool.conf\nwrote {tmp_path}/wsgipool.toml\n")
+    assert result.stdout.endswith(f"now edit {tmp_path}/wsgipool.toml, then wsgipool apache reload\n")
 
 
 def test_the_drop_in_names_the_folder_of_the_package(tmp_path: Path) -> None:
@@ -78,26 +78,7 @@ def test_the_drop_in_names_the_folder_of_the_package(tmp_path: Path) -> None:
     assert defines == [f'"{PACKAGE}"']
 
 
-def test_the_drop_in_names_the_virtual_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", "/opt/site/venv")
-
-    install(tmp_path)
-
-    lines = '<IfDefine !WSGIPOOL_PYTHON_HOME>\n    Define WSGIPOOL_PYTHON_HOME "/opt/site/venv"\n</IfDefine>\n'
-    assert lines in (tmp_path / "wsgipool.conf").read_text()
-
-
-def test_with_the_systems_python_no_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-
-    install(tmp_path)
-
-    assert "\n#Define WSGIPOOL_PYTHON_HOME " in (tmp_path / "wsgipool.conf").read_text()
-
-
-def test_the_drop_in_is_otherwise_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-
+def test_the_drop_in_is_otherwise_unchanged(tmp_path: Path) -> None:
     install(tmp_path)
 
     original = (PACKAGE / "apache" / "wsgipool.conf").read_text().splitlines()
@@ -105,10 +86,17 @@ def test_the_drop_in_is_otherwise_unchanged(tmp_path: Path, monkeypatch: pytest.
     changed = [line[2:] for line in difflib.ndiff(original, installed) if line.startswith("+ ")]
     assert changed == [
         f'    Define WSGIPOOL_HOME "{PACKAGE}"',
-        "<IfDefine !WSGIPOOL_CONFIG>",
-        f'    Define WSGIPOOL_CONFIG "{tmp_path}/wsgipool.toml"',
-        "</IfDefine>",
+        f'Define WSGIPOOL_DROP_IN "{tmp_path}/wsgipool.conf"',
+        f'Define WSGIPOOL_CONFIG "{tmp_path}/wsgipool.toml"',
     ]
+
+
+def test_the_drop_in_alone_has_no_effect_on_a_server() -> None:
+    shown = run("show").stdout.splitlines()
+
+    active = "\n".join(line.strip() for line in shown if not line.lstrip().startswith("#"))
+    outside = re.sub(r"(?s)<IfDefine .*?</IfDefine>", "", active).split("\n")
+    assert [line for line in outside if line and not line.startswith("Define ")] == []
 
 
 def test_the_sample_settings_are_valid(tmp_path: Path) -> None:
@@ -142,33 +130,49 @@ def test_installing_twice_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "wsgipool.conf").read_text() == before
 
 
-def test_a_drop_in_that_was_changed_by_hand_is_left_alone(tmp_path: Path) -> None:
+def test_installing_again_keeps_the_defines_and_a_backup(tmp_path: Path) -> None:
+    install(tmp_path)
     drop_in = tmp_path / "wsgipool.conf"
-    drop_in.write_text("# mine\n")
+    edited = drop_in.read_text().replace("#Define WSGIPOOL_SIZING", "Define WSGIPOOL_SIZING")
+    edited = edited.replace("#Define WSGIPOOL_THREADS 16", "Define WSGIPOOL_THREADS 7") + "# mine\n"
+    drop_in.write_text(edited)
+
+    result = install(tmp_path)
+
+    assert result.exit_code == 0
+    assert "with your WSGIPOOL_CONFIG, WSGIPOOL_SIZING, WSGIPOOL_THREADS (backup: wsgipool.conf.bak)" in result.stdout
+    assert "\nDefine WSGIPOOL_SIZING\n" in drop_in.read_text()
+    assert "\nDefine WSGIPOOL_THREADS 7\n" in drop_in.read_text()
+    assert (tmp_path / "wsgipool.conf.bak").read_text() == edited
+
+
+def test_a_define_that_is_no_longer_known_is_refused_before_writing(tmp_path: Path) -> None:
+    drop_in = tmp_path / "wsgipool.conf"
+    drop_in.write_text("Define WSGIPOOL_DAEMON\n")
 
     error = one_line_error(install(tmp_path))
 
-    assert error == (
-        f"wsgipool: {drop_in} exists and differs; compare it with `wsgipool apache show`, or give --force\n"
-    )
-    assert drop_in.read_text() == "# mine\n"
-    assert not (tmp_path / "wsgipool.toml").exists()
+    assert "WSGIPOOL_DAEMON is not known to this version; see docs/how-to/upgrade.md" in error
+    assert drop_in.read_text() == "Define WSGIPOOL_DAEMON\n"
 
 
-def test_force_replaces_a_drop_in_that_was_changed_by_hand(tmp_path: Path) -> None:
-    (tmp_path / "wsgipool.conf").write_text("# mine\n")
-
-    result = install(tmp_path, "--force")
-
-    assert result.exit_code == 0
-    assert f'Define WSGIPOOL_CONFIG "{tmp_path}/wsgipool.toml"' in (tmp_path / "wsgipool.conf").read_text()
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ('    Define WSGIPOOL_PYTHON_HOME "/opt/shop"\n', 'Define WSGIPOOL_PYTHON_HOME "/opt/shop"\n'),
+        ('    Define WSGIPOOL_CONFIG "/srv/my shop.toml"\n', 'Define WSGIPOOL_CONFIG "/srv/my shop.toml"\n'),
+        ('    Define WSGIPOOL_CONFIG "/etc/wsgipool.toml"\n', "#Define WSGIPOOL_CONFIG /etc/wsgipool.toml\n"),
+    ],
+)
+def test_an_older_drop_in_keeps_its_paths(line: str, kept: str) -> None:
+    assert f"\n{kept}" in _drop_in(Path("wsgipool.conf"), _defines_of(line))
 
 
 def test_on_debian_the_next_step_is_a2enconf(tmp_path: Path) -> None:
     folder = tmp_path / "conf-available"
     folder.mkdir()
 
-    assert install(folder).stdout.endswith("then: a2enconf wsgipool && apache2ctl configtest\n")
+    assert install(folder).stdout.endswith(", then a2enconf wsgipool, then wsgipool apache reload\n")
 
 
 def test_without_a_folder_the_first_that_exists_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

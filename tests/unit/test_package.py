@@ -110,7 +110,6 @@ def test_the_package_is_typed() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "daemon.conf",
         "mpm-event.conf",
         "mpm-prefork.conf",
         "mpm-worker.conf",
@@ -125,10 +124,10 @@ def test_the_apache_files_are_installed(name: str) -> None:
 
 def test_the_files_that_the_drop_in_includes_are_installed() -> None:
     lines = (PACKAGE / "apache" / "wsgipool.conf").read_text().splitlines()
-    naming = [line for line in lines if line.lstrip().startswith(("Include ", "WSGIImportScript "))]
+    naming = [line for line in lines if line.lstrip().startswith("Include ")]
     named = [line.split()[1].strip('"') for line in naming]
 
-    assert len(named) == 6
+    assert len(named) == 4
     assert all(Path(path.replace("${WSGIPOOL_HOME}", str(PACKAGE))).is_file() for path in named)
 
 

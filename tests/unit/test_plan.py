@@ -34,7 +34,7 @@ SERVER = Configuration(
     mpm=Mpm("worker", 2, 2, 8),
     groups=[],
     interpreters=[],
-    origins={},
+    daemons={},
     defines={},
     drop_in=None,
     sites=[],
@@ -256,10 +256,7 @@ def test_sizes_to_write_by_hand_are_exit_status_1(settings: Path) -> None:
     )
 
     assert result.exit_code == 1
-    assert (
-        "to write by hand, since no wsgipool.conf of the site sets these sizes: the lines for wsgipool above"
-        in result.stdout
-    )
+    assert "to write by hand, for wsgipool: WSGIDaemonProcess wsgipool processes=" in result.stdout
     assert config.load(settings).databases["orders"].max_size == 1
 
 
@@ -351,8 +348,8 @@ def test_defines_take_the_place_of_the_drop_ins_comments() -> None:
 
 
 def test_a_drop_in_without_the_lines_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no line for WSGIPOOL_DAEMON"):
-        plan_lines.with_defines("# mine\n", {"WSGIPOOL_DAEMON": ""})
+    with pytest.raises(ConfigError, match="no line for WSGIPOOL_OTHER"):
+        plan_lines.with_defines("# mine\n", {"WSGIPOOL_OTHER": ""})
 
 
 @pytest.mark.parametrize(
@@ -365,6 +362,29 @@ def test_a_drop_in_without_the_lines_is_refused() -> None:
 )
 def test_without_the_drop_in_the_lines_are_httpds_own(group: ProcessGroup, lines: list[str]) -> None:
     assert plan_lines.directives(group) == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "WSGIDaemonProcess shop processes=9 threads=9 user=shop",
+            "WSGIDaemonProcess shop processes=2 threads=5 user=shop",
+        ),
+        ('  WSGIDaemonProcess shop user=shop threads="9"', "  WSGIDaemonProcess shop user=shop threads=5 processes=2"),
+        ("wsgidaemonprocess shop", "wsgidaemonprocess shop processes=2 threads=5"),
+        ("WSGIDaemonProcess shop processes=${N}", None),
+        ("WSGIDaemonProcess shop \\", None),
+        ("Use Site shop", None),
+    ],
+)
+def test_the_sizes_of_a_daemon_group_take_the_place_of_its_own(line: str, expected: str | None) -> None:
+    daemon = Directive("WSGIDaemonProcess", "shop", (), "shop.conf", 2)
+    group = ProcessGroup("shop", "daemon", processes=2, alive=2, threads=5)
+
+    text = plan_lines.with_daemon_sizes(f"# first\n{line}\n# last\n", daemon, group)
+
+    assert text == (expected and f"# first\n{expected}\n# last\n")
 
 
 # --- the files -------------------------------------------------------------------------------------------------------
@@ -434,20 +454,14 @@ def test_a_file_that_cannot_be_restored_is_named_with_its_backup(files: list[Pat
 
 
 @pytest.mark.parametrize(
-    ("drop_in", "defines", "group", "expected"),
+    ("drop_in", "expected"),
     [
-        ("site.conf", {}, "", True),
-        ("site.conf", {}, "blog", False),
-        ("site.conf", {"WSGIPOOL_DAEMON": "", "WSGIPOOL_PROCESS_GROUP": "shop"}, "shop", True),
-        ("site.conf", {"WSGIPOOL_DAEMON": "", "WSGIPOOL_PROCESS_GROUP": "shop"}, "", False),
-        (str(DROP_IN), {}, "", False),  # `wsgipool serve` includes the package's own
-        (None, {}, "", False),
+        ("site.conf", True),
+        (str(DROP_IN), False),  # `wsgipool serve` includes the package's own
+        (None, False),
     ],
 )
-def test_only_the_drop_in_of_the_site_is_written(
-    drop_in: str | None, defines: dict[str, str], group: str, expected: bool
-) -> None:
-    children = ProcessGroup(group, "daemon" if group else "worker", 2, 2, 8)
-    server = replace(SERVER, groups=[children], defines=defines, drop_in=None if drop_in is None else Path(drop_in))
+def test_only_the_drop_in_of_the_site_is_written(drop_in: str | None, expected: bool) -> None:
+    server = replace(SERVER, drop_in=None if drop_in is None else Path(drop_in))
 
-    assert is_writable(children, server) is expected
+    assert is_writable(server) is expected

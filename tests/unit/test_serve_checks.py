@@ -8,11 +8,11 @@ import pytest
 
 from wsgipool import config
 from wsgipool.cli.running import Shape
-from wsgipool.cli.serve_checks import budget_files, excess, limits_or_why, shortage
+from wsgipool.cli.serve_checks import answer_or_why, budget_files, excess, shortage
 from wsgipool.config import Settings
-from wsgipool.drivers.limits import ServerLimit
+from wsgipool.drivers.limits import Answer, ServerLimit
 
-LIMIT = ServerLimit("server", "max_connections", 151)
+LIMIT = Answer([ServerLimit("server", "max_connections", 151)])
 SHOP = {"url": "mysql://shop@db/shop"}
 
 
@@ -29,7 +29,7 @@ def settings(**tables: object) -> Settings:
     ],
 )
 def test_more_connections_than_the_database_allows_are_questioned(shape: Shape, fitting: str) -> None:
-    (problem,) = excess(shape, settings(), {"shop": [LIMIT]})
+    (problem,) = excess(shape, settings(), {"shop": LIMIT})
 
     assert f"{shape.processes * shape.threads} connections (shop)" in problem
     assert "max_connections of mysql://db:3306 is 151, 5 of them reserved for others" in problem
@@ -37,15 +37,15 @@ def test_more_connections_than_the_database_allows_are_questioned(shape: Shape, 
 
 
 def test_connections_that_the_database_allows_are_not_questioned() -> None:
-    assert excess(Shape("worker", 18, 8), settings(), {"shop": [LIMIT]}) == []
+    assert excess(Shape("worker", 18, 8), settings(), {"shop": LIMIT}) == []
 
 
 def test_a_budget_caps_the_connections() -> None:
-    assert excess(Shape("worker", 300, 8), settings(budget={"connections": 100}), {"shop": [LIMIT]}) == []
+    assert excess(Shape("worker", 300, 8), settings(budget={"connections": 100}), {"shop": LIMIT}) == []
 
 
 def test_a_budget_above_the_limit_is_questioned() -> None:
-    (problem,) = excess(Shape("worker", 300, 8), settings(budget={"connections": 200}), {"shop": [LIMIT]})
+    (problem,) = excess(Shape("worker", 300, 8), settings(budget={"connections": 200}), {"shop": LIMIT})
 
     assert problem.endswith('Set [budget] connections = 146, or "auto".')
 
@@ -70,7 +70,7 @@ def test_a_look_at_a_file_that_is_not_there_creates_none(tmp_path: Path) -> None
     file = tmp_path / "wsgipool.toml"
     file.write_text(f'[databases.shop]\nurl = "sqlite:///{tmp_path}/shop.db"\n')
 
-    assert limits_or_why(file, "shop") == {"limits": []}
+    assert answer_or_why(file, "shop") == {"answer": {"limits": [], "occupancy": None}}
     assert not (tmp_path / "shop.db").exists()
 
 
@@ -78,8 +78,8 @@ def test_a_file_whose_folder_is_missing_is_a_problem(tmp_path: Path) -> None:
     file = tmp_path / "wsgipool.toml"
     file.write_text(f'[databases.shop]\nurl = "sqlite:///{tmp_path}/none/shop.db"\n')
 
-    assert "shop: sqlite://" in limits_or_why(file, "shop")["why"]
-    assert "unable to open database file" in limits_or_why(file, "shop")["why"]
+    assert "shop: sqlite://" in answer_or_why(file, "shop")["why"]
+    assert "unable to open database file" in answer_or_why(file, "shop")["why"]
 
 
 def test_the_databases_of_one_server_share_a_budget_file(tmp_path: Path) -> None:

@@ -1,15 +1,22 @@
-"""`wsgipool apache`: install the drop-in into Apache's configuration, or print it and its companions."""
+"""`wsgipool apache`: install the drop-in into Apache's configuration, let sites join, or print the files."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
+from wsgipool.cli.plan_lines import replace_files, with_defines
 from wsgipool.errors import ConfigError
+from wsgipool.httpd import configuration, joining
+from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, PACKAGE, apache_user
+from wsgipool.httpd.joining import Joining
 from wsgipool.httpd.users import group
 from wsgipool.pools import SYSTEM_CONFIG
 from wsgipool.privileged import create_text, read_text, replace_text
@@ -17,6 +24,8 @@ from wsgipool.privileged import create_text, read_text, replace_text
 _FOLDERS = ("/etc/apache2/conf-available", "/etc/httpd/conf.d", "/etc/apache2/conf.d")
 _FILES = PACKAGE / "apache"
 _SAMPLE = "wsgipool.toml"
+_WRITTEN = ("WSGIPOOL_HOME", "WSGIPOOL_DROP_IN")
+"""The Defines whose values are those of the installation."""
 
 
 @click.group()
@@ -33,12 +42,19 @@ def show(file: str) -> None:
 
     Default: the drop-in wsgipool.conf, as `wsgipool apache install` would write it.
     """
-    click.echo(
-        _drop_in(SYSTEM_CONFIG) if file == DROP_IN.name else (_FILES / file).read_text(encoding="utf-8"), nl=False
-    )
+    target = Path(_FOLDERS[0]) / DROP_IN.name
+    click.echo(_drop_in(target, {}) if file == DROP_IN.name else (_FILES / file).read_text(encoding="utf-8"), nl=False)
 
 
 @apache.command()
+@click.option(
+    "--site",
+    "wanted",
+    multiple=True,
+    metavar="NAME",
+    help="Write the lines that a site needs into its file; NAME is its ServerName or its script. May be given several "
+    "times. The previous file is kept with the suffix .bak.",
+)
 @click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -51,34 +67,44 @@ def show(file: str) -> None:
     type=click.Path(dir_okay=False, readable=False, path_type=Path),
     default=str(SYSTEM_CONFIG),
     show_default=True,
-    help="Path of the settings that the drop-in names. A sample is written there if no file exists.",
+    help="Path of the settings. A sample is written there if no file exists. Another path than the default is named in "
+    "the drop-in, for all sites.",
 )
-@click.option("--force", is_flag=True, help="Replace a drop-in that was changed by hand.")
-def install(directory: Path | None, config_path: Path, force: bool) -> None:
-    """Write wsgipool.conf into Apache's configuration.
+@click.option("--httpd", "program", help="httpd or its control script. Default: Debian's apache2ctl, or httpd.")
+@click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")
+def install(
+    wanted: tuple[str, ...],
+    directory: Path | None,
+    config_path: Path,
+    program: str | None,
+    httpd_options: tuple[str, ...],
+) -> None:
+    """Write wsgipool.conf into Apache's configuration, and say what each site needs.
 
-    If there are no settings yet, a sample wsgipool.toml is written, too.
+    The file alone changes nothing for any site. The command names the sites that it finds and the lines by which each
+    joins; with --site it writes them. To upgrade, run it again: your Defines stay, and the previous file is kept with
+    the suffix .bak. If there are no settings yet, a sample wsgipool.toml is written, too. Options after `--` are passed
+    on to httpd: -f FILE, -d FOLDER, -D NAME.
+
+    Exit status: 0 if everything was written; 1 if an error occurred; 2 if the command line is wrong.
     """
     target = (directory or _folder()) / DROP_IN.name
-    content = _drop_in(config_path)
-    before = read_text(target) if os.path.lexists(target) else None
-    if before not in (None, content) and not force:
-        raise ConfigError(f"{target} exists and differs; compare it with `wsgipool apache show`, or give --force")
     if not config_path.parent.is_dir():
         raise ConfigError(f"{config_path.parent} is not a folder; name another path with --config")
-    if before is None:
-        create_text(target, content, 0o644)
-    elif before != content:
-        replace_text(target, content, backup=False)
-    click.echo(f"wrote {target}")
+    _write_drop_in(target, {} if config_path == SYSTEM_CONFIG else {"WSGIPOOL_CONFIG": _quoted(config_path.absolute())})
     if os.path.lexists(config_path):
         click.echo(f"kept {config_path}")
     else:
         _write_sample(config_path)
-    if target.parent.name == "conf-available":
-        click.echo(f"now edit {config_path}, then: a2enconf wsgipool && apache2ctl configtest")
+    known = _sites(program, httpd_options)
+    if wanted:
+        _join(known, wanted, target, program, httpd_options)
     else:
-        click.echo(f"now edit {config_path}, then: apachectl configtest")
+        _report(known)
+    steps = [f"edit {config_path}"]
+    if target.parent.name == "conf-available":
+        steps.append("a2enconf wsgipool")
+    click.echo(f"now {', then '.join([*steps, 'wsgipool apache reload'])}")
 
 
 def _folder() -> Path:
@@ -88,31 +114,53 @@ def _folder() -> Path:
     raise ConfigError(f"none of {', '.join(_FOLDERS)} exists; name Apache's folder with --directory")
 
 
-def _drop_in(config_path: Path) -> str:
-    """Return the drop-in with the paths of this installation."""
-    lines = []
-    for line in DROP_IN.read_text(encoding="utf-8").splitlines():
-        if line.lstrip().startswith("Define WSGIPOOL_HOME "):
-            lines.append(f"    Define WSGIPOOL_HOME {_quoted(PACKAGE)}")
-        elif line.startswith("#Define WSGIPOOL_PYTHON_HOME ") and sys.prefix != sys.base_prefix:
-            lines += _default("WSGIPOOL_PYTHON_HOME", Path(sys.prefix))
-        elif line.startswith("#Define WSGIPOOL_CONFIG "):
-            lines += _default("WSGIPOOL_CONFIG", config_path.absolute())
-        else:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+# --- the drop-in -----------------------------------------------------------------------------------------------------
 
 
-def _default(name: str, path: Path) -> list[str]:
-    """Return the lines of a Define that an earlier Define replaces."""
-    return [f"<IfDefine !{name}>", f"    Define {name} {_quoted(path)}", "</IfDefine>"]
+def _write_drop_in(target: Path, defines: Mapping[str, str]) -> None:
+    before = read_text(target) if os.path.lexists(target) else None
+    kept = _defines_of(before or "")
+    content = _drop_in(target, {**kept, **defines})
+    if before is None:
+        create_text(target, content, 0o644)
+        click.echo(f"wrote {target}")
+    elif before == content:
+        click.echo(f"kept {target}")
+    else:
+        backup = replace_text(target, content)
+        names = f", with your {', '.join(kept)}" if kept else ""
+        click.echo(f"wrote {target}{names} (backup: {backup.name})")
+
+
+def _defines_of(text: str) -> dict[str, str]:
+    """Return the administrator's Defines in an installed drop-in."""
+    found = dict(re.findall(r"^ *Define +(WSGIPOOL_\w+)(?: +(.+?))? *$", text, re.M))
+    if found.get("WSGIPOOL_CONFIG", "").strip('"') == str(SYSTEM_CONFIG):
+        del found["WSGIPOOL_CONFIG"]
+    return {name: value for name, value in found.items() if name not in _WRITTEN}
+
+
+def _drop_in(target: Path, defines: Mapping[str, str]) -> str:
+    """Return the drop-in with the paths of this installation and with these Defines. Raises ConfigError."""
+    template = DROP_IN.read_text(encoding="utf-8")
+    home = f"    Define WSGIPOOL_HOME {_quoted(PACKAGE)}"
+    text = re.sub(r"^    Define WSGIPOOL_HOME .*$", lambda _: home, template, flags=re.M)
+    unknown = [name for name in defines if not re.search(rf"^#Define {name}\b", template, re.M)]
+    if unknown:
+        raise ConfigError(
+            f"{target}: {', '.join(unknown)} is not known to this version; see docs/how-to/upgrade.md, and remove it"
+        )
+    return with_defines(text, {"WSGIPOOL_DROP_IN": _quoted(target.absolute()), **defines})
 
 
 def _quoted(path: Path) -> str:
     """Return a path in quotes for httpd's configuration. Raises ConfigError if that is impossible."""
-    # httpd cannot quote line ends, quotes and variables in paths.
-    if not str(path).isprintable() or any(each in str(path) for each in ('"', "\\", "${")):
-        raise ConfigError(f"{path} has characters that httpd's configuration cannot contain; choose another path")
+    try:
+        joining.quoted(path)
+    except ValueError:
+        raise ConfigError(
+            f"{path} has characters that httpd's configuration cannot contain; choose another path"
+        ) from None
     return f'"{path}"'
 
 
@@ -123,3 +171,83 @@ def _write_sample(path: Path) -> None:
     click.echo(f"wrote {path}")
     if user is not None and not has_group:
         click.echo(f"the owner of the folder owns the file; to let httpd read it: chgrp {group(user)} {path}")
+
+
+# --- the sites -------------------------------------------------------------------------------------------------------
+
+
+def _sites(program: str | None, httpd_options: Sequence[str]) -> list[Joining]:
+    home = sys.prefix if sys.prefix != sys.base_prefix else ""
+    try:
+        configured = configuration.as_it_runs(program, httpd_options)
+        known: Configuration = configuration.interpret(configured)
+    except HttpdConfigError as error:
+        click.echo(f"no site was found: {error}")
+        return []
+    for note in known.notes:
+        click.echo(f"note: {note}")
+    try:
+        return joining.joinings(configured, known, PACKAGE, home)
+    except ValueError as error:
+        raise ConfigError(
+            f"{error} has characters that httpd's configuration cannot contain; rename the file or its folder"
+        ) from None
+
+
+def _report(known: Sequence[Joining]) -> None:
+    for each in known:
+        click.echo(f"site {_title(each)}: {_needs(each)}")
+        for line in each.lines:
+            click.echo(f"    {line}")
+    if missing := [each for each in known if each.lines]:
+        click.echo(f"to write these lines: wsgipool apache install --site {missing[0].site.server}")
+
+
+def _title(each: Joining) -> str:
+    return f"{each.site.server} ({each.site.directive.origin}, {each.site.script})"
+
+
+def _needs(each: Joining) -> str:
+    if each.by_hand:
+        return each.by_hand
+    return "needs these lines after its WSGIScriptAlias:" if each.lines else "joined"
+
+
+def _join(
+    known: Sequence[Joining],
+    wanted: Sequence[str],
+    drop_in: Path,
+    program: str | None,
+    httpd_options: Sequence[str],
+) -> None:
+    """Write the lines of the wanted sites, all or none. Raises ConfigError."""
+    chosen = [each for each in known if {each.site.server, str(each.site.script)} & set(wanted)]
+    found = {name for each in chosen for name in (each.site.server, str(each.site.script))}
+    if unknown := [name for name in wanted if name not in found]:
+        names = ", ".join(sorted({each.site.server for each in known})) or "none"
+        raise ConfigError(f"--site: httpd's configuration has no site {unknown[0]}; the sites with Python are: {names}")
+    contents: dict[Path, str] = {}
+    # From the end, so that line numbers stay right.
+    for each in sorted(chosen, key=lambda each: -each.site.directive.line):
+        if each.by_hand:
+            raise ConfigError(f"{_title(each)}: {each.by_hand}")
+        if not each.lines:
+            click.echo(f"site {_title(each)}: joined already")
+            continue
+        path = Path(each.site.directive.file)
+        text = joining.inserted(contents.get(path) or read_text(path), each.site.directive, each.lines)
+        if text is None:
+            raise ConfigError(
+                f"{each.site.directive.origin}: this line is not a plain WSGIScriptAlias; write these lines by hand: "
+                + "; ".join(each.lines)
+            )
+        contents[path] = text
+    if any(each.needs_python_home for each in chosen):
+        contents[drop_in] = with_defines(read_text(drop_in), {"WSGIPOOL_PYTHON_HOME": _quoted(Path(sys.prefix))})
+    backups = replace_files(contents, lambda: configuration.read(program, httpd_options))
+    for path, backup in backups.items():
+        click.echo(f"wrote {path.resolve()} (backup: {backup.name})")
+        for each in chosen:
+            if Path(each.site.directive.file) == path:
+                for line in each.lines:
+                    click.echo(f"    {line}")

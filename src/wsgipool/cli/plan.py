@@ -189,10 +189,11 @@ def plan(
             raise ConfigError(f"--write cannot change {given.path}; write the sizes there yourself")
         if settings is None:
             raise ConfigError("--write needs a file to write to: name the wsgipool.toml with --config")
-        manual = _manual_changes(situation, fit, server)
-        for line in [*manual, *_write(situation, fit, server, Path(settings.origin), program, httpd_options)]:
+        changes = _of_httpd(situation, fit, server)
+        report_lines = _write(situation, fit, changes, Path(settings.origin), program, httpd_options)
+        for line in [*changes.by_hand, *report_lines]:
             click.echo(line, err=machine)
-        has_failed = bool(manual)
+        has_failed = bool(changes.by_hand)
     else:
         has_failed = not planning.fits(situation)
     if known.silent:
@@ -285,54 +286,66 @@ def _changed(situation: Situation, fit: Fit) -> list[ProcessGroup]:
     return [after for before, after in zip(situation.groups, fit.groups, strict=True) if after != before]
 
 
-def is_writable(group: ProcessGroup, server: Configuration | None) -> bool:
-    """Return whether the sizes of a group can be written into the site's wsgipool.conf."""
+def is_writable(server: Configuration | None) -> bool:
+    """Return whether the site has a wsgipool.conf of its own, into which sizes of Apache's children can be written."""
     # `wsgipool serve` includes the package's own drop-in, which all sites share.
-    own = server is not None and server.drop_in is not None and server.drop_in.resolve() != DROP_IN.resolve()
-    return own and plan_lines.is_of_drop_in(group, server)
+    return server is not None and server.drop_in is not None and server.drop_in.resolve() != DROP_IN.resolve()
 
 
-def _manual_changes(situation: Situation, fit: Fit, server: Configuration | None) -> list[str]:
-    return [
-        f"to write by hand, since no {DROP_IN.name} of the site sets these sizes: the lines for {title(group)} above"
-        for group in _changed(situation, fit)
-        if not is_writable(group, server)
-    ]
+class _Changes:
+    """The new contents of files, with a report of each, and the changes that are left to the administrator."""
+
+    def __init__(self) -> None:
+        self.contents: dict[Path, str] = {}
+        self.lines: dict[Path, list[str]] = {}
+        self.by_hand: list[str] = []
+
+    def text(self, path: Path) -> str:
+        """Return the content of a file, with the changes so far."""
+        return self.contents[path] if path in self.contents else read_text(path)
+
+    def add(self, path: Path, content: str, lines: Sequence[str]) -> None:
+        """Replace the content of a file."""
+        self.contents[path] = content
+        self.lines.setdefault(path, []).extend(f"    {line}" for line in lines)
+
+
+def _of_httpd(situation: Situation, fit: Fit, server: Configuration | None) -> _Changes:
+    """Return the changes of httpd's files."""
+    changes = _Changes()
+    for group in _changed(situation, fit):
+        daemon = server.daemons.get(group.name) if server else None
+        if group.name == EMBEDDED and is_writable(server) and server is not None and server.drop_in is not None:
+            wanted = plan_lines.defines(group)
+            content = plan_lines.with_defines(changes.text(server.drop_in), wanted)
+            changes.add(server.drop_in, content, [f"Define {name} {value}".rstrip() for name, value in wanted.items()])
+        elif daemon and (text := plan_lines.with_daemon_sizes(changes.text(Path(daemon.file)), daemon, group)):
+            changes.add(Path(daemon.file), text, plan_lines.directives(group))
+        else:
+            changes.by_hand.append(f"to write by hand, for {title(group)}: {'; '.join(plan_lines.directives(group))}")
+    return changes
 
 
 def _write(
-    situation: Situation,
-    fit: Fit,
-    server: Configuration | None,
-    settings: Path,
-    program: str | None,
-    httpd_options: Sequence[str],
+    situation: Situation, fit: Fit, changes: _Changes, settings: Path, program: str | None, httpd_options: Sequence[str]
 ) -> list[str]:
     """Write all changes or none, and return a report."""
-    contents: dict[Path, str] = {}
-    lines: dict[Path, list[str]] = {}
-    wanted: dict[str, str] = {}
-    for group in _changed(situation, fit):
-        if is_writable(group, server):
-            wanted |= plan_lines.defines(group)
-    if wanted and server is not None and server.drop_in is not None:
-        contents[server.drop_in] = plan_lines.with_defines(read_text(server.drop_in), wanted)
-        lines[server.drop_in] = [f"    Define {name} {value}".rstrip() for name, value in wanted.items()]
+    of_httpd = bool(changes.contents)
     changed = {each.name: size for each in situation.databases if (size := fit.max_sizes[each.name]) != each.max_size}
     if changed:
-        contents[settings] = plan_lines.with_max_sizes(read_text(settings), changed)
-        lines[settings] = [f"    [databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
-    if not contents:
+        lines = [f"[databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
+        changes.add(settings, plan_lines.with_max_sizes(changes.text(settings), changed), lines)
+    if not changes.contents:
         return ["nothing to write: the current sizes fit"] if planning.fits(situation) else []
 
     def check() -> None:
         # httpd may refuse the new configuration.
-        if wanted:
+        if of_httpd:
             configuration.read(program, httpd_options)
 
     report = []
-    for path, backup in plan_lines.replace_files(contents, check).items():
-        report += [f"wrote {path.resolve()} (backup: {backup.name}):", *lines[path]]
+    for path, backup in plan_lines.replace_files(changes.contents, check).items():
+        report += [f"wrote {path.resolve()} (backup: {backup.name}):", *changes.lines[path]]
     return [*report, "restart Apache to apply the sizes; a new ServerLimit needs a restart that is not graceful"]
 
 

@@ -12,29 +12,25 @@ from tomlkit.exceptions import TOMLKitError
 from wsgipool import privileged
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.dump import Directive
 from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan.sizing import ProcessGroup
 
-_GROUP = "WSGIPOOL_PROCESS_GROUP"
-
 
 def defines(group: ProcessGroup) -> dict[str, str]:
-    """Return the Defines of the drop-in that give a process group its sizes."""
-    sizes = {"WSGIPOOL_PROCESSES": str(group.processes)}
+    """Return the Defines of the drop-in that give Apache's own children their sizes."""
+    sizes = {"WSGIPOOL_SIZING": "", "WSGIPOOL_PROCESSES": str(group.processes)}
     if group.mode != "prefork":
         sizes["WSGIPOOL_THREADS"] = str(group.threads)
-    if group.mode == "daemon":
-        return {"WSGIPOOL_DAEMON": "", **sizes}
-    if group.mode != "prefork":
         # httpd cannot multiply.
         sizes["WSGIPOOL_REQUEST_WORKERS"] = str(group.processes * group.threads)
-    return {"WSGIPOOL_SIZING": "", **sizes}
+    return sizes
 
 
 def directives(group: ProcessGroup) -> list[str]:
     """Return the equivalent directives of httpd, for a configuration without the drop-in."""
     if group.mode == "daemon":
-        return [f"WSGIDaemonProcess {group.name} processes={group.processes} threads={group.threads}"]
+        return [f"WSGIDaemonProcess {_word(group.name)} processes={group.processes} threads={group.threads}"]
     if group.mode == "prefork":
         return [f"ServerLimit {group.processes}", f"MaxRequestWorkers {group.processes}"]
     return [
@@ -46,13 +42,7 @@ def directives(group: ProcessGroup) -> list[str]:
 
 def is_of_drop_in(group: ProcessGroup, configuration: Configuration | None) -> bool:
     """Return whether the drop-in's Defines set, or can set, the sizes of a group."""
-    if configuration is None:
-        return True
-    if configuration.drop_in is None:
-        return False
-    daemon = "WSGIPOOL_DAEMON" in configuration.defines
-    # In daemon mode the Defines set the sizes of the daemon processes and not those of Apache's children.
-    return group.name == configuration.defines.get(_GROUP) if daemon else group.name == EMBEDDED
+    return group.name == EMBEDDED and (configuration is None or configuration.drop_in is not None)
 
 
 def apache(groups: Sequence[ProcessGroup], configuration: Configuration | None) -> list[str]:
@@ -62,8 +52,8 @@ def apache(groups: Sequence[ProcessGroup], configuration: Configuration | None) 
         if is_of_drop_in(group, configuration):
             lines += [f"Define {name} {value}".rstrip() for name, value in defines(group).items()]
         else:
-            origin = configuration.origins.get(group.name) if configuration else None
-            lines += [f"# {origin}, keep its other options:"] if origin else []
+            daemon = configuration.daemons.get(group.name) if configuration else None
+            lines += [f"# {daemon.origin}, keep its other options:"] if daemon else []
             lines += directives(group)
     return lines
 
@@ -85,9 +75,24 @@ def with_defines(drop_in: str, wanted: Mapping[str, str]) -> str:
         line = f"Define {name} {value}".rstrip()
         places = [number for number, text in enumerate(lines) if re.match(rf"#?Define {name}(\s|$)", text)]
         if not places:
-            raise ConfigError(f"the drop-in has no line for {name}; replace it: wsgipool apache install --force")
+            raise ConfigError(f"the drop-in has no line for {name}; replace it: wsgipool apache install")
         # If there is a commented and an active line, the active one comes last.
         lines[places[-1]] = line
+    return "\n".join(lines) + "\n"
+
+
+def with_daemon_sizes(text: str, daemon: Directive, group: ProcessGroup) -> str | None:
+    """Return the text of daemon's file with the sizes of a group in its line; None if the line cannot be changed."""
+    lines = text.splitlines()
+    line = lines[daemon.line - 1] if 0 < daemon.line <= len(lines) else ""
+    # Variables, continued lines and macros are left to the administrator.
+    if not re.match(r"\s*WSGIDaemonProcess\s", line, re.I) or line.endswith("\\") or "$" in line:
+        return None
+    for name, value in (("processes", group.processes), ("threads", group.threads)):
+        option = f" {name}={value}"
+        line, count = re.subn(rf"""\s{name}=("[^"]*"|'[^']*'|\S*)""", option, line)
+        line = line if count else line.rstrip() + option
+    lines[daemon.line - 1] = line
     return "\n".join(lines) + "\n"
 
 
@@ -129,3 +134,7 @@ def _restore(before: Mapping[Path, str]) -> None:
             failures.append(f"{path} cannot be restored: {error}; its backup is {path.resolve()}.bak")
     if failures:
         raise ConfigError("; ".join(failures))
+
+
+def _word(text: str) -> str:
+    return f'"{text}"' if " " in text else text

@@ -28,7 +28,7 @@ from wsgipool.cli.site_settings import (
 )
 from wsgipool.cli.syntax import syntax_error
 from wsgipool.config import Settings
-from wsgipool.drivers.limits import ServerLimit
+from wsgipool.drivers.limits import Answer
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unreadable
 from wsgipool.impersonation import NoAnswer, as_user
@@ -177,7 +177,7 @@ def _problems(
     yield from serve_checks.shortage(chosen)
     answers = {}
     for name in settings.databases:
-        question = partial(serve_checks.limits_or_why, settings_file, name)
+        question = partial(serve_checks.answer_or_why, settings_file, name)
         try:
             answer = _as_httpd(question, passwords, name, READ_TIMEOUT + 2 * ASK_TIMEOUT)
         except ConfigError as error:
@@ -185,7 +185,7 @@ def _problems(
         if "why" in answer:
             yield answer["why"]
         else:
-            answers[name] = [restored(ServerLimit, each) for each in answer["limits"]]
+            answers[name] = restored(Answer, answer["answer"])
     yield from serve_checks.excess(chosen, settings, answers)
 
 

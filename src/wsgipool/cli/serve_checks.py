@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from wsgipool.config import DatabaseSettings, Settings
 from wsgipool.doctor.advice import advice
 from wsgipool.doctor.databases import examine_limits
 from wsgipool.drivers import limits
-from wsgipool.drivers.limits import ServerLimit
-from wsgipool.httpd.configuration import EMBEDDED
+from wsgipool.drivers.limits import Answer
+from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan import planning
 from wsgipool.plan.planning import Database, Situation
 from wsgipool.plan.sizing import DEFAULT_RESERVE, ProcessGroup
@@ -38,16 +38,16 @@ _HTTPD_THREADS = 2
 _TASK_LIMITS = (Path("/proc/sys/kernel/threads-max"), Path("/proc/sys/kernel/pid_max"))
 
 
-def limits_or_why(settings_file: Path, name: str) -> dict[str, Any]:
-    """Connect to a database; return its limits, or why that failed. Called as the user of httpd's processes."""
+def answer_or_why(settings_file: Path, name: str) -> dict[str, Any]:
+    """Return what a database says of its limits and sessions, or why that failed. Called as httpd's user."""
     database = config.load(settings_file).databases[name]
     try:
         if limits.has_limit(database.url):
-            return {"limits": records.plain(limits.ask(database, ASK_TIMEOUT))}
+            return {"answer": records.plain(limits.ask(database, ASK_TIMEOUT))}
         _open_file(database)
     except Exception as error:  # drivers raise many types
         return {"why": f"{name}: {database.url} cannot be used: {error}. {advice(error, database.url)}"}
-    return {"limits": []}
+    return {"answer": records.plain(Answer([]))}
 
 
 def _open_file(database: DatabaseSettings) -> None:
@@ -66,7 +66,7 @@ def budget_files(settings_file: Path) -> dict[str, str]:
     return {server: str(path_of(folder_of(settings), server)) for server in servers if server is not None}
 
 
-def excess(shape: Shape, settings: Settings, answers: Mapping[str, Sequence[ServerLimit]]) -> list[str]:
+def excess(shape: Shape, settings: Settings, answers: Mapping[str, Answer]) -> list[str]:
     """Return the limits of databases that the processes can exceed."""
     databases = list(settings.databases.values())
     situation = Situation(

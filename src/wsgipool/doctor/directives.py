@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from wsgipool.config import Settings
 from wsgipool.doctor.findings import Finding
@@ -22,6 +23,8 @@ _MUCH = 1.5
 def examine(configuration: Dump, site: Configuration, settings: Settings | None) -> Iterator[Finding]:
     """Yield the findings in the configuration; `settings` is None if there are no usable settings."""
     yield from _interpreters(site)
+    yield from _shared_interpreters(site)
+    yield from _not_pooled(site)
     yield from _corrections(configuration)
     yield from _prefork(configuration, site)
     yield from _rotation(configuration, site)
@@ -38,14 +41,40 @@ def _interpreters(site: Configuration) -> Iterator[Finding]:
                 "interpreters-multiply-pools",
                 f"With the application group {name}, mod_wsgi makes a new interpreter with pools of its own for each "
                 "host name, port and script that a request names; the visitor's Host header can add any number.",
-                "Use WSGIApplicationGroup %{GLOBAL}, as wsgipool.conf does, or a fixed name.",
+                "Use WSGIApplicationGroup %{GLOBAL} or a fixed name; `wsgipool apache install` prints the lines.",
             )
         elif "|" in name:
             yield Finding(
                 "interpreters-multiply-pools",
                 f"The application group {name} looks like a name that mod_wsgi makes of a server, port and script: "
                 "one interpreter for each of them, with pools of its own.",
-                "Use WSGIApplicationGroup %{GLOBAL}, as wsgipool.conf does, or one plain name for all of them.",
+                "Use WSGIApplicationGroup %{GLOBAL} or a plain name.",
+            )
+
+
+def _shared_interpreters(site: Configuration) -> Iterator[Finding]:
+    for interpreter in site.interpreters:
+        scripts = sorted({str(each.script) for each in site.sites if interpreter in each.interpreters})
+        # Scripts of one folder belong together.
+        if len({str(Path(script).parent) for script in scripts}) > 1:
+            place = interpreter.group or "Apache's own children"
+            yield Finding(
+                "scripts-share-interpreter",
+                f"{' and '.join(scripts)} run in one interpreter ({interpreter.application_group} of {place}): they "
+                "share modules, sys.path, os.environ and one wsgipool.toml, so one site may get the other's modules.",
+                "Give each site a WSGIDaemonProcess or a WSGIApplicationGroup of its own, unless they belong together.",
+            )
+
+
+def _not_pooled(site: Configuration) -> Iterator[Finding]:
+    for each in site.sites:
+        if not each.interpreters & site.preloaded:
+            yield Finding(
+                "site-not-pooled",
+                f"{each.server}, {each.script} ({each.directive.origin}): no process loads wsgipool's pools for this "
+                "site when it starts. If the site uses wsgipool, its settings are read at the first request.",
+                "Print the site's lines with `wsgipool apache install`; a site without databases, and a site whose "
+                "framework has the settings, needs none.",
             )
 
 
@@ -68,7 +97,7 @@ def _prefork(configuration: Dump, site: Configuration) -> Iterator[Finding]:
             f"prefork needs a process, and so a connection, for each of {counted(children[0].processes, 'request')} at "
             "once, but nothing here seems to need prefork: the database drivers are thread-safe.",
             "If the site's own code is thread-safe too, run it under worker or event or in daemon mode "
-            "(`Define WSGIPOOL_DAEMON`), where requests share a few processes and their pools.",
+            "(WSGIDaemonProcess), where requests share a few processes and their pools.",
         )
 
 

@@ -41,6 +41,7 @@ CODES = {
     "mod-wsgi-too-old": Severity.WARNING,
     "others-above-reserve": Severity.WARNING,
     "request-timeout-below-timeout": Severity.WARNING,
+    "scripts-share-interpreter": Severity.WARNING,
     "secret-readable": Severity.WARNING,
     "sizes-corrected": Severity.WARNING,
     "tls-off": Severity.WARNING,
@@ -49,6 +50,7 @@ CODES = {
     "not-examined": Severity.NOTE,
     "prefork-without-need": Severity.NOTE,
     "request-timeout-above-timeout": Severity.NOTE,
+    "site-not-pooled": Severity.NOTE,
     "socket-rotation": Severity.NOTE,
 }
 

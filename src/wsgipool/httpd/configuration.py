@@ -47,16 +47,18 @@ class Configuration:
     groups: Sequence[ProcessGroup]
     """The process groups that run scripts; other groups need no connection."""
     interpreters: Sequence[Interpreter]
-    origins: dict[str, str]
-    """File and line of the WSGIDaemonProcess of each group."""
+    daemons: Mapping[str, Directive]
+    """The WSGIDaemonProcess of each group."""
     defines: dict[str, str]
     """The Defines named WSGIPOOL_*."""
     drop_in: Path | None
-    """The included wsgipool.conf."""
+    """The installed wsgipool.conf."""
     sites: Sequence[Site]
     """The scripts of the servers."""
     notes: Sequence[str]
     """Remarks for the administrator."""
+    preloaded: frozenset[Interpreter] = frozenset()
+    """The interpreters that load wsgipool's pools when their process starts."""
     readers: Mapping[Path, frozenset[str]] = field(default_factory=dict)
     """The users whose processes run the scripts in each folder, as far as known."""
     unix_groups: Mapping[str, str] = field(default_factory=dict)
@@ -105,11 +107,12 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
         mpm=mpm,
         groups=groups,
         interpreters=_sorted(interpreters),
-        origins={name: directive.origin for name, directive in daemons.items()},
+        daemons=daemons,
         defines={name: value for name, value in configuration.defines.items() if name.startswith("WSGIPOOL_")},
         drop_in=_drop_in(configuration),
         sites=placed.sites,
         notes=placed.notes,
+        preloaded=_preloaded(configuration),
         readers=_readers(placed.sites, configuration, daemons, running),
         unix_groups=_unix_groups(configuration, daemons, running),
     )
@@ -188,6 +191,11 @@ def _unix_groups(configuration: Dump, daemons: dict[str, Directive], running: Li
     return found
 
 
+def _preloaded(configuration: Dump) -> frozenset[Interpreter]:
+    scripts = configuration.named("WSGIImportScript")
+    return frozenset(placement.of_options(each) for each in scripts if each.arguments[0].endswith(PRELOAD))
+
+
 def _placement(configuration: Dump, daemons: Mapping[str, Directive]) -> Placement:
     """Return the sites with the interpreters that run their scripts, and those of other scripts."""
     placed = placement.place(configuration, daemons)
@@ -238,7 +246,6 @@ def _sorted(interpreters: Iterable[Interpreter]) -> list[Interpreter]:
 
 
 def _drop_in(configuration: Dump) -> Path | None:
-    for directive in configuration.named("WSGIImportScript"):
-        if directive.arguments[0].endswith(PRELOAD):
-            return Path(directive.file)
-    return None
+    # The file has no directive of its own until something in it is enabled, but `wsgipool apache install` names it.
+    path = configuration.defines.get("WSGIPOOL_DROP_IN")
+    return Path(path) if path and os.path.lexists(path) else None

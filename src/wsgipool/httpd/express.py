@@ -248,16 +248,23 @@ def express_command(site: Site) -> list[str]:
 
 
 def _defines(site: Site, group: str) -> str:
-    lines = [f'Define WSGIPOOL_HOME "{PACKAGE}"', f'Define WSGIPOOL_CONFIG "{site.config}"']
-    if site.mode == "daemon":
-        lines.append(f"Define WSGIPOOL_PROCESS_GROUP {group}")
+    place = group if site.mode == "daemon" else "%{GLOBAL}"
+    options = f"process-group={place} application-group=%{{GLOBAL}}"
+    lines = [
+        f'Define WSGIPOOL_HOME "{PACKAGE}"',
+        f'Define WSGIPOOL_CONFIG "{site.config}"',
+        # Create the pools when a process starts.
+        f'WSGIImportScript "{PACKAGE}/handlers/preload.py" {options}',
+        # The status page runs in the processes of the site.
+        f"WSGIProcessGroup {place}",
+        "WSGIApplicationGroup %{GLOBAL}",
+    ]
     if site.has_status_page:
         lines.append("Define WSGIPOOL_STATUS")
     if site.reloads:
         lines.append("Define WSGIPOOL_RELOAD On")
     if site.answers_503 or site.reloads:
-        place = group if site.mode == "daemon" else "%{GLOBAL}"
-        lines.append(f'WSGIImportScript "{SERVE_SCRIPT}" process-group={place} application-group=%{{GLOBAL}}')
+        lines.append(f'WSGIImportScript "{SERVE_SCRIPT}" {options}')
     if site.has_access_log and site.log_folder is None:
         # mod_wsgi-express writes its access log to stdout, where its page of settings goes, too.
         lines.append('CustomLog "/dev/stderr" common')

@@ -1,0 +1,158 @@
+"""The lines by which a site joins: one interpreter with a fixed name, which loads script and pools when it starts.
+
+They stand in the site's own section, so they change nothing for other sites.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsgipool.httpd import dump
+from wsgipool.httpd.configuration import OPEN_GROUPS, PRELOAD, Configuration
+from wsgipool.httpd.dump import Directive, Dump
+from wsgipool.httpd.placement import EMBEDDED, Interpreter, Site
+
+_GLOBAL = "%{GLOBAL}"
+
+
+@dataclass(frozen=True)
+class Joining:
+    """A site, and the lines that it needs."""
+
+    site: Site
+    lines: Sequence[str]
+    """Lines to insert after the WSGIScriptAlias."""
+    by_hand: str
+    """Why no lines can be inserted, and what to do; "" if they can."""
+    needs_python_home: bool
+    """Whether Apache's own children must run the Python of wsgipool."""
+
+
+def joinings(configuration: Dump, site_configuration: Configuration, package: Path, python_home: str) -> list[Joining]:
+    """Return what each site needs. `python_home` is the virtual environment of `package`; "" if it has none."""
+    sites = [site for site in site_configuration.sites if site.directive.name.lower() == "wsgiscriptalias"]
+    loading = set(site_configuration.preloaded)
+    found = []
+    for site in sites:
+        others = [other for other in sites if other.script != site.script]
+        found.append(_joining(site, others, loading, configuration, site_configuration, package, python_home))
+    return found
+
+
+def _joining(
+    site: Site,
+    others: Sequence[Site],
+    loading: set[Interpreter],
+    configuration: Dump,
+    known: Configuration,
+    package: Path,
+    python_home: str,
+) -> Joining:
+    if reason := _unclear(site, known.daemons):
+        return Joining(site, [], reason, needs_python_home=False)
+    (group,) = {interpreter.group for interpreter in site.interpreters}
+    (name,) = {interpreter.application_group for interpreter in site.interpreters}
+    beside = [other for other in others if other.directive.sections == site.directive.sections]
+    if beside and name.startswith(OPEN_GROUPS):
+        reason = (
+            f"its section has another script, {beside[0].script}; write application-group={_slug(site)} into its line"
+        )
+        return Joining(site, [], reason, needs_python_home=False)
+    lines = [] if beside else list(_groups(site, group, name, configuration))
+    if name.startswith(OPEN_GROUPS):
+        name = _name(site, others, group)
+        lines.append(f"WSGIApplicationGroup {name}")
+    interpreter = Interpreter(group, name)
+    if interpreter not in loading:
+        loading.add(interpreter)
+        options = f"process-group={quoted(group or _GLOBAL)} application-group={quoted(name)}"
+        lines.append(f"WSGIImportScript {quoted(site.script)} {options}")
+        lines.append(f"WSGIImportScript {quoted(package / PRELOAD)} {options}")
+    needs_home = bool(python_home) and bool(lines) and not _has_python(group, configuration, known.daemons)
+    if needs_home and group != EMBEDDED:
+        daemon = known.daemons[group]
+        option = f"python-home={quoted(python_home)}"
+        reason = f"add {option} to WSGIDaemonProcess {group} ({daemon.origin}), and run this again"
+        return Joining(site, [], reason, needs_python_home=False)
+    if needs_home and any(EMBEDDED in {each.group for each in other.interpreters} for other in others):
+        reason = (
+            "it shares Apache's own children with other sites, whose Python would change too; give it processes of its "
+            f"own: write `WSGIDaemonProcess {_slug(site)} processes=2 threads=8 python-home={quoted(python_home)}` "
+            f"before its <VirtualHost> and `WSGIProcessGroup {_slug(site)}` into it, and run this again"
+        )
+        return Joining(site, [], reason, needs_python_home=False)
+    return Joining(site, lines, "", needs_python_home=needs_home)
+
+
+def _unclear(site: Site, daemons: Mapping[str, Directive]) -> str:
+    groups = {interpreter.group for interpreter in site.interpreters}
+    names = {interpreter.application_group for interpreter in site.interpreters}
+    if unknown := sorted(groups - {EMBEDDED, *daemons}):
+        return f"there is no WSGIDaemonProcess {unknown[0]}"
+    if len(groups) > 1:
+        return f"its requests run in several process groups: {', '.join(sorted(group or _GLOBAL for group in groups))}"
+    option = dump.options(site.directive.text).get("application-group", "")
+    if option.startswith(OPEN_GROUPS):
+        return f"write a fixed name, such as application-group={_GLOBAL}, instead of application-group={option}"
+    if len(names) > 1:
+        return f"its requests run in several application groups: {', '.join(sorted(names))}"
+    return ""
+
+
+def _groups(site: Site, group: str, name: str, configuration: Dump) -> Iterator[str]:
+    """Yield the directives that the options of the alias do not give to other scripts of the section.
+
+    The status page runs in the process group of the section.
+    """
+    given = dump.options(site.directive.text)
+    for directive, option, value in (
+        ("WSGIProcessGroup", "process-group", group or _GLOBAL),
+        ("WSGIApplicationGroup", "application-group", name),
+    ):
+        beside = [each for each in configuration.named(directive) if each.sections == site.directive.sections]
+        if option in given and not beside:
+            yield f"{directive} {quoted(value)}"
+
+
+def _name(site: Site, others: Sequence[Site], group: str) -> str:
+    """Return an application group: the main interpreter, unless another script runs in the same processes."""
+    if any(group in {each.group for each in other.interpreters} for other in others):
+        return _slug(site)
+    return _GLOBAL
+
+
+def _slug(site: Site) -> str:
+    server = re.sub(r"[^\w.-]", "", site.server)
+    mount = re.sub(r"[^\w.-]+", "-", site.directive.arguments[0]).strip("-")
+    return f"{server}-{mount}" if mount else server
+
+
+def _has_python(group: str, configuration: Dump, daemons: Mapping[str, Directive]) -> bool:
+    if configuration.named("WSGIPythonHome", "WSGIPythonPath"):
+        return True
+    options = dump.options(daemons[group].text) if group != EMBEDDED else {}
+    return bool(options.keys() & {"python-home", "python-path"})
+
+
+def quoted(value: Path | str) -> str:
+    """Return a word of httpd's configuration, in quotes if needed. Raises ValueError if that is impossible."""
+    text = str(value)
+    # httpd cannot quote line ends, and resolves variables in quotes, too.
+    if not text.isprintable() or any(each in text for each in ('"', "\\", "${")):
+        raise ValueError(text)
+    return f'"{text}"' if re.search(r"[\s']", text) or not text else text
+
+
+def inserted(text: str, directive: Directive, lines: Sequence[str]) -> str | None:
+    """Return the text of a file with lines after a directive; None if its line is not as expected."""
+    content = text.splitlines()
+    line = content[directive.line - 1] if 0 < directive.line <= len(content) else ""
+    match = re.match(r"(\s*)(\w+)\s", line)
+    # The lines of macros and continued lines are left to the administrator.
+    if match is None or match[2].lower() != directive.name.lower() or line.endswith("\\") or "$" in line:
+        return None
+    content[directive.line : directive.line] = [f"{match[1]}{each}" for each in lines]
+    return "\n".join(content) + "\n"
