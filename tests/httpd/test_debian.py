@@ -46,11 +46,7 @@ class DebianApache:
         for name in ("conf-available", "conf-enabled"):
             (self.confdir / name / "wsgipool.conf").unlink(missing_ok=True)
         (self.confdir / "ports.conf").write_text(f"Listen 127.0.0.1:{port}\n")
-        self._environment = {
-            **os.environ,
-            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
-            "APACHE_CONFDIR": str(self.confdir),
-            "APACHE_STATE_DIRECTORY": str(folder / "state"),
+        variables = {
             "APACHE_RUN_USER": apache_user().pw_name,
             "APACHE_RUN_GROUP": apache_user().pw_name,
             "APACHE_RUN_DIR": str(folder),
@@ -58,9 +54,21 @@ class DebianApache:
             "APACHE_LOG_DIR": str(folder),
             "APACHE_PID_FILE": str(folder / "apache2.pid"),
         }
+        with (self.confdir / "envvars").open("a") as file:
+            file.writelines(f"export {name}={value}\n" for name, value in variables.items())
+        self._environment = {
+            **os.environ,
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            "APACHE_CONFDIR": str(self.confdir),
+            "APACHE_STATE_DIRECTORY": str(folder / "state"),
+            **variables,
+        }
+
+    def outcome(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
 
     def run(self, *command: str) -> str:
-        outcome = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        outcome = self.outcome(*command)
         assert outcome.returncode == 0, f"{' '.join(command)}: {outcome.stdout}{outcome.stderr}"
         return outcome.stdout + outcome.stderr
 

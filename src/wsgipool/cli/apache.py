@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from wsgipool.cli.apache_reload import reload
 from wsgipool.cli.plan_lines import replace_files, with_defines
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration, joining
@@ -30,7 +31,10 @@ _WRITTEN = ("WSGIPOOL_HOME", "WSGIPOOL_DROP_IN")
 
 @click.group()
 def apache() -> None:
-    """Install or print the Apache files."""
+    """Install or print the Apache files, and reload httpd."""
+
+
+apache.add_command(reload)
 
 
 @apache.command()

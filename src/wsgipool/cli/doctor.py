@@ -64,14 +64,50 @@ def doctor(
     Exit status: 0 if no error was found, though there may be warnings and notes; 1 if an error was found; 2 if the
     command line is wrong.
     """
+    report = examine(config_path, program, httpd_options, hosts, reserve)
+    if machine:
+        click.echo(json.dumps([_as_json(finding) for finding in report.findings], indent=2))
+    else:
+        report.print()
+    if report.has_errors:
+        context.exit(1)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings about a site."""
+
+    looked_at: Sequence[str]
+    findings: Sequence[Finding]
+    """The most serious first."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Return whether an error was found."""
+        return any(finding.severity is Severity.ERROR for finding in self.findings)
+
+    def print(self) -> None:
+        """Print the findings with their remedies."""
+        for line in self.looked_at:
+            click.echo(printable(line))
+        for finding in self.findings:
+            severity = click.style(finding.severity.name.lower(), fg=_COLOURS[finding.severity], bold=True)
+            click.echo(f"\n{severity}: {finding.code}")
+            # httpd's messages may have several lines.
+            click.echo(f"    {printable(finding.what, keep=chr(10))}")
+            click.echo(f"    Do: {printable(finding.remedy)}")
+        counts = Counter(finding.severity for finding in self.findings)
+        parts = [counted(counts[each], each.name.lower()) for each in Severity]
+        click.echo(f"\n{', '.join(parts)}")
+
+
+def examine(
+    config_path: Path | None, program: str | None, httpd_options: Sequence[str], hosts: int, reserve: int
+) -> Report:
+    """Examine a site; the arguments are the options of the command."""
     examination = _Examination(config_path, hosts, reserve)
     findings = worst_first(examination.of(program, httpd_options))
-    if machine:
-        click.echo(json.dumps([_as_json(finding) for finding in findings], indent=2))
-    else:
-        _print(examination.looked_at, findings)
-    if any(finding.severity is Severity.ERROR for finding in findings):
-        context.exit(1)
+    return Report(examination.looked_at, findings)
 
 
 class _Examination:
@@ -195,20 +231,6 @@ def _answer_of(name: str, file: SettingsFile, reader: str, *, only_check: bool) 
 def _title(site: Configuration) -> str:
     running = f"running as process {site.live.pid}" if site.live else "not running"
     return f"{site.program}: {site.mpm.name} MPM, {running}"
-
-
-def _print(looked_at: Sequence[str], findings: Sequence[Finding]) -> None:
-    for line in looked_at:
-        click.echo(printable(line))
-    for finding in findings:
-        severity = click.style(finding.severity.name.lower(), fg=_COLOURS[finding.severity], bold=True)
-        click.echo(f"\n{severity}: {finding.code}")
-        # httpd's messages may have several lines.
-        click.echo(f"    {printable(finding.what, keep=chr(10))}")
-        click.echo(f"    Do: {printable(finding.remedy)}")
-    counts = Counter(finding.severity for finding in findings)
-    parts = [counted(counts[each], each.name.lower()) for each in Severity]
-    click.echo(f"\n{', '.join(parts)}")
 
 
 def _as_json(finding: Finding) -> dict[str, str]:

@@ -108,11 +108,11 @@ def read(program: str | None = None, options: Sequence[str] = (), environment: M
     """
     path = find_program(program)
     # At the level debug, mod_so prints the file of each module.
-    server = _ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"], environment)
+    server = ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"], environment=environment)
     load_info = []
     if not re.search(r"^ info_module ", server.stdout, re.M):
         load_info = ["-C", f'LoadModule info_module "{module_file(path, "info")}"']
-    configuration = _ask([path, *options, *load_info, "-t", "-D", "DUMP_CONFIG"], environment)
+    configuration = ask([path, *options, *load_info, "-t", "-D", "DUMP_CONFIG"], environment=environment)
     return parse(configuration.stdout, server.stdout, server.stderr, path)
 
 
@@ -205,14 +205,19 @@ def module_file(program: str, name: str) -> Path:
     )
 
 
-def _ask(command: list[str], environment: Mapping[str, str] | None) -> subprocess.CompletedProcess[str]:
-    outcome = _run(command, environment)
+def ask(
+    command: list[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run httpd with an option that only checks or prints. Raises HttpdConfigError if it refuses its configuration."""
+    outcome = _run(command, environment, folder)
     if outcome.returncode != 0:
         raise HttpdConfigError(f"{command[0]} does not accept its configuration:\n{_complaint(outcome)}")
     return outcome
 
 
-def _run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(  # noqa: S603 - the administrator's own httpd
             command,
@@ -223,6 +228,7 @@ def _run(command: list[str], environment: Mapping[str, str] | None = None) -> su
             timeout=_TIMEOUT,
             check=False,
             env=environment,
+            cwd=folder,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HttpdConfigError(f"{command[0]} could not be run: {error}") from None
