@@ -49,6 +49,11 @@ def create_text(path: Path, content: str, mode: int, group: int | None = None) -
     return _where(path, partial(_create, path, content, mode, group))
 
 
+def rename(path: Path, name: str) -> None:
+    """Rename a file in its folder, replacing a file of that name. Raises ConfigError."""
+    _where(path, partial(_rename, path, name))
+
+
 def refuse_shared(folder: Path) -> None:
     """Raise ConfigError if a user other than this one or root could replace files in the folder."""
     opened, _, owner = _open_folder(folder / "file")
@@ -208,6 +213,14 @@ def _create(path: Path, content: str, mode: int, group: int | None, folder: int,
     except OSError as error:
         raise ConfigError(f"{path} cannot be written{_by()}: {error.strerror}") from None
     return has_group
+
+
+def _rename(path: Path, new: str, folder: int, name: str) -> None:
+    try:
+        with _regular(path, name, os.O_RDONLY, folder):
+            os.rename(name, new, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be renamed{_by()}: {error.strerror}") from None
 
 
 @contextlib.contextmanager

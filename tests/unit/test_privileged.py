@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from wsgipool import ConfigError
 from wsgipool.cli import main
-from wsgipool.privileged import create_text, owner_of, read_text, refuse_shared, replace_text
+from wsgipool.privileged import create_text, owner_of, read_text, refuse_shared, rename, replace_text
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to lose")
 
@@ -159,9 +159,19 @@ def test_other_files_than_regular_ones_are_refused_without_a_wait(kind: str, tmp
     else:
         os.mknod(path, (stat.S_IFIFO if kind == "fifo" else stat.S_IFSOCK) | 0o600)
 
-    for action in (read_text, lambda path: replace_text(path, "new\n")):
+    for action in (read_text, lambda path: replace_text(path, "new\n"), lambda path: rename(path, "new")):
         with pytest.raises(ConfigError, match=str(path)):
             action(path)
+
+
+def test_a_file_is_not_renamed_through_a_link_of_a_user(theirs: Path, secret: Path) -> None:
+    (theirs / "wsgipool.conf").symlink_to(secret)
+    os.lchown(theirs / "wsgipool.conf", NOBODY.pw_uid, NOBODY.pw_gid)
+
+    with pytest.raises(ConfigError, match="Permission denied"):
+        rename(theirs / "wsgipool.conf", "wsgipool.conf.bak")
+
+    assert is_untouched(secret)
 
 
 def test_a_backup_that_is_a_link_is_not_written(tmp_path: Path, secret: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from wsgipool.cli.apache_reload import reload
+from wsgipool.cli.apache_remove import remove
 from wsgipool.cli.plan_lines import replace_files, with_defines
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration, joining
@@ -31,10 +32,11 @@ _WRITTEN = ("WSGIPOOL_HOME", "WSGIPOOL_DROP_IN")
 
 @click.group()
 def apache() -> None:
-    """Install or print the Apache files, and reload httpd."""
+    """Install, print or remove the Apache files, and reload httpd."""
 
 
 apache.add_command(reload)
+apache.add_command(remove)
 
 
 @apache.command()

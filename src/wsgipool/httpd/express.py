@@ -35,6 +35,8 @@ MODES = ("prefork", "worker", "event", "daemon")
 
 PACKAGE = Path(wsgipool.__file__).parent
 DROP_IN = PACKAGE / "apache" / "wsgipool.conf"
+DROP_IN_FOLDERS = ("/etc/apache2/conf-available", "/etc/httpd/conf.d", "/etc/apache2/conf.d")
+"""Where `wsgipool apache install` puts the drop-in: the first that exists."""
 EMBEDDED = PACKAGE / "apache" / "serve.conf"
 SERVE_SCRIPT = PACKAGE / "handlers" / "serve.py"
 
