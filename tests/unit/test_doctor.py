@@ -51,8 +51,8 @@ def test_the_worst_comes_first_and_each_once() -> None:
 
 
 def test_an_automatic_budget_must_leave_others_what_they_have_now() -> None:
-    limit = ConnectionLimit("max_connections of db", 60, 5, ("shop",), "error 1040", budget=55, others=29)
-    site = Situation([ProcessGroup("", "worker", 4, 8, 8)], [Database("shop", "threads")], [limit])
+    limit = ConnectionLimit("max_connections of db", 60, 5, ("shop",), "error 1040", others=29)
+    site = Situation([ProcessGroup("", "worker", 4, 8, 8)], [Database("shop", "threads", budget=55)], [limit])
 
     (finding,) = databases.examine_limits(site)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wsgipool import config
-from wsgipool.cli.site_settings import limits_of
+from wsgipool.cli.site_settings import limits_of, site_databases
 from wsgipool.config import parse_url
 from wsgipool.drivers import server_of
 from wsgipool.drivers.limits import Answer, ServerLimit, has_limit
@@ -67,7 +67,7 @@ def test_a_plan_adds_up_the_databases_that_share_a_budget(url: str, same: str, a
     settings = config.load({"databases": {name: {"url": each} for name, each in urls.items()}})
     answers = {name: Answer([ServerLimit("server", "max_connections", 151)]) for name in urls}
 
-    found = limits_of(list(settings.databases.values()), answers, 5, settings)
+    found = limits_of(site_databases([(settings, None)]), answers, 5)
 
     assert [(limit.name.rpartition(" of ")[2], limit.databases) for limit in found] == [
         (server_of(settings.databases["orders"].url), ("orders", "archive")),
@@ -89,6 +89,6 @@ def test_others_count_against_the_limit_of_the_server_only() -> None:
         for name, each in settings.databases.items()
     }
 
-    found = limits_of(list(settings.databases.values()), answers, 5, settings)
+    found = limits_of(site_databases([(settings, None)]), answers, 5)
 
     assert [(limit.connections, limit.others) for limit in found] == [(151, 12 - 3 - 2), (20, 0), (20, 0)]

@@ -19,7 +19,7 @@ import wsgipool
 from wsgipool import ConfigError, config, drivers
 from wsgipool.cli import main, plan_lines
 from wsgipool.cli.plan import is_writable
-from wsgipool.cli.site_settings import load_settings, preload_drivers
+from wsgipool.cli.site_settings import preload_drivers, settings_files
 from wsgipool.httpd.configuration import Configuration, Mpm
 from wsgipool.httpd.dump import Directive
 from wsgipool.httpd.placement import Site
@@ -111,7 +111,7 @@ def test_json_has_the_numbers_of_the_table() -> None:
     found: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == 1
     assert found["fits"] is False
-    assert (found["httpd"], found["settings"], found["unlimited"]) == (None, None, [])
+    assert (found["httpd"], found["settings"], found["unlimited"]) == (None, [], [])
     assert found["rows"] == [{"group": "wsgipool", "database": "NAME", "pool_size": 16, "worst_case": 64}]
     (limit,) = found["limits"]
     assert (limit["connections"], limit["reserve"], limit["usable"], limit["headroom"], limit["refused"]) == (
@@ -277,7 +277,7 @@ def test_with_write_and_json_the_report_is_not_in_the_json(settings: Path) -> No
     )  # fmt: skip
 
     found = json.loads(result.stdout)
-    assert (found["fits"], found["settings"], found["unlimited"]) == (False, str(settings), ["my files"])
+    assert (found["fits"], found["settings"], found["unlimited"]) == (False, [str(settings)], ["my files"])
     assert "max_size = 2" in result.stderr
 
 
@@ -286,7 +286,7 @@ def test_a_closed_folder_does_not_lead_to_other_settings(tmp_path: Path) -> None
     site = Site("shop", Directive("WSGIScriptAlias", f"/ {script}", (), "httpd.conf", 1), script, frozenset())
 
     def load() -> str:
-        load_settings(None, replace(SERVER, sites=[site]))
+        settings_files(None, replace(SERVER, sites=[site]))[0].load()
         return "loaded"
 
     if os.geteuid() != 0:

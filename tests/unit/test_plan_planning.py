@@ -18,10 +18,16 @@ def limit(connections: int, *databases: str, reserve: int = 5) -> ConnectionLimi
 
 
 def situation(
-    *groups: ProcessGroup, limits: list[ConnectionLimit], databases: dict[str, int | str] | None = None, hosts: int = 1
+    *groups: ProcessGroup,
+    limits: list[ConnectionLimit],
+    databases: dict[str, int | str] | None = None,
+    hosts: int = 1,
+    budget: int | None = None,
+    folder: str = "/run/wsgipool",
 ) -> Situation:
     settings = databases or {"orders": "threads"}
-    return Situation(groups, [Database(name, size) for name, size in settings.items()], limits, hosts)
+    known = [Database(name, size, budget=budget, folder=folder) for name, size in settings.items()]
+    return Situation(groups, known, limits, hosts)
 
 
 def test_a_row_is_a_group_and_a_database() -> None:
@@ -106,7 +112,7 @@ def test_others_keep_the_reserve_or_what_they_have_now(others: int, usable: int)
 
 
 def test_a_budget_caps_the_worst_case_of_any_sizes() -> None:
-    plan = situation(CHILDREN, limits=[replace(limit(151), budget=70)], hosts=2)
+    plan = situation(CHILDREN, limits=[limit(151)], hosts=2, budget=70)
 
     assert [(total.worst_case, total.headroom) for total in sums(plan)] == [(140, 6)]
     assert fit(plan) == Fit((CHILDREN,), {"orders": "threads"})
@@ -119,22 +125,65 @@ def test_each_user_has_a_budget_without_a_runtime_dir() -> None:
         ProcessGroup("blog", "daemon", 4, 4, 1, user="blog"),
         ProcessGroup("old", "daemon", 4, 4, 1, user="shop"),
     ]
-    shared = replace(limit(151), budget=40)
-
-    (one,) = sums(situation(*groups, limits=[shared]))
-    (three,) = sums(situation(*groups, limits=[replace(shared, each_user=True)]))
+    (one,) = sums(situation(*groups, limits=[limit(151)], budget=40))
+    (three,) = sums(situation(*groups, limits=[limit(151)], budget=40, folder=""))
 
     assert (one.worst_case, three.worst_case) == (40, 40 + 40 + 4)
 
 
 def test_a_budget_that_is_never_used_up_adds_nothing() -> None:
-    (total,) = sums(situation(DAEMONS, limits=[replace(limit(151), budget=140)]))
+    (total,) = sums(situation(DAEMONS, limits=[limit(151)], budget=140))
 
     assert total.worst_case == 60
 
 
 def test_no_sizes_fit_a_budget_that_is_too_large() -> None:
-    assert fit(situation(CHILDREN, limits=[replace(limit(151), budget=150)])) is None
+    assert fit(situation(CHILDREN, limits=[limit(151)], budget=150)) is None
+
+
+def test_a_database_has_pools_in_the_groups_of_its_site_only() -> None:
+    shop = Database("orders", "threads", {"shop": 2})
+    children = Database("blog", 1, {"": 1})
+    plan = Situation([CHILDREN, DAEMONS], [shop, children], [limit(200, "orders", "blog")])
+
+    assert [(row.group.name, row.database, row.worst_case) for row in rows(plan)] == [
+        ("shop", "orders", 4 * 2 * 15),
+        ("", "blog", 16),
+    ]
+    assert [total.worst_case for total in sums(plan)] == [120 + 16]
+
+
+def test_sites_with_folders_of_their_own_have_a_budget_each() -> None:
+    sites = [Database(name, "threads", {name: 1}, budget=40, folder=f"/run/{name}") for name in ("shop", "blog")]
+    groups = [DAEMONS, replace(DAEMONS, name="blog")]
+
+    (apart,) = sums(Situation(groups, sites, [limit(151, "shop", "blog")]))
+    (together,) = sums(
+        Situation(groups, [replace(site, folder="/run/a") for site in sites], [limit(151, "shop", "blog")])
+    )
+
+    assert (apart.worst_case, together.worst_case) == (80, 40)
+
+
+def test_pools_without_a_budget_get_what_a_budget_beside_them_leaves() -> None:
+    shop = Database("orders", "threads", {"shop": 1}, budget=40, folder="/run/shop")
+    blog = Database("blog", "threads", {"blog": 1})
+    plan = Situation([DAEMONS, replace(DAEMONS, name="blog")], [shop, blog], [limit(65, "orders", "blog")])
+
+    found = fit(plan)
+
+    assert found is not None
+    assert found.max_sizes == {"orders": "threads", "blog": 5}  # 65 - 5 - 40 = 4 x 5
+
+
+def test_only_groups_with_pools_become_smaller() -> None:
+    blog = replace(DAEMONS, name="blog", processes=2, alive=2)
+    plan = Situation([DAEMONS, blog], [Database("orders", 1, {"shop": 1})], [limit(2, "orders", reserve=0)])
+
+    found = fit(plan)
+
+    assert found is not None
+    assert [group.processes for group in found.groups] == [2, 2]
 
 
 def test_without_a_limit_everything_fits() -> None:

@@ -85,7 +85,9 @@ def test_the_worst_case_is_every_connection_of_every_process(
 def test_the_largest_size_that_fits(
     groups: list[ProcessGroup], max_sizes: list[int | str], connections: int, hosts: int, expected: int
 ) -> None:
-    assert fitting_size(groups, max_sizes, connections, hosts) == expected
+    pools = [(group, max_size) for group in groups for max_size in max_sizes]
+
+    assert fitting_size(pools, connections, hosts) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_where_pools_of_one_are_too_many_the_processes_become_fewer(
 ) -> None:
     group = ProcessGroup("group", mode, processes, alive, threads=5)
 
-    (smaller,) = shrunk([group], 1, connections)
+    (smaller,) = shrunk([group], [1], connections)
 
     assert (smaller.processes, smaller.alive) == expected
 
@@ -114,7 +116,7 @@ def test_where_pools_of_one_are_too_many_the_processes_become_fewer(
 def test_groups_become_smaller_by_the_same_share() -> None:
     groups = [ProcessGroup(name, "daemon", n, n, threads=5) for name, n in (("large", 30), ("small", 10))]
 
-    assert [group.processes for group in shrunk(groups, 2, 40)] == [15, 5]
+    assert [group.processes for group in shrunk(groups, [2, 2], 40)] == [15, 5]
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
@@ -128,7 +130,7 @@ def test_a_limit_for_one_process_a_group_is_enough(databases: int, hosts: int) -
     all_of_them, least = (databases * hosts * one for one in (107, 1 + 3 + 1))
 
     for connections in range(least, all_of_them + 1):
-        smaller = shrunk(groups, databases, connections, hosts)
+        smaller = shrunk(groups, [databases, 3 * databases, databases], connections, hosts)
         assert databases * worst_case(smaller, 1, hosts) <= connections
         assert all(1 <= after.processes <= before.processes for before, after in zip(groups, smaller, strict=True))
 
@@ -139,7 +141,7 @@ def test_the_largest_group_shrinks_for_the_minimum_of_small_groups() -> None:
         ProcessGroup("shop", "daemon", 2, 2, threads=5, interpreters=3),
     ]
 
-    assert [group.processes for group in shrunk(groups, 1, 29)] == [26, 1]  # 26 + 1 x 3
+    assert [group.processes for group in shrunk(groups, [1, 3], 29)] == [26, 1]  # 26 + 1 x 3
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------

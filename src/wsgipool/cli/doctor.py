@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,24 +16,28 @@ from wsgipool import records
 from wsgipool.cli.site_settings import (
     ASK_TIMEOUT,
     READ_TIMEOUT,
+    NoSettings,
     SettingsFile,
     limits_of,
     occupants_of,
     plain_settings,
+    planned,
     restored,
-    settings_file,
+    settings_files,
+    site_databases,
     site_options,
 )
 from wsgipool.config import Settings
 from wsgipool.doctor import databases, directives, host
 from wsgipool.doctor.databases import Session
 from wsgipool.doctor.findings import Finding, Severity, worst_first
+from wsgipool.drivers.limits import Answer
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import Dump, HttpdConfigError
 from wsgipool.httpd.users import account
-from wsgipool.plan.planning import Database, Situation
+from wsgipool.plan.planning import Situation
 from wsgipool.wording import counted, printable
 
 _CORRECT_FIRST = "Correct this first; checks that depend on it were left out."
@@ -127,39 +131,53 @@ class _Examination:
             site = configuration.interpret(configured)
         except HttpdConfigError as error:
             yield Finding("configuration-refused", f"{error}.", _CORRECT_FIRST)
-        loaded = _Loaded()
+        files: Sequence[SettingsFile] = []
         try:
-            loaded = _loaded(settings_file(self._config_path, site))
+            files = settings_files(self._config_path, site)
+        except NoSettings as error:
+            yield Finding("settings-missing", f"{error}.", "Write a file, unless the site's program has the settings.")
         except ConfigError as error:
             yield host.refused(error, site)
-        yield from loaded.findings
+        loaded = [_loaded(file) for file in files]
+        for each in loaded:
+            yield from each.findings
         if configured is not None and site is not None:
             self.looked_at.append(_title(site))
-            yield from directives.examine(configured, site, loaded.settings)
-            yield from host.examine(configured, site, loaded.settings)
-        if loaded.settings is not None:
-            self.looked_at.append(f"settings: {loaded.settings.origin}")
-            if loaded.file is not None:
-                yield from self._databases(loaded.settings, loaded.file)
+            for each in loaded or [_Loaded()]:
+                of_file = _part(site, each.interpreters)
+                yield from directives.examine(configured, of_file, each.settings)
+                yield from host.examine(configured, of_file, each.settings)
+        yield from self._databases(loaded, site)
 
-    def _databases(self, settings: Settings, file: SettingsFile) -> Iterator[Finding]:
-        sessions: dict[str, Session] = {}
-        for name, answer in _answers(settings, file).items():
-            if isinstance(answer, Finding):
-                yield answer
-            else:
-                sessions[name] = answer
-                self.looked_at.append(f"database {name}: {settings.databases[name].url}")
-        known = list(settings.databases.values())
-        told = {name: session.answer for name, session in sessions.items()}
+    def _databases(self, loaded: Sequence[_Loaded], site: Configuration | None) -> Iterator[Finding]:
+        readable = [(each.settings, each) for each in loaded if each.settings is not None]
+        known = site_databases([(settings, each.interpreters) for settings, each in readable])
+        told: dict[str, Answer] = {}
+        for settings, each in readable:
+            self.looked_at.append(f"settings: {settings.origin}")
+            names = {database.settings.name: database.name for database in known if database.of is settings}
+            sessions: dict[str, Session] = {}
+            for name, answer in _answers(settings, each.file).items() if each.file is not None else ():
+                if isinstance(answer, Finding):
+                    yield answer
+                else:
+                    sessions[name] = answer
+                    told[names[name]] = answer.answer
+                    self.looked_at.append(f"database {names[name]}: {settings.databases[name].url}")
+            yield from databases.examine(settings, sessions)
         occupants = occupants_of(known, told)
         self.looked_at += [found.in_words(server) for server, found in occupants.items()]
-        yield from databases.examine(settings, sessions)
         yield from databases.examine_occupants(occupants, self._reserve)
-        if file.server is not None:
-            limits = limits_of(known, told, self._reserve, settings)
-            sizes = [Database(each.name, each.max_size) for each in known]
-            yield from databases.examine_limits(Situation(file.server.groups, sizes, limits, self._hosts))
+        if site is not None and told:
+            limits = limits_of(known, told, self._reserve)
+            yield from databases.examine_limits(Situation(site.groups, planned(known, told), limits, self._hosts))
+
+
+def _part(site: Configuration, interpreters: Mapping[str, int] | None) -> Configuration:
+    """Return a configuration with those of its process groups that read a settings file."""
+    if interpreters is None:
+        return site
+    return replace(site, groups=[group for group in site.groups if group.name in interpreters])
 
 
 @dataclass(frozen=True)
@@ -171,6 +189,8 @@ class _Loaded:
     """The problems of the users who cannot read them."""
     file: SettingsFile | None = None
     """Set if all users can read them, so that the databases may be examined."""
+    interpreters: Mapping[str, int] | None = None
+    """Those of the settings file."""
 
 
 def _loaded(file: SettingsFile) -> _Loaded:
@@ -184,7 +204,7 @@ def _loaded(file: SettingsFile) -> _Loaded:
             findings.append(restored(Finding, answer["finding"]))
         else:
             settings = restored(Settings, answer.get("settings"))
-    return _Loaded(settings, findings, None if findings else file)
+    return _Loaded(settings, findings, None if findings else file, file.interpreters)
 
 
 def _settings_or_finding(site: Configuration | None, load: Callable[[], Settings]) -> dict[str, Any]:

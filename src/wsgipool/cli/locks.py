@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wsgipool import pools
-from wsgipool.cli.site_settings import plain_settings, restored, settings_file
+from wsgipool.cli.site_settings import plain_settings, restored, settings_files
 from wsgipool.config import Settings
 from wsgipool.locks.publisher import report_of_host
 from wsgipool.locks.statistics import COLUMNS, LocksReport, as_cells
@@ -67,7 +67,7 @@ def site_settings(config_path: Path | None) -> Settings | None:
     """
     if config_path is None and not pools.SYSTEM_CONFIG.exists():
         return None
-    file = settings_file(config_path or pools.SYSTEM_CONFIG, None)
+    (file,) = settings_files(config_path or pools.SYSTEM_CONFIG, None)
     return restored(Settings, file.ask(file.readers[0], lambda load: plain_settings(load())))
 
 

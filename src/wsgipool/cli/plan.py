@@ -23,10 +23,13 @@ from wsgipool.cli.site_settings import (
     MAX_NUMBER,
     READ_TIMEOUT,
     SettingsFile,
+    SiteDatabase,
     limits_of,
     occupants_of,
+    planned,
     restored,
-    settings_file,
+    settings_files,
+    site_databases,
     site_options,
 )
 from wsgipool.config import DatabaseSettings, DatabaseURL, Settings
@@ -40,7 +43,7 @@ from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, MODES
 from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan import planning
-from wsgipool.plan.planning import Database, Fit, Situation
+from wsgipool.plan.planning import Fit, Situation
 from wsgipool.plan.sizing import GRACEFUL_RESTARTS, THREADS, ProcessGroup, pool_size, processes_alive
 from wsgipool.privileged import read_text
 from wsgipool.wording import counted
@@ -152,23 +155,22 @@ def plan(
         groups = [_given_group(mode, processes, threads, graceful_restarts)]
     # With --mpm and without --config, the site need not exist. A framework's command gives its databases.
     given: SettingsFile | None = None if config_path else context.obj
-    file = given or (settings_file(config_path, server) if server or config_path else None)
-    settings = file.load() if file else None
-    if settings is not None and not settings.databases:
+    files = [given] if given else settings_files(config_path, server) if server or config_path else []
+    loaded = [(file, file.load()) for file in files]
+    databases = site_databases([(settings, file.interpreters) for file, settings in loaded])
+    if loaded and not databases:
         raise ConfigError(
-            f"{settings.origin} has no databases: the program gives them, and a plan needs to know them; Django's are "
-            "planned by `manage.py wsgipool plan`"
+            f"{' and '.join(settings.origin for _, settings in loaded)} has no databases: the program gives them, and "
+            "a plan needs to know them; Django's are planned by `manage.py wsgipool plan`"
         )
-    databases = list(settings.databases.values()) if settings else [_imagined()]
-    known = _ask(databases, max_connections, file)
-    allowed = limits_of(databases, known.answers, reserve, settings)
-    situation = Situation(
-        groups, [Database(each.name, each.max_size) for each in databases], allowed, hosts, graceful_restarts
-    )
+    databases = databases or [SiteDatabase("NAME", _imagined())]
+    known = _ask(databases, max_connections, {settings.origin: file for file, settings in loaded})
+    allowed = limits_of(databases, known.answers, reserve)
+    situation = Situation(groups, planned(databases, known.answers), allowed, hosts, graceful_restarts)
     fit = planning.fit(situation)
     report = PlanReport(
         server=server,
-        settings=settings.origin if settings else None,
+        settings=[settings.origin for _, settings in loaded],
         situation=situation,
         fit=fit,
         occupants=occupants_of(databases, known.answers),
@@ -178,7 +180,7 @@ def plan(
         notes=[*_notes(server, situation), *_note_of_users(situation)],
         waits=_waits(situation, fit, rate, hold) if rate is not None and hold is not None else [],
         apache=plan_lines.apache(_changed(situation, fit) if server else fit.groups, server) if fit else [],
-        toml=plan_lines.toml(fit.max_sizes) if fit else [],
+        toml={origin: plan_lines.toml(sizes) for origin, sizes in _max_sizes(databases, fit).items()} if fit else {},
     )
     if machine:
         click.echo(json.dumps(as_json(report), indent=2))
@@ -187,10 +189,10 @@ def plan(
     if write and fit is not None:
         if given is not None:
             raise ConfigError(f"--write cannot change {given.path}; write the sizes there yourself")
-        if settings is None:
+        if not loaded:
             raise ConfigError("--write needs a file to write to: name the wsgipool.toml with --config")
         changes = _of_httpd(situation, fit, server)
-        report_lines = _write(situation, fit, changes, Path(settings.origin), program, httpd_options)
+        report_lines = _write(databases, situation, fit, changes, program, httpd_options)
         for line in [*changes.by_hand, *report_lines]:
             click.echo(line, err=machine)
         has_failed = bool(changes.by_hand)
@@ -220,20 +222,21 @@ def _imagined() -> DatabaseSettings:
     return DatabaseSettings("NAME", DatabaseURL("mysql"), "", max_size=THREADS)
 
 
-def _ask(databases: Sequence[DatabaseSettings], given: int | None, file: SettingsFile | None) -> _Known:
-    """Ask each database for its limits and sessions, unless the limit is given."""
-    unknown = [] if file or given else ["without --max-connections there is no limit to compare with"]
+def _ask(databases: Sequence[SiteDatabase], given: int | None, files: Mapping[str, SettingsFile]) -> _Known:
+    """Ask each database for its limits and sessions, unless the limit is given. `files` are those of the settings."""
+    unknown = [] if files or given else ["without --max-connections there is no limit to compare with"]
     silent: list[str] = []
-    unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.url))
+    unlimited = frozenset(each.name for each in databases if not limits.has_limit(each.settings.url))
     answers: dict[str, Answer] = {}
     for database in databases:
         if database.name in unlimited:
             continue
         if given:
             answers[database.name] = Answer([ServerLimit("server", "max_connections", given)])
-        elif file is not None:
+        elif database.of is not None:
+            file = files[database.of.origin]
             try:
-                question = partial(_answer_or_why, database.name)
+                question = partial(_answer_or_why, database.settings.name)
                 answer = file.ask(file.readers[0], question, READ_TIMEOUT + 2 * ASK_TIMEOUT)
             except ConfigError as error:
                 answer = {"why": f"{database.name} cannot be asked: {error}"}
@@ -267,7 +270,7 @@ def _notes(server: Configuration | None, situation: Situation) -> list[str]:
 
 def _note_of_users(situation: Situation) -> list[str]:
     users = sorted({group.user for group in situation.groups})
-    if len(users) < 2 or not any(limit.budget and limit.each_user for limit in situation.limits):
+    if len(users) < 2 or not any(each.budget is not None and not each.folder for each in situation.databases):
         return []
     return [f"the processes of {' and '.join(users)} have a [budget] each, since its folder belongs to one user"]
 
@@ -326,15 +329,29 @@ def _of_httpd(situation: Situation, fit: Fit, server: Configuration | None) -> _
     return changes
 
 
+def _max_sizes(databases: Sequence[SiteDatabase], fit: Fit) -> dict[str, dict[str, int | str]]:
+    """Return the sizes that fit by settings file; "" for imagined settings."""
+    found: dict[str, dict[str, int | str]] = {}
+    for each in databases:
+        found.setdefault(each.of.origin if each.of else "", {})[each.settings.name] = fit.max_sizes[each.name]
+    return found
+
+
 def _write(
-    situation: Situation, fit: Fit, changes: _Changes, settings: Path, program: str | None, httpd_options: Sequence[str]
+    databases: Sequence[SiteDatabase],
+    situation: Situation,
+    fit: Fit,
+    changes: _Changes,
+    program: str | None,
+    httpd_options: Sequence[str],
 ) -> list[str]:
     """Write all changes or none, and return a report."""
     of_httpd = bool(changes.contents)
-    changed = {each.name: size for each in situation.databases if (size := fit.max_sizes[each.name]) != each.max_size}
-    if changed:
-        lines = [f"[databases.{name}] max_size = {json.dumps(size)}" for name, size in changed.items()]
-        changes.add(settings, plan_lines.with_max_sizes(changes.text(settings), changed), lines)
+    changed = [each for each in databases if fit.max_sizes[each.name] != each.settings.max_size]
+    for origin, sizes in _max_sizes(changed, fit).items():
+        settings = Path(origin)
+        lines = [f"[databases.{name}] max_size = {json.dumps(size)}" for name, size in sizes.items()]
+        changes.add(settings, plan_lines.with_max_sizes(changes.text(settings), sizes), lines)
     if not changes.contents:
         return ["nothing to write: the current sizes fit"] if planning.fits(situation) else []
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from wsgipool.drivers.occupancy import Occupants
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.placement import EMBEDDED
-from wsgipool.plan.planning import Fit, Row, Situation, Sum, budgets, fits, rows, sums
+from wsgipool.plan.planning import Fit, Row, Situation, Sum, budgets, budgets_in_words, fits, rows, sums
 from wsgipool.plan.sizing import ProcessGroup, WaitEstimate
 from wsgipool.pools import CONFIG_NAME
 from wsgipool.wording import counted, printable, rounded
@@ -38,8 +38,8 @@ class PlanReport:
 
     server: Configuration | None
     """httpd's configuration; None with --mpm."""
-    settings: str | None
-    """The path of the wsgipool.toml; None if there is none."""
+    settings: Sequence[str]
+    """The paths of the settings files."""
     situation: Situation
     fit: Fit | None
     occupants: Mapping[str, Occupants]
@@ -53,7 +53,8 @@ class PlanReport:
     notes: Sequence[str]
     waits: Sequence[Wait]
     apache: Sequence[str]
-    toml: Sequence[str]
+    toml: Mapping[str, Sequence[str]]
+    """The lines of each settings file; of "" if there is none."""
 
 
 def as_text(report: PlanReport, console: Console) -> None:
@@ -61,8 +62,8 @@ def as_text(report: PlanReport, console: Console) -> None:
     if report.server is not None:
         server = report.server
         _say(console, f"{server.program}: {server.mpm.name} MPM; drop-in: {server.drop_in or 'not installed'}")
-    if report.settings is not None:
-        _say(console, f"settings: {report.settings}")
+    for path in report.settings:
+        _say(console, f"settings: {path}")
     console.print()
     console.print(_table(report))
     for group in report.situation.groups:
@@ -90,7 +91,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
             "mpm": server.mpm.name,
             "drop_in": str(server.drop_in) if server.drop_in else None,
         },
-        "settings": report.settings,
+        "settings": list(report.settings),
         "fits": fits(situation),
         "hosts": situation.hosts,
         "graceful_restarts": situation.graceful_restarts,
@@ -145,7 +146,7 @@ def as_json(report: PlanReport) -> dict[str, Any]:
             "groups": [asdict(group) for group in report.fit.groups],
             "max_size": dict(report.fit.max_sizes),
             "apache": list(report.apache),
-            "toml": list(report.toml),
+            "toml": {path: list(lines) for path, lines in report.toml.items()},
         },
         "notes": [*report.notes, *report.unknown],
     }
@@ -218,10 +219,8 @@ def _lifetime(group: ProcessGroup, situation: Situation) -> str:
 def _verdict(total: Sum, situation: Situation) -> str:
     limit = total.limit
     worst = f"{counted(total.worst_case, 'connection')} in the worst case"
-    if limit.budget is not None:
-        several = budgets(limit, situation)
-        each = f" for each of {several} users" if several > 1 else ""
-        worst += f", with the budget of {limit.budget} a host{each}"
+    if shares := budgets(limit, situation):
+        worst += f", with {budgets_in_words(shares)}"
     if total.refused:
         return (
             f"TOO MANY: {worst}, but {limit.name} is {limit.connections}{limit.kept_in_words}: "
@@ -245,11 +244,13 @@ def _wait(wait: Wait) -> str:
 
 
 def _lines(report: PlanReport, console: Console) -> None:
-    settings = report.settings or CONFIG_NAME
-    exceeding = [total.limit for total in sums(report.situation) if total.refused and total.limit.budget]
+    settings = " and ".join(report.settings) or CONFIG_NAME
+    exceeding = [
+        total.limit for total in sums(report.situation) if total.refused and budgets(total.limit, report.situation)
+    ]
     occupied = max((limit.others for limit in report.situation.limits if limit.others > limit.reserve), default=0)
     if report.fit is None and exceeding:
-        count = max(budgets(limit, report.situation) for limit in exceeding)
+        count = max(len(budgets(limit, report.situation)) for limit in exceeding)
         reserve = f" and reserve = {occupied}" if occupied else ""
         _say(
             console,
@@ -272,10 +273,11 @@ def _lines(report: PlanReport, console: Console) -> None:
         drop_in = report.server.drop_in if report.server else None
         _say(console, f"{heading}, in {drop_in or _ELSEWHERE}:")
         _paste(console, report.apache)
-        _say(console, f"and in {settings}:")
     else:
-        _say(console, f"{heading}: Apache's unchanged, and in {settings}:")
-    _paste(console, report.toml)
+        _say(console, f"{heading}: Apache's unchanged,")
+    for path, lines in report.toml.items():
+        _say(console, f"and in {path or CONFIG_NAME}:")
+        _paste(console, lines)
 
 
 def _paste(console: Console, lines: Sequence[str]) -> None:

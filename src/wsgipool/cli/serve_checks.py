@@ -18,7 +18,7 @@ from wsgipool._collection import folder_of
 from wsgipool.budget.file import path_of
 from wsgipool.budget.others import other_budgets
 from wsgipool.cli.running import Shape
-from wsgipool.cli.site_settings import ASK_TIMEOUT, limits_of
+from wsgipool.cli.site_settings import ASK_TIMEOUT, limits_of, planned, site_databases
 from wsgipool.config import DatabaseSettings, Settings
 from wsgipool.doctor.advice import advice
 from wsgipool.doctor.databases import examine_limits
@@ -26,7 +26,7 @@ from wsgipool.drivers import limits
 from wsgipool.drivers.limits import Answer
 from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan import planning
-from wsgipool.plan.planning import Database, Situation
+from wsgipool.plan.planning import Situation
 from wsgipool.plan.sizing import DEFAULT_RESERVE, ProcessGroup
 from wsgipool.wording import counted, rounded
 
@@ -68,11 +68,11 @@ def budget_files(settings_file: Path) -> dict[str, str]:
 
 def excess(shape: Shape, settings: Settings, answers: Mapping[str, Answer]) -> list[str]:
     """Return the limits of databases that the processes can exceed."""
-    databases = list(settings.databases.values())
+    databases = site_databases([(settings, None)])
     situation = Situation(
         groups=[ProcessGroup(EMBEDDED, shape.mode, shape.processes, shape.processes, shape.threads)],
-        databases=[Database(each.name, each.max_size) for each in databases],
-        limits=limits_of(databases, answers, DEFAULT_RESERVE, settings),
+        databases=planned(databases, answers),
+        limits=limits_of(databases, answers, DEFAULT_RESERVE),
         graceful_restarts=0,  # nothing restarts the httpd of `serve` gracefully
     )
     findings = list(examine_limits(situation))

@@ -6,7 +6,8 @@ import contextlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,10 @@ from wsgipool.drivers.limits import Answer, ServerLimit
 from wsgipool.drivers.occupancy import Occupancy, Occupants
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
+from wsgipool.httpd.placement import Interpreter
 from wsgipool.httpd.users import is_root
 from wsgipool.impersonation import NoAnswer, as_user
-from wsgipool.plan.planning import ConnectionLimit
+from wsgipool.plan.planning import ConnectionLimit, Database
 from wsgipool.plan.sizing import DEFAULT_RESERVE
 from wsgipool.pools import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
 from wsgipool.privileged import owner_of
@@ -43,6 +45,10 @@ HIDDEN = "hidden"
 """Replaces a password outside the process that may read it."""
 
 T = TypeVar("T")
+
+
+class NoSettings(ConfigError):
+    """There is no settings file."""
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,6 +97,8 @@ class SettingsFile:
     path: Path
     server: Configuration | None
     readers: Sequence[str]
+    interpreters: Mapping[str, int] | None = None
+    """The number of interpreters in a process that read it, by process group; None for all of all groups."""
 
     def ask(self, reader: str, question: Callable[[Callable[[], Settings]], T], timeout: float = READ_TIMEOUT) -> T:
         """Return the result of `question(load)`, called as a reader; `load()` returns the settings."""
@@ -111,11 +119,6 @@ class SettingsFile:
         """Return the settings without their passwords. Raises ConfigError if one of the readers cannot use them."""
         answers = [self.ask(reader, _usable) for reader in self.readers]
         return restored(Settings, answers[0])
-
-
-def load_settings(given: Path | None, server: Configuration | None) -> Settings:
-    """Return the settings that the processes of a site read, without their passwords. Raises ConfigError."""
-    return settings_file(given, server).load()
 
 
 def _usable(load: Callable[[], Settings]) -> Any:
@@ -144,11 +147,32 @@ def restored(kind: type[T], answer: Any) -> T:
     return record
 
 
-def settings_file(given: Path | None, server: Configuration | None) -> SettingsFile:
-    """Return the settings file of a site and its readers. Raises ConfigError."""
+def settings_files(given: Path | None, server: Configuration | None) -> list[SettingsFile]:
+    """Return the settings files of a server's sites, each with its readers. Raises NoSettings if there is none."""
     live = server.live.environment if server and server.live else {}
-    path = _settings_path(given, server, {**live, **os.environ})
-    return SettingsFile(path, server, _readers(path, server))
+    named = _named_path(given, server, {**live, **os.environ})
+    if named is not None or server is None:
+        path = named or _first_of([SYSTEM_CONFIG])
+        return [SettingsFile(path, server, _readers(path, server, None))]
+    found: dict[Path, set[Interpreter]] = {}
+    places = [SYSTEM_CONFIG]
+    for site in server.sites:
+        beside = site.script.parent / CONFIG_NAME
+        places.append(beside)
+        for path in filter(_may_be_there, (beside, SYSTEM_CONFIG)):
+            found.setdefault(path, set()).update(site.interpreters)
+            break
+    if not found:
+        path = _first_of(places)
+        return [SettingsFile(path, server, _readers(path, server, None))]
+    if len(found) == 1:
+        # Other scripts, such as imported ones, have no place of their own.
+        ((path, interpreters),) = found.items()
+        return [SettingsFile(path, server, _readers(path, server, interpreters))]
+    return [
+        SettingsFile(path, server, _readers(path, server, interpreters), Counter(each.group for each in interpreters))
+        for path, interpreters in found.items()
+    ]
 
 
 def preload_drivers() -> None:
@@ -166,52 +190,91 @@ def _import_if_there(module: str) -> None:
         importlib.import_module(module)
 
 
-def _readers(path: Path, server: Configuration | None) -> list[str]:
+def _readers(path: Path, server: Configuration | None, interpreters: Collection[Interpreter] | None) -> list[str]:
+    """Return the users whose processes read a file: those of some interpreters, or of all groups."""
     if os.geteuid() != 0:
         return [f"#{os.geteuid()}"]
     if server is None:
         return [owner_of(path)]
-    # A file beside a script is read by the processes of that script; others may be read by all.
-    found = server.readers.get(path.parent) or {group.user for group in server.groups}
-    readers = {owner_of(path) if is_root(user) else user for user in found}
-    return sorted(readers)
+    names = {each.group for each in interpreters or ()}
+    found = {group.user for group in server.groups if group.name in names} or {group.user for group in server.groups}
+    return sorted({owner_of(path) if is_root(user) else user for user in found})
 
 
-def occupants_of(databases: Sequence[DatabaseSettings], answers: Mapping[str, Answer]) -> dict[str, Occupants]:
+@dataclass(frozen=True)
+class SiteDatabase:
+    """A database of one of the sites."""
+
+    name: str
+    """Its name; with the settings file if databases of several files have it."""
+    settings: DatabaseSettings
+    of: Settings | None = None
+    """The settings that it belongs to; None for an imagined database."""
+    interpreters: Mapping[str, int] | None = None
+    """Those of its settings file."""
+
+
+def site_databases(loaded: Sequence[tuple[Settings, Mapping[str, int] | None]]) -> list[SiteDatabase]:
+    """Return the databases of settings; each is given with the interpreters that read it."""
+    names = Counter(name for settings, _ in loaded for name in settings.databases)
+    return [
+        SiteDatabase(name if names[name] == 1 else f"{name} ({settings.origin})", database, settings, interpreters)
+        for settings, interpreters in loaded
+        for name, database in settings.databases.items()
+    ]
+
+
+def planned(databases: Sequence[SiteDatabase], answers: Mapping[str, Answer]) -> list[Database]:
+    """Return the databases as a plan takes them; `answers` are those of their servers, by name."""
+    allowed: dict[str | None, list[int]] = {}
+    for each in databases:
+        limits_here = answers[each.name].limits if each.name in answers else ()
+        allowed.setdefault(drivers.server_of(each.settings.url), []).extend(limit.connections for limit in limits_here)
+    return [
+        Database(
+            each.name,
+            each.settings.max_size,
+            each.interpreters,
+            budget=_share(each.of.budget if each.of else None, allowed[drivers.server_of(each.settings.url)]),
+            # Without a runtime_dir, each user has a folder and so a budget.
+            folder=str(each.of.runtime_dir or "") if each.of else "",
+        )
+        for each in databases
+    ]
+
+
+def occupants_of(databases: Sequence[SiteDatabase], answers: Mapping[str, Answer]) -> dict[str, Occupants]:
     """Return the sessions of each server that was asked, by the server's name, from the answers to its databases."""
     found: dict[str, list[Occupancy]] = {}
     for database in databases:
-        place = drivers.server_of(database.url)
+        place = drivers.server_of(database.settings.url)
         answer = answers.get(database.name)
         if place is not None and answer is not None and answer.occupancy is not None:
             found.setdefault(place, []).append(answer.occupancy)
     return {place: occupancy.of_site(of_server) for place, of_server in found.items()}
 
 
-def limits_of(
-    databases: Sequence[DatabaseSettings],
-    answers: Mapping[str, Answer],
-    reserve: int,
-    settings: Settings | None,
-) -> list[ConnectionLimit]:
+def limits_of(databases: Sequence[SiteDatabase], answers: Mapping[str, Answer], reserve: int) -> list[ConnectionLimit]:
     """Return the limits from the servers' answers; databases of one server share its limit.
 
-    Without `settings` the server is imaginary, so messages do not name it.
+    The server of an imagined database is not named.
     """
-    budget = settings.budget if settings else None
     occupants = occupants_of(databases, answers)
     found: dict[tuple[str | None, str], tuple[ServerLimit, str, str, list[str]]] = {}
     for database in databases:
-        place = drivers.server_of(database.url)
+        url = database.settings.url
+        place = drivers.server_of(url)
         for answer in answers[database.name].limits if database.name in answers else ():
-            limited = {"server": "", "user": database.url.user or "", "database": database.url.database}[answer.kind]
-            name = f"{answer.setting} of {limited + ' at ' if limited else ''}{place if settings else 'the database'}"
-            refusal = limits.REFUSALS[drivers.family(database.url)][answer.kind]
+            limited = {"server": "", "user": url.user or "", "database": url.database}[answer.kind]
+            name = (
+                f"{answer.setting} of {limited + ' at ' if limited else ''}{place if database.of else 'the database'}"
+            )
+            refusal = limits.REFUSALS[drivers.family(url)][answer.kind]
             entry = found.setdefault((place, f"{answer.kind} {limited}"), (answer, name, refusal, []))
             entry[3].append(database.name)
     # A database without an answer shares the limit of another database of its server.
     for database in databases:
-        shared = found.get((drivers.server_of(database.url), "server "))
+        shared = found.get((drivers.server_of(database.settings.url), "server "))
         if shared and database.name not in shared[3]:
             shared[3].append(database.name)
     return [
@@ -222,33 +285,29 @@ def limits_of(
             reserve=reserve if answer.kind == "server" else 0,
             databases=tuple(names),
             refusal=refusal,
-            budget=_share(budget, [entry[0] for (at, _), entry in found.items() if at == place]),
-            # Without a runtime_dir, each user has a folder and so a budget.
-            each_user=settings is not None and settings.runtime_dir is None,
             others=occupants[place].count_of_others if place in occupants and answer.kind == "server" else 0,
         )
         for (place, _), (answer, name, refusal, names) in found.items()
     ]
 
 
-def _share(budget: BudgetSettings | None, allowed: Sequence[ServerLimit]) -> int | None:
-    if budget is None:
+def _share(budget: BudgetSettings | None, allowed: Sequence[int]) -> int | None:
+    if budget is None or not allowed:
         return None
-    share = host_budget.BudgetLimit(budget.connections, budget.hosts, budget.reserve)
-    return share.share(min(limit.connections for limit in allowed))
+    return host_budget.BudgetLimit(budget.connections, budget.hosts, budget.reserve).share(min(allowed))
 
 
-def _settings_path(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path:
+def _named_path(given: Path | None, server: Configuration | None, environment: Mapping[str, str]) -> Path | None:
     named = given or environment.get(CONFIG_VARIABLE) or (server.defines.get(CONFIG_VARIABLE) if server else None)
-    if named:
-        return Path(named).absolute()
-    beside = [site.script.parent / CONFIG_NAME for site in server.sites] if server else []
-    places = list(dict.fromkeys([*beside, SYSTEM_CONFIG]))
+    return Path(named).absolute() if named else None
+
+
+def _first_of(places: Sequence[Path]) -> Path:
     for place in places:
         if _may_be_there(place):
             return place
-    raise ConfigError(
-        f"no settings: name a file with --config, or write one at {' or '.join(map(str, places))} "
+    raise NoSettings(
+        f"no settings: name a file with --config, or write one at {' or '.join(map(str, dict.fromkeys(places)))} "
         f"(`wsgipool apache show {CONFIG_NAME}` prints one to start from)"
     )
 

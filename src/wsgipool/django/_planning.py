@@ -30,6 +30,7 @@ class DjangoSettings:
 
     path = "DATABASES in Django's settings"
     readers = ("the user of manage.py",)
+    interpreters = None
 
     def __init__(self) -> None:
         _settings.configure()

@@ -20,7 +20,7 @@ from wsgipool.drivers.limits import Answer
 from wsgipool.drivers.occupancy import Occupants
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.configuration import Configuration
-from wsgipool.plan.planning import Situation, budgets, sums
+from wsgipool.plan.planning import Situation, budgets, budgets_in_words, sums
 from wsgipool.wording import counted, rounded
 
 _UNUSUAL_ISOLATION = {
@@ -117,7 +117,8 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
         limit = total.limit
         if not total.refused:
             continue
-        if limit.budget is None:
+        shares = budgets(limit, situation)
+        if not shares:
             yield Finding(
                 "connections-over-limit",
                 f"In the worst case the processes ask for {counted(total.worst_case, 'connection')} "
@@ -128,16 +129,14 @@ def examine_limits(situation: Situation) -> Iterator[Finding]:
                 "[budget].",
             )
         else:
-            several = budgets(limit, situation)
-            share = situation.hosts * several
-            each = f" for each of {several} users" if several > 1 else ""
+            share = situation.hosts * len(shares)
             options = [f"hosts = {share}"] if share > 1 else []
             options += [f"reserve = {limit.others}"] if limit.others > limit.reserve else []
             auto = f'"auto" with {" and ".join(options)}' if options else '"auto"'
             yield Finding(
                 "budget-over-limit",
-                f"The budget of {limit.budget} a host{each} allows {counted(total.worst_case, 'connection')}, but "
-                f"{limit.name} is {limit.connections}{limit.kept_in_words}.",
+                f"With {budgets_in_words(shares)} the processes may open {counted(total.worst_case, 'connection')}, "
+                f"but {limit.name} is {limit.connections}{limit.kept_in_words}.",
                 f"Set [budget] connections = {max(1, limit.usable // share)}, or {auto}.",
             )
 

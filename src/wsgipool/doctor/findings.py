@@ -43,6 +43,7 @@ CODES = {
     "request-timeout-below-timeout": Severity.WARNING,
     "scripts-share-interpreter": Severity.WARNING,
     "secret-readable": Severity.WARNING,
+    "settings-missing": Severity.WARNING,
     "sizes-corrected": Severity.WARNING,
     "tls-off": Severity.WARNING,
     "autocommit-mixed": Severity.NOTE,

@@ -59,8 +59,6 @@ class Configuration:
     """Remarks for the administrator."""
     preloaded: frozenset[Interpreter] = frozenset()
     """The interpreters that load wsgipool's pools when their process starts."""
-    readers: Mapping[Path, frozenset[str]] = field(default_factory=dict)
-    """The users whose processes run the scripts in each folder, as far as known."""
     unix_groups: Mapping[str, str] = field(default_factory=dict)
     """The Unix group that httpd gives to the processes of each user, if it is not the user's own."""
 
@@ -113,7 +111,6 @@ def interpret(configuration: Dump, graceful_restarts: int = GRACEFUL_RESTARTS) -
         sites=placed.sites,
         notes=placed.notes,
         preloaded=_preloaded(configuration),
-        readers=_readers(placed.sites, configuration, daemons, running),
         unix_groups=_unix_groups(configuration, daemons, running),
     )
 
@@ -166,17 +163,6 @@ def _user(configuration: Dump, daemon: Directive | None, running: LiveServer | N
         return users.name(running.user)
     given = dump.options(daemon.text) if daemon else {}
     return users.name(given.get("user", configuration.user))
-
-
-def _readers(
-    sites: Sequence[Site], configuration: Dump, daemons: Mapping[str, Directive], running: LiveServer | None
-) -> dict[Path, frozenset[str]]:
-    readers: dict[Path, frozenset[str]] = {}
-    for site in sites:
-        users_here = {_user(configuration, daemons.get(each.group), running) for each in site.interpreters}
-        folder = site.script.parent
-        readers[folder] = readers.get(folder, frozenset()) | users_here
-    return readers
 
 
 def _unix_groups(configuration: Dump, daemons: dict[str, Directive], running: LiveServer | None) -> dict[str, str]:

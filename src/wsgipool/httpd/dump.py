@@ -108,7 +108,9 @@ def read(program: str | None = None, options: Sequence[str] = (), environment: M
     """
     path = find_program(program)
     # At the level debug, mod_so prints the file of each module.
-    server = ask([path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"], environment=environment)
+    server = ask(
+        [path, *options, "-t", "-e", "debug", "-D", "DUMP_MODULES", "-D", "DUMP_RUN_CFG"], environment=environment
+    )
     load_info = []
     if not re.search(r"^ info_module ", server.stdout, re.M):
         load_info = ["-C", f'LoadModule info_module "{module_file(path, "info")}"']

@@ -6,11 +6,14 @@ The functions are pure: the caller reads httpd's configuration and asks the data
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wsgipool.plan import sizing
 from wsgipool.plan.sizing import ProcessGroup, WaitEstimate, fitting_size, pool_size, shrunk, worst_case
+
+_USER = "user "
+"""The beginning of the owner of a budget that belongs to a user."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class Database:
 
     name: str
     max_size: int | str
+    interpreters: Mapping[str, int] | None = None
+    """The number of interpreters with its pool in a process, by process group; None for all of all groups."""
+    budget: int | None = None
+    """The connections of the [budget] of its settings, on one host."""
+    folder: str = ""
+    """The folder of the budget; "" for a folder of each user."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,6 @@ class ConnectionLimit:
     databases: Sequence[str]
     refusal: str
     """The server's error for a connection beyond the limit."""
-    budget: int | None = None
-    """The [budget] of one host, if it has one."""
-    each_user: bool = False
-    """Whether each user of a host has a budget of its own."""
     others: int = 0
     """Connections that others have now."""
 
@@ -107,7 +112,7 @@ class Fit:
 
 
 def rows(situation: Situation) -> list[Row]:
-    """Return a row for each database and process group."""
+    """Return a row for each database and each process group with a pool for it."""
     return [
         Row(
             group,
@@ -116,8 +121,16 @@ def rows(situation: Situation) -> list[Row]:
             worst_case([group], database.max_size, situation.hosts),
         )
         for database in situation.databases
-        for group in situation.groups
+        for group in _groups(database, situation.groups)
     ]
+
+
+def _groups(database: Database, groups: Sequence[ProcessGroup]) -> list[ProcessGroup]:
+    """Return the groups with a pool for a database, with the number of interpreters that have one."""
+    if database.interpreters is None:
+        return list(groups)
+    counts = database.interpreters
+    return [replace(group, interpreters=counts[group.name]) for group in groups if counts.get(group.name)]
 
 
 def sums(situation: Situation) -> list[Sum]:
@@ -137,13 +150,17 @@ def fit(situation: Situation) -> Fit | None:
     moment.
     """
     groups = situation.groups
-    # A budget caps the sum whatever the sizes are: if it exceeds the limit, it is the budget that must shrink.
-    sized = [limit for limit in situation.limits if limit.budget is None]
-    for limit in sized:
-        if not fitting_size(groups, _settings(situation, limit.databases), limit.usable, situation.hosts):
-            groups = shrunk(groups, len(limit.databases), limit.usable, situation.hosts, situation.graceful_restarts)
+    for limit in situation.limits:
+        # A budget caps the sum whatever the sizes are: if it exceeds the limit, it is the budget that must shrink.
+        free = _without_budget(limit, situation)
+        if free and not _fitting_size(limit, replace(situation, groups=groups)):
+            pools = [
+                sum(each.interpreters for database in free for each in _groups(database, [group])) for group in groups
+            ]
+            room = _room(limit, situation)
+            groups = shrunk(groups, pools, room, situation.hosts, situation.graceful_restarts)
     smaller = replace(situation, groups=groups)
-    databases = [replace(database, max_size=_max_size(database, smaller, sized)) for database in situation.databases]
+    databases = [replace(database, max_size=_max_size(database, smaller)) for database in situation.databases]
     if not fits(replace(smaller, databases=databases)):
         return None
     return Fit(groups, {database.name: database.max_size for database in databases})
@@ -158,31 +175,77 @@ def wait_in(situation: Situation, row: Row, rate: float, hold: float, size: int)
     return sizing.waiting(rate / processes / row.group.interpreters, hold, size)
 
 
-def budgets(limit: ConnectionLimit, situation: Situation) -> int:
-    """Return how many budgets a host has for one limit."""
-    return len({group.user for group in situation.groups}) if limit.each_user else 1
+def budgets(limit: ConnectionLimit, situation: Situation) -> Mapping[str, int]:
+    """Return the connections of each budget of a host that limits a limit's databases, by its folder or user."""
+    found: dict[str, int] = {}
+    for database in _databases(limit, situation):
+        if database.budget is not None:
+            for group in _groups(database, situation.groups):
+                owner = _owner(database, group)
+                found[owner] = max(found.get(owner, 0), database.budget)
+    return found
+
+
+def budgets_in_words(shares: Mapping[str, int]) -> str:
+    """Return what the budgets of a host allow: "the budget of 20 a host"."""
+    sizes = sorted(set(shares.values()))
+    if len(shares) == 1:
+        return f"the budget of {sizes[0]} a host"
+    users = all(owner.startswith(_USER) for owner in shares)
+    if len(sizes) == 1:
+        return f"the budget of {sizes[0]} a host for each of {len(shares)} {'users' if users else 'folders'}"
+    return f"the budgets of {' and '.join(map(str, sorted(shares.values())))} a host"
+
+
+def _owner(database: Database, group: ProcessGroup) -> str:
+    return database.folder or f"{_USER}{group.user}"
 
 
 def _worst_case(limit: ConnectionLimit, situation: Situation) -> int:
+    return _budgeted(limit, situation) + sum(
+        worst_case([group], database.max_size, situation.hosts)
+        for database in _without_budget(limit, situation)
+        for group in _groups(database, situation.groups)
+    )
+
+
+def _budgeted(limit: ConnectionLimit, situation: Situation) -> int:
+    """Return the worst case of the databases with a budget."""
     possible: Counter[str] = Counter()
-    for row in rows(situation):
-        if row.database in limit.databases:
-            possible[row.group.user if limit.each_user else ""] += row.worst_case
-    if limit.budget is None:
-        return possible.total()
-    return sum(min(wanted, situation.hosts * limit.budget) for wanted in possible.values())
+    for database in _databases(limit, situation):
+        if database.budget is not None:
+            for group in _groups(database, situation.groups):
+                possible[_owner(database, group)] += worst_case([group], database.max_size, situation.hosts)
+    allowed = budgets(limit, situation)
+    return sum(min(wanted, situation.hosts * allowed[owner]) for owner, wanted in possible.items())
 
 
-def _max_size(database: Database, situation: Situation, limits: Iterable[ConnectionLimit]) -> int | str:
-    sizes = [
-        fitting_size(situation.groups, _settings(situation, limit.databases), limit.usable, situation.hosts)
-        for limit in limits
-        if database.name in limit.databases
+def _databases(limit: ConnectionLimit, situation: Situation) -> list[Database]:
+    return [database for database in situation.databases if database.name in limit.databases]
+
+
+def _without_budget(limit: ConnectionLimit, situation: Situation) -> list[Database]:
+    return [database for database in _databases(limit, situation) if database.budget is None]
+
+
+def _room(limit: ConnectionLimit, situation: Situation) -> int:
+    """Return the connections that the databases without a budget may use."""
+    return max(0, limit.usable - _budgeted(limit, situation))
+
+
+def _fitting_size(limit: ConnectionLimit, situation: Situation) -> int:
+    pools = [
+        (group, database.max_size)
+        for database in _without_budget(limit, situation)
+        for group in _groups(database, situation.groups)
     ]
-    largest = max((pool_size(database.max_size, group.threads) for group in situation.groups), default=1)
+    return fitting_size(pools, _room(limit, situation), situation.hosts)
+
+
+def _max_size(database: Database, situation: Situation) -> int | str:
+    limits = [limit for limit in situation.limits if database.name in limit.databases and database.budget is None]
+    sizes = [_fitting_size(limit, situation) for limit in limits]
+    groups = _groups(database, situation.groups)
+    largest = max((pool_size(database.max_size, group.threads) for group in groups), default=1)
     size = min(sizes, default=largest)
     return database.max_size if size >= largest else max(1, size)
-
-
-def _settings(situation: Situation, names: Iterable[str]) -> list[int | str]:
-    return [database.max_size for database in situation.databases if database.name in names]

@@ -94,21 +94,14 @@ def worst_case(groups: Iterable[ProcessGroup], max_size: int | str, hosts: int =
     return hosts * sum(group.alive * group.interpreters * pool_size(max_size, group.threads) for group in groups)
 
 
-def fitting_size(
-    groups: Sequence[ProcessGroup], max_sizes: Iterable[int | str], connections: int, hosts: int = 1
-) -> int:
+def fitting_size(pools: Sequence[tuple[ProcessGroup, int | str]], connections: int, hosts: int = 1) -> int:
     """Return the largest `max_size`, the same for every pool, with which all pools fit into `connections`.
 
-    `max_sizes` are the settings of the databases that share the connections; a smaller setting stays. The result 0
-    means that not even pools of one connection fit, so fewer processes are needed; see `shrunk`.
+    `pools` are the process groups with the `max_size` of their pools; a smaller setting stays. The result 0 means that
+    not even pools of one connection fit, so fewer processes are needed; see `shrunk`.
     """
-    settings = list(max_sizes)
-    for size in range(max((group.threads for group in groups), default=1), 0, -1):
-        capped = [
-            worst_case([group], min(size, pool_size(setting, group.threads)), hosts)
-            for setting in settings
-            for group in groups
-        ]
+    for size in range(max((group.threads for group, _ in pools), default=1), 0, -1):
+        capped = (worst_case([group], min(size, pool_size(setting, group.threads)), hosts) for group, setting in pools)
         if sum(capped) <= connections:
             return size
     return 0
@@ -116,16 +109,17 @@ def fitting_size(
 
 def shrunk(
     groups: Sequence[ProcessGroup],
-    databases: int,
+    pools: Sequence[int],
     connections: int,
     hosts: int = 1,
     graceful_restarts: int = GRACEFUL_RESTARTS,
 ) -> list[ProcessGroup]:
     """Return the groups with fewer processes, so that pools of one connection fit into `connections`.
 
-    Each group keeps the same share of its processes, rounded down, but at least one. If these minimums exceed the
-    limit, the largest groups shrink further. The result does not fit only if one process in each group is too much.
-    `alive` is calculated again, so processes that linger after graceful restarts are counted.
+    `pools` is the number of pools in a process of each group; groups without pools stay. Each other group keeps the
+    same share of its processes, rounded down, but at least one. If these minimums exceed the limit, the largest groups
+    shrink further. The result does not fit only if one process in each group is too much. `alive` is calculated again,
+    so processes that linger after graceful restarts are counted.
     """
 
     def with_processes(group: ProcessGroup, processes: int) -> ProcessGroup:
@@ -133,17 +127,20 @@ def shrunk(
         return replace(group, processes=processes, alive=alive)
 
     def needed() -> int:
-        return databases * worst_case(smaller, 1, hosts)
+        return hosts * sum(group.alive * count for group, count in zip(smaller, pools, strict=True))
 
     smaller = list(groups)
     whole = needed()
     if whole <= connections:
         return smaller
     for place, group in enumerate(groups):
-        alive = group.alive * connections // whole
-        share = alive // (1 + graceful_restarts) if group.mode == "worker" else min(alive, group.processes)
-        smaller[place] = with_processes(group, max(1, share))
-    while needed() > connections and (large := [place for place, group in enumerate(smaller) if group.processes > 1]):
+        if pools[place]:
+            alive = group.alive * connections // whole
+            share = alive // (1 + graceful_restarts) if group.mode == "worker" else min(alive, group.processes)
+            smaller[place] = with_processes(group, max(1, share))
+    while needed() > connections and (
+        large := [place for place, group in enumerate(smaller) if group.processes > 1 and pools[place]]
+    ):
         largest = max(large, key=lambda place: smaller[place].alive)
         smaller[largest] = with_processes(smaller[largest], smaller[largest].processes - 1)
     return smaller
