@@ -296,3 +296,24 @@ def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Pa
     assert [site.script for site in found.sites] == [place / "app.wsgi"]
     (group,) = found.groups
     assert group.name == ("my shop" if len(defines) > 1 else "wsgipool" if "WSGIPOOL_DAEMON" in defines else "")
+
+
+def test_a_running_server_is_read_with_its_own_options_and_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apache = DebianApache(folder)
+    monkeypatch.setenv("APACHE_CONFDIR", str(apache.confdir))
+    monkeypatch.setenv("APACHE_PID_FILE", str(folder / "apache2.pid"))
+    apache.run("a2enmod", "-q", "wsgi")
+    apache.write(
+        "conf-enabled/shop.conf",
+        "WSGIDaemonProcess shop processes=${SHOP_PROCESSES}\n"
+        "<IfDefine BLOG>\nWSGIDaemonProcess blog processes=4\nWSGIScriptAlias /blog /srv/b.wsgi process-group=blog\n"
+        "</IfDefine>\nWSGIScriptAlias / /srv/a.wsgi process-group=shop\n"
+        f"ErrorLog {folder}/error_log\nWSGISocketPrefix {folder}/wsgi\n",
+    )
+
+    with apache.running("-D", "BLOG", SHOP_PROCESSES="3"):
+        found = configuration.read()
+
+    assert {group.name: group.processes for group in found.groups} == {"shop": 3, "blog": 4}

@@ -76,8 +76,10 @@ class DebianApache:
         (self.confdir / name).write_text(text)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self.log)]
+    def running(self, *options: str, **environment: str) -> Iterator[None]:
+        """Run httpd, with further options and variables if given."""
+        command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self.log), *options]
+        self._environment |= environment
         self.run(*command, "-t")
         process = subprocess.Popen([*command, "-DFOREGROUND"], env=self._environment, start_new_session=True)
         try:

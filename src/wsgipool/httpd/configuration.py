@@ -75,10 +75,19 @@ def as_it_runs(program: str | None = None, options: Sequence[str] = ()) -> Dump:
 
     See `dump.read` for the arguments. Raises HttpdConfigError.
     """
-    configuration = dump.read(program, options)
-    running = None if options else live.find(configuration)
-    if running is None or not (running.options or running.environment):
-        return configuration
+    if options:
+        return dump.read(program, options)
+    try:
+        configuration = dump.read(program)
+    except HttpdConfigError:
+        # A variable of the running server's environment may be missing here.
+        running = live.find_usual(dump.find_program(program))
+        if running is None or not running.environment:
+            raise
+    else:
+        running = live.find(configuration)
+        if running is None or not (running.options or running.environment):
+            return configuration
     return dump.read(program, running.options, {**os.environ, **running.environment})
 
 

@@ -19,6 +19,9 @@ from wsgipool.httpd.dump import Dump
 _NAMES = ("apache2", "httpd")
 _ELF = b"\x7fELF"
 
+_USUAL_PID_FILES = ("/run/apache2/apache2.pid", "/run/httpd/httpd.pid", "/usr/local/apache2/logs/httpd.pid")
+"""Those of Debian, Red Hat, and httpd's own installation."""
+
 _OPTIONS = ("-f", "-d", "-D", "-C", "-c")
 
 
@@ -37,10 +40,19 @@ class LiveServer:
 
 def find(configuration: Dump) -> LiveServer | None:
     """Return the server that the PidFile names, if it runs and is root's or this user's; else None."""
-    if configuration.pid_file is None:
-        return None
+    return _find(configuration.pid_file, configuration.program) if configuration.pid_file else None
+
+
+def find_usual(program: str) -> LiveServer | None:
+    """Return the server of a program whose PidFile is at one of the usual places; see `find`."""
+    named = os.environ.get("APACHE_PID_FILE")
+    places = [named] if named else _USUAL_PID_FILES
+    return next(filter(None, (_find(Path(place), program) for place in places)), None)
+
+
+def _find(pid_file: Path, program: str) -> LiveServer | None:
     try:
-        pid = _number_in(configuration.pid_file)
+        pid = _number_in(pid_file)
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):
@@ -50,7 +62,7 @@ def find(configuration: Dump) -> LiveServer | None:
     real, effective = map(int, re.findall(r"^Uid:\s+(\d+)\s+(\d+)", status, re.M)[0])
     if name not in _NAMES or real != effective or not _is_trusted(effective):
         return None
-    if not _runs(pid, configuration.program):
+    if not _runs(pid, program):
         return None
     return LiveServer(pid, f"#{effective}", _environment(pid), _options(pid))
 

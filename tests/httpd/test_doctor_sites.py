@@ -1,4 +1,4 @@
-"""`wsgipool plan` and `doctor` for sites of one Apache that have settings of their own."""
+"""`wsgipool plan` and `doctor` for several sites of one Apache, some with settings of their own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from httpd.harness import Settings, made_runtime_dir, write_config
 from httpd.interpreters import HTTPD, Site
 from wsgipool import config
 from wsgipool.cli import main
+from wsgipool.httpd.express import PACKAGE
 
 TWO_SITES = """
 WSGIDaemonProcess shop processes=2 threads=5
@@ -101,3 +102,40 @@ def test_the_doctor_examines_the_settings_of_each_site(sites: Site) -> None:
     assert result.exit_code == 1
     assert f"{broken}: databases.orders: no url" in result.stdout
     assert f"settings: {sites.folder}/shop/wsgipool.toml" in result.stdout
+
+
+# --- sites that are not yet as they should be ------------------------------------------------------------------------
+
+
+def codes(site: Site) -> dict[str, str]:
+    return {finding["code"]: finding["what"] for finding in json.loads(run("doctor", site, "--json").stdout)}
+
+
+def test_scripts_of_two_folders_in_one_interpreter_are_a_warning(sites: Site) -> None:
+    file = sites.folder / "httpd.conf"
+    file.write_text(file.read_text().replace("process-group=blog", "process-group=shop"))
+
+    found = codes(sites)["scripts-share-interpreter"]
+
+    assert f"{sites.folder}/blog/app.wsgi and {sites.folder}/shop/app.wsgi run in one interpreter" in found
+
+
+def test_a_site_whose_pools_are_not_loaded_at_the_start_is_a_note(sites: Site) -> None:
+    lines = "WSGIImportScript {package}/handlers/preload.py process-group={name} application-group=%{{GLOBAL}}\n"
+    file = sites.folder / "httpd.conf"
+    file.write_text(file.read_text() + lines.format(package=PACKAGE, name="shop"))
+
+    assert "blog/app.wsgi" in codes(sites)["site-not-pooled"]
+
+    file.write_text(file.read_text() + lines.format(package=PACKAGE, name="blog"))
+    assert "site-not-pooled" not in codes(sites)
+
+
+def test_missing_settings_are_a_warning_since_a_framework_may_have_them(sites: Site) -> None:
+    for name in ("shop", "blog"):
+        (sites.folder / name / "wsgipool.toml").unlink()
+
+    result = run("doctor", sites)
+
+    assert "warning: settings-missing" in result.stdout
+    assert result.exit_code == 0, result.stdout
