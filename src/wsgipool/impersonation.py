@@ -9,6 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from wsgipool.errors import ConfigError, Error
@@ -33,13 +34,15 @@ def as_user(
     *,
     group: str | None = None,
     environment: Mapping[str, str] | None = None,
+    root: Path | None = None,
     timeout: float = _TIMEOUT,
 ) -> T:
     """Return the result of a function that a child process calls as `user`, with the group that httpd gives it.
 
     The result consists of JSON's plain values. If `user` is not the user of this process, the child gets `environment`
-    and the kept variables only, and neither this terminal nor any open file. Raises ConfigError if the user does not
-    exist, if the function raises, or if there is no answer within `timeout` seconds.
+    and the kept variables only, and neither this terminal nor any open file. It also gets `root` as its root folder:
+    /proc/PID/root has what is mounted for that process only. Raises ConfigError if the user does not exist,
+    if the function raises, or if there is no answer within `timeout` seconds.
     """
     known = account(user)
     if known is None:
@@ -50,7 +53,7 @@ def as_user(
         # The child ends in time even if this process is killed.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, timeout + 1)
-        _answer(known, group, environment, question, writer)
+        _answer(known, group, environment, root, question, writer)
     try:
         os.close(writer)
         answer = _read_answer(reader, time.monotonic() + timeout)
@@ -68,6 +71,7 @@ def _answer(
     known: pwd.struct_passwd,
     group: str | None,
     environment: Mapping[str, str] | None,
+    root: Path | None,
     question: Callable[[], object],
     writer: int,
 ) -> NoReturn:
@@ -75,7 +79,7 @@ def _answer(
     try:
         try:
             if os.geteuid() != known.pw_uid:
-                _become(known, group, environment or {}, writer)
+                _become(known, group, environment or {}, root, writer)
             answer = {"answer": question()}
         except Error as error:
             answer = {"error": str(error)}
@@ -88,7 +92,9 @@ def _answer(
         os._exit(0)
 
 
-def _become(known: pwd.struct_passwd, group: str | None, environment: Mapping[str, str], writer: int) -> None:
+def _become(
+    known: pwd.struct_passwd, group: str | None, environment: Mapping[str, str], root: Path | None, writer: int
+) -> None:
     # Code that is loaded from here on may belong to the user, such as a plugin of a database client. So it gets neither
     # root's terminal, to which it could type, nor open files, nor passwords in the environment.
     os.setsid()
@@ -97,6 +103,8 @@ def _become(known: pwd.struct_passwd, group: str | None, environment: Mapping[st
         os.dup2(nowhere, number)
     os.closerange(3, writer)
     os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+    if root is not None:
+        os.chroot(root)
     os.chdir("/")
     os.umask(0o077)
     group_number = known.pw_gid if group is None else group_id(group)

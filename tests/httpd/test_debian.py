@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -76,12 +76,12 @@ class DebianApache:
         (self.confdir / name).write_text(text)
 
     @contextmanager
-    def running(self, *options: str, **environment: str) -> Iterator[None]:
-        """Run httpd, with further options and variables if given."""
+    def running(self, *options: str, launcher: Sequence[str] = (), **environment: str) -> Iterator[None]:
+        """Run httpd with further options and variables, by another program if given, which replaces itself by httpd."""
         command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self.log), *options]
         self._environment |= environment
         self.run(*command, "-t")
-        process = subprocess.Popen([*command, "-DFOREGROUND"], env=self._environment, start_new_session=True)
+        process = subprocess.Popen([*launcher, *command, "-DFOREGROUND"], env=self._environment, start_new_session=True)
         try:
             eventually(lambda: process.poll() is not None or "resuming normal" in self.log.read_text(), "apache2")
             assert process.poll() is None, self.log.read_text()

@@ -322,8 +322,8 @@ def test_without_settings_the_error_for_root_names_the_user_of_the_processes(
 
     assert result.exit_code == 1
     assert result.stderr == (
-        "wsgipool: no settings name a runtime_dir, so each user has a separate folder; run the command as the user "
-        "of httpd's processes: sudo -u www-data wsgipool drain\n"
+        "wsgipool: no settings name a runtime_dir, and no httpd of this host runs Python, so the folder of the "
+        "processes is unknown; run the command as their user: sudo -u USER wsgipool drain\n"
     )
 
 

@@ -50,6 +50,13 @@ def test_a_question_has_none_of_roots_variables_and_files(monkeypatch: pytest.Mo
         assert as_user("nobody", state, environment={"SHOP": "open"}) == [False, "open", NOBODY.pw_dir, False]
 
 
+def test_a_question_sees_the_files_of_another_root_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "file").touch()
+
+    assert as_user("nobody", lambda: [path.name for path in Path("/").iterdir()], root=tmp_path) == ["file"]
+
+
 def test_an_endless_question_is_ended_and_leaves_no_process() -> None:
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     before = children.read_text()

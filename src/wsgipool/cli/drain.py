@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
 import click
 
 from wsgipool import pools
-from wsgipool.cli.locks import shared_folder, site_settings
-from wsgipool.config import Settings
+from wsgipool.cli.shared_folders import of_sites
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import users
-from wsgipool.impersonation import as_user
 from wsgipool.shared import drains
 from wsgipool.showing import shown, unknown_key
 from wsgipool.wording import printable
@@ -25,7 +22,8 @@ from wsgipool.wording import printable
     "--config",
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"The wsgipool.toml of the site, which names the runtime_dir. Default: {pools.SYSTEM_CONFIG}, if it exists.",
+    help="The wsgipool.toml of the site, which names the runtime_dir. Default: for root the file that httpd's "
+    f"processes read, else {pools.SYSTEM_CONFIG}, if it exists.",
 )
 def drain(name: str | None, config_path: Path | None) -> None:
     """Replace the connections of all processes of this host.
@@ -35,42 +33,33 @@ def drain(name: str | None, config_path: Path | None) -> None:
     other privileges or variables of the server, another primary behind the same name. Passwords are read only when a
     process starts.
 
-    Run it as the user of httpd's processes. Root may run it if the settings name a runtime_dir, and then acts as the
-    owner of that folder. The command leaves a request in the folder, and does not see which processes read it. Exit
-    status: 1 if the request cannot be left there.
+    Run it as root or as the user of httpd's processes. Root acts as the user that owns the settings' runtime_dir, or as
+    each user whose processes run Python in httpd. The command leaves a request in the folder, and does not see which
+    processes read it. Exit status: 1 if the request cannot be left there.
     """
-    settings = site_settings(config_path)
-    folder = shared_folder(settings)
-    owner = os.geteuid() if os.geteuid() != 0 else _owner_of(folder, settings)
-    if owner == os.geteuid():
-        drains.request(folder, name)
-    else:
-        # The owner could replace files in the folder, so they are opened with the owner's rights.
-        as_user(f"#{owner}", partial(drains.request, folder, name))
-    what = "all pools" if name is None else f"pool {shown(name)}"
-    click.echo(
-        printable(
-            f"{what}: the processes of {users.name(f'#{owner}')} that share {folder} replace their connections within "
-            "two seconds"
+    folders, settings = of_sites(config_path)
+    if not folders:
+        raise ConfigError(
+            "no settings name a runtime_dir, and no httpd of this host runs Python, so the folder of the processes is "
+            "unknown; run the command as their user: sudo -u USER wsgipool drain"
         )
-    )
-    if name is not None and settings is not None and name not in settings.databases:
-        hint = unknown_key(name, settings.databases)
+    what = "all pools" if name is None else f"pool {shown(name)}"
+    for folder in folders:
+        folder.ask(partial(drains.request, name=name))
         click.echo(
             printable(
-                f"wsgipool: warning: {settings.origin} has no database {shown(name)} ({hint}); only processes that "
+                f"{what}: the processes of {users.name(folder.user)} that share {folder.path} replace their "
+                "connections within two seconds"
+            )
+        )
+    databases = [database for each in settings for database in each.databases]
+    if name is not None and settings and name not in databases:
+        hint = unknown_key(name, databases)
+        origins = " and ".join(each.origin for each in settings)
+        click.echo(
+            printable(
+                f"wsgipool: warning: {origins} has no database {shown(name)} ({hint}); only processes that "
                 "registered a pool of that name replace connections"
             ),
             err=True,
         )
-
-
-def _owner_of(folder: Path, settings: Settings | None) -> int:
-    """Return the user whose processes share the folder. Raises ConfigError if root cannot know it."""
-    advice = "run the command as the user of httpd's processes: sudo -u www-data wsgipool drain"
-    if settings is None or settings.runtime_dir is None:
-        raise ConfigError(f"no settings name a runtime_dir, so each user has a separate folder; {advice}")
-    try:
-        return folder.lstat().st_uid
-    except OSError as error:
-        raise ConfigError(f"{settings.origin}: runtime_dir = {folder}: {error.strerror}; {advice}") from None

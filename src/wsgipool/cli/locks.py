@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -11,12 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from wsgipool import pools
-from wsgipool.cli.site_settings import plain_settings, restored, settings_files
-from wsgipool.config import Settings
+from wsgipool import pools, records
+from wsgipool.cli.shared_folders import SharedFolder, named, of_sites
+from wsgipool.cli.site_settings import restored
+from wsgipool.httpd import users
 from wsgipool.locks.publisher import report_of_host
 from wsgipool.locks.statistics import COLUMNS, LocksReport, as_cells
-from wsgipool.shared.folder import default_folder, set_origin
+from wsgipool.shared.folder import default_folder
 from wsgipool.wording import counted, printable
 
 
@@ -25,68 +27,67 @@ from wsgipool.wording import counted, printable
     "--config",
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"The wsgipool.toml of the site, which names the runtime_dir. Default: {pools.SYSTEM_CONFIG}, if it exists.",
+    help="The wsgipool.toml of the site, which names the runtime_dir. Default: for root the file that httpd's "
+    f"processes read, else {pools.SYSTEM_CONFIG}, if it exists.",
 )
 @click.option(
     "--runtime-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="The folder that the processes of the site share. Default: the settings' runtime_dir, else a folder of the "
-    "current user.",
+    "user: for root, of httpd's users.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
     """Show how this host's processes use their locks, with advice.
 
     The table shows how often each lock was taken, waited for and held. The numbers are up to about a second old.
-    Processes that have ended are not counted. Times are exact to a factor of two. Run the command as the user of
-    httpd's processes. Exit status: 1 if the numbers cannot be read.
+    Processes that have ended are not counted. Times are exact to a factor of two.
+
+    Run the command as root or as the user of httpd's processes. Root gets the numbers of all users whose processes run
+    Python in httpd, with --json one document after the other. Exit status: 1 if the numbers cannot be read.
     """
-    folder = runtime_dir or shared_folder(site_settings(config_path))
-    report, processes = report_of_host(folder)
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "folder": str(folder),
-                    "processes": processes,
-                    "locks": [{**asdict(lock), "share_contended": lock.share_contended} for lock in report.locks],
-                },
-                indent=1,
-            )
+    folders = [named(runtime_dir)] if runtime_dir else of_sites(config_path)[0]
+    for folder in folders or [SharedFolder(default_folder(), f"#{os.geteuid()}")]:
+        found = restored(_Found, folder.ask(lambda path: records.plain(_Found(*report_of_host(path)))))
+        if as_json:
+            _print_json(folder, found)
+        else:
+            _print(folder, found)
+
+
+@dataclass(frozen=True)
+class _Found:
+    report: LocksReport
+    processes: int
+
+
+def _print_json(folder: SharedFolder, found: _Found) -> None:
+    click.echo(
+        json.dumps(
+            {
+                "folder": str(folder.path),
+                "processes": found.processes,
+                "locks": [{**asdict(lock), "share_contended": lock.share_contended} for lock in found.report.locks],
+            },
+            indent=1,
         )
-    elif not report.locks:
-        click.echo(printable(f"no process that shares {folder} has taken a lock so far"))
-    else:
-        _print(report, processes)
+    )
 
 
-def site_settings(config_path: Path | None) -> Settings | None:
-    """Return the settings without passwords, read with the rights of the file's owner; None if there are none.
-
-    Raises ConfigError.
-    """
-    if config_path is None and not pools.SYSTEM_CONFIG.exists():
-        return None
-    (file,) = settings_files(config_path or pools.SYSTEM_CONFIG, None)
-    return restored(Settings, file.ask(file.readers[0], lambda load: plain_settings(load())))
-
-
-def shared_folder(settings: Settings | None) -> Path:
-    """Return the folder that the processes of the site share."""
-    if settings is None or settings.runtime_dir is None:
-        return default_folder()
-    set_origin(settings.runtime_dir, settings.origin)
-    return settings.runtime_dir
-
-
-def _print(report: LocksReport, processes: int) -> None:
+def _print(folder: SharedFolder, found: _Found) -> None:
+    if not found.report.locks:
+        click.echo(
+            printable(f"no process of {users.name(folder.user)} that shares {folder.path} has taken a lock so far")
+        )
+        return
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in (COLUMNS[0], COLUMNS[-1]) else "right")
-    for lock in report.locks:
+    for lock in found.report.locks:
         table.add_row(*as_cells(lock))
     if not console.is_terminal:
         console.width = 160
     console.print(table, markup=False, highlight=False)
-    console.print(counted(processes, "process"), highlight=False)
+    processes = counted(found.processes, "process")
+    click.echo(printable(f"{processes} of {users.name(folder.user)}; the folder is {folder.path}"))

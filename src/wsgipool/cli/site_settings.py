@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class NoSettings(ConfigError):
-    """There is no settings file."""
+    """No settings are named, and none are in the usual places."""
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
