@@ -19,6 +19,7 @@ from wsgipool.cli import main
 
 READY = "resuming normal operations"
 """What httpd logs at its start and after each restart."""
+SCRIPT = Path(sys.executable).with_name("wsgipool")
 COMMAND = [sys.executable, "-m", "wsgipool", "apache", "reload"]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -143,7 +144,7 @@ def test_another_user_is_told_who_may_reload(site: SiteUnderExamination) -> None
 
         assert outcome.returncode == 1
         assert outcome.stderr == (
-            f"wsgipool: httpd runs as root (process {pid}), so only that user can restart it; run the command with "
-            "sudo\n"
+            f"wsgipool: httpd runs as root (process {pid}), so only that user can restart it; run "
+            f"`sudo {SCRIPT} apache reload`\n"
         )
         assert starts(site) == 1

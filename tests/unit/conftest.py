@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -70,6 +72,12 @@ def databases(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDatabase]:
     made: dict[str, FakeDatabase] = {}
     monkeypatch.setattr(drivers, "for_database", lambda settings: made.setdefault(settings.name, FakeDatabase()))
     return made
+
+
+@pytest.fixture
+def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put `wsgipool` on PATH, so that messages name the command without its folder."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture

@@ -312,6 +312,7 @@ def test_a_name_that_the_settings_do_not_have_is_a_warning(folder: Path) -> None
     assert "has no database 'order' (did you mean orders?); only processes that registered" in result.stderr
 
 
+@pytest.mark.usefixtures("_on_path")
 def test_without_settings_the_error_for_root_names_the_user_of_the_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +324,7 @@ def test_without_settings_the_error_for_root_names_the_user_of_the_processes(
     assert result.exit_code == 1
     assert result.stderr == (
         "wsgipool: no settings name a runtime_dir, and no httpd of this host runs Python, so the folder of the "
-        "processes is unknown; run the command as their user: sudo -u USER wsgipool drain\n"
+        "processes is unknown; run `wsgipool drain` as their user\n"
     )
 
 

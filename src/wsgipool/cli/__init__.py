@@ -18,6 +18,7 @@ from wsgipool.cli.drain import drain
 from wsgipool.cli.locks import locks
 from wsgipool.cli.plan import plan
 from wsgipool.cli.serve import serve
+from wsgipool.cli.typed import typed
 from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.wording import printable, shortened
 
@@ -45,7 +46,7 @@ class _Commands(click.Group):
 
 
 def _fail(message: str, keep: str = "") -> NoReturn:
-    click.echo(f"wsgipool: {printable(shortened(message), keep)}", err=True)
+    click.echo(f"wsgipool: {printable(typed(shortened(message)), keep)}", err=True)
     sys.exit(1)
 
 

@@ -27,6 +27,7 @@ from wsgipool.cli.site_settings import (
     site_databases,
     site_options,
 )
+from wsgipool.cli.typed import typed
 from wsgipool.config import Settings
 from wsgipool.doctor import databases, directives, host
 from wsgipool.doctor.databases import Session
@@ -98,8 +99,8 @@ class Report:
             severity = click.style(finding.severity.name.lower(), fg=_COLOURS[finding.severity], bold=True)
             click.echo(f"\n{severity}: {finding.code}")
             # httpd's messages may have several lines.
-            click.echo(f"    {printable(finding.what, keep=chr(10))}")
-            click.echo(f"    Do: {printable(finding.remedy)}")
+            click.echo(f"    {printable(typed(finding.what), keep=chr(10))}")
+            click.echo(f"    Do: {printable(typed(finding.remedy))}")
         counts = Counter(finding.severity for finding in self.findings)
         parts = [counted(counts[each], each.name.lower()) for each in Severity]
         click.echo(f"\n{', '.join(parts)}")
@@ -257,6 +258,6 @@ def _as_json(finding: Finding) -> dict[str, str]:
     return {
         "code": finding.code,
         "severity": finding.severity.name.lower(),
-        "what": finding.what,
-        "remedy": finding.remedy,
+        "what": typed(finding.what),
+        "remedy": typed(finding.remedy),
     }

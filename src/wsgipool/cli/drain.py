@@ -41,7 +41,7 @@ def drain(name: str | None, config_path: Path | None) -> None:
     if not folders:
         raise ConfigError(
             "no settings name a runtime_dir, and no httpd of this host runs Python, so the folder of the processes is "
-            "unknown; run the command as their user: sudo -u USER wsgipool drain"
+            "unknown; run `wsgipool drain` as their user"
         )
     what = "all pools" if name is None else f"pool {shown(name)}"
     for folder in folders:

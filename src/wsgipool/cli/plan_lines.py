@@ -75,7 +75,7 @@ def with_defines(drop_in: str, wanted: Mapping[str, str]) -> str:
         line = f"Define {name} {value}".rstrip()
         places = [number for number, text in enumerate(lines) if re.match(rf"#?Define {name}(\s|$)", text)]
         if not places:
-            raise ConfigError(f"the drop-in has no line for {name}; replace it: wsgipool apache install")
+            raise ConfigError(f"the drop-in has no line for {name}; replace it by `wsgipool apache install`")
         # If there is a commented and an active line, the active one comes last.
         lines[places[-1]] = line
     return "\n".join(lines) + "\n"

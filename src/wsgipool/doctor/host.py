@@ -293,7 +293,7 @@ def _module(configuration: Dump, site: Configuration) -> Iterator[Finding]:
         yield Finding(
             "python-version-differs",
             f"{path} was built for Python {version}, but wsgipool is installed for Python {other[1]}: {drop_in_home}.",
-            f"Install the site and wsgipool for Python {version}, and run `wsgipool apache install` there.",
+            f"Install the site and wsgipool for Python {version}, and run `apache install` with that wsgipool.",
         )
 
 

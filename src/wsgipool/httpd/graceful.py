@@ -30,7 +30,7 @@ def refuse_other_user(server: LiveServer) -> None:
     if os.geteuid() != 0 and server.user != f"#{os.geteuid()}":
         raise RestartFailed(
             f"httpd runs as {users.name(server.user)} (process {server.pid}), so only that user can restart it; run "
-            "the command with sudo"
+            "`sudo wsgipool apache reload`"
         )
 
 
