@@ -70,6 +70,7 @@ def test_a_typo_leaves_a_debian_site_at_work(typo: str, folder: Path, shop: str)
 
         assert outcome.returncode == 1
         assert "max_szie" in outcome.stdout + outcome.stderr
+        assert "in spite of them: /usr/sbin/apache2ctl -k graceful\n" in outcome.stderr or typo == "httpd"
         assert DebianSite(apache).get("/server")
         assert apache.log.read_text().count(READY) == 1
 

@@ -180,7 +180,7 @@ def test_without_a_folder_the_first_that_exists_is_taken(tmp_path: Path, monkeyp
     second.mkdir()
     third.mkdir()
     places = tuple(map(str, (tmp_path / "first", second, third)))
-    monkeypatch.setattr(importlib.import_module("wsgipool.cli.apache"), "_FOLDERS", places)
+    monkeypatch.setattr(importlib.import_module("wsgipool.cli.apache"), "DROP_IN_FOLDERS", places)
 
     run("install", "--config", tmp_path / "wsgipool.toml")
 
@@ -192,7 +192,7 @@ def test_where_apache_has_no_folder_the_error_says_how_to_name_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = (str(tmp_path / "first"), str(tmp_path / "second"))
-    monkeypatch.setattr(importlib.import_module("wsgipool.cli.apache"), "_FOLDERS", places)
+    monkeypatch.setattr(importlib.import_module("wsgipool.cli.apache"), "DROP_IN_FOLDERS", places)
 
     error = one_line_error(run("install", "--config", tmp_path / "wsgipool.toml"))
 

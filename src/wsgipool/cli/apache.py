@@ -13,17 +13,17 @@ import click
 from wsgipool.cli.apache_reload import reload
 from wsgipool.cli.apache_remove import remove
 from wsgipool.cli.plan_lines import replace_files, with_defines
+from wsgipool.cli.typed import typed
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration, joining
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import HttpdConfigError
-from wsgipool.httpd.express import DROP_IN, PACKAGE, apache_user
+from wsgipool.httpd.express import DROP_IN, DROP_IN_FOLDERS, PACKAGE, apache_user
 from wsgipool.httpd.joining import Joining
 from wsgipool.httpd.users import group
 from wsgipool.pools import SYSTEM_CONFIG
 from wsgipool.privileged import create_text, read_text, replace_text
 
-_FOLDERS = ("/etc/apache2/conf-available", "/etc/httpd/conf.d", "/etc/apache2/conf.d")
 _FILES = PACKAGE / "apache"
 _SAMPLE = "wsgipool.toml"
 _WRITTEN = ("WSGIPOOL_HOME", "WSGIPOOL_DROP_IN")
@@ -48,7 +48,7 @@ def show(file: str) -> None:
 
     Default: the drop-in wsgipool.conf, as `wsgipool apache install` would write it.
     """
-    target = Path(_FOLDERS[0]) / DROP_IN.name
+    target = Path(DROP_IN_FOLDERS[0]) / DROP_IN.name
     click.echo(_drop_in(target, {}) if file == DROP_IN.name else (_FILES / file).read_text(encoding="utf-8"), nl=False)
 
 
@@ -65,7 +65,7 @@ def show(file: str) -> None:
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of Apache's configuration files into which the drop-in is written. Default: the first existing one "
-    f"of {', '.join(_FOLDERS)}.",
+    f"of {', '.join(DROP_IN_FOLDERS)}.",
 )
 @click.option(
     "--config",
@@ -109,15 +109,15 @@ def install(
         _report(known)
     steps = [f"edit {config_path}"]
     if target.parent.name == "conf-available":
-        steps.append("a2enconf wsgipool")
-    click.echo(f"now {', then '.join([*steps, 'wsgipool apache reload'])}")
+        steps.append("`a2enconf wsgipool`")
+    click.echo(typed(f"now {', then '.join([*steps, '`wsgipool apache reload`'])}"))
 
 
 def _folder() -> Path:
-    for name in _FOLDERS:
+    for name in DROP_IN_FOLDERS:
         if Path(name).is_dir():
             return Path(name)
-    raise ConfigError(f"none of {', '.join(_FOLDERS)} exists; name Apache's folder with --directory")
+    raise ConfigError(f"none of {', '.join(DROP_IN_FOLDERS)} exists; name Apache's folder with --directory")
 
 
 # --- the drop-in -----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def _report(known: Sequence[Joining]) -> None:
         for line in each.lines:
             click.echo(f"    {line}")
     if missing := [each for each in known if each.lines]:
-        click.echo(f"to write these lines: wsgipool apache install --site {missing[0].site.server}")
+        click.echo(typed(f"to write these lines: `wsgipool apache install --site {missing[0].site.server}`"))
 
 
 def _title(each: Joining) -> str:

@@ -39,7 +39,10 @@ def reload(
     report = examine(config_path, program, httpd_options, hosts, reserve)
     report.print()
     if report.has_errors:
-        raise RestartFailed("httpd was not restarted; correct the errors first")
+        anyway = shlex.join([configured.program, *httpd_options, "-k", "graceful"])
+        raise RestartFailed(
+            f"httpd was not restarted; correct the errors first, or restart it in spite of them: {anyway}"
+        )
     if server is None or configured.pid_file is None:
         raise RestartFailed(_not_running(configured, httpd_options))
     graceful.check(server)
