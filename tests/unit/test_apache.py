@@ -63,12 +63,13 @@ def test_show_of_an_unknown_file_lists_the_known_ones() -> None:
 # --- install ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_on_path")
 def test_install_writes_the_drop_in_and_sample_settings(tmp_path: Path) -> None:
     result = install(tmp_path)
 
     assert result.exit_code == 0
     assert result.stdout.startswith(f"wrote {tmp_path}/wsgipool.conf\nwrote {tmp_path}/wsgipool.toml\n")
-    assert result.stdout.endswith(f"now edit {tmp_path}/wsgipool.toml, then wsgipool apache reload\n")
+    assert result.stdout.endswith(f"now edit {tmp_path}/wsgipool.toml, then `wsgipool apache reload`\n")
 
 
 def test_the_drop_in_names_the_folder_of_the_package(tmp_path: Path) -> None:
@@ -168,11 +169,12 @@ def test_an_older_drop_in_keeps_its_paths(line: str, kept: str) -> None:
     assert f"\n{kept}" in _drop_in(Path("wsgipool.conf"), _defines_of(line))
 
 
+@pytest.mark.usefixtures("_on_path")
 def test_on_debian_the_next_step_is_a2enconf(tmp_path: Path) -> None:
     folder = tmp_path / "conf-available"
     folder.mkdir()
 
-    assert install(folder).stdout.endswith(", then a2enconf wsgipool, then wsgipool apache reload\n")
+    assert install(folder).stdout.endswith(", then `a2enconf wsgipool`, then `wsgipool apache reload`\n")
 
 
 def test_without_a_folder_the_first_that_exists_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -372,7 +372,20 @@ def test_changed_settings_of_configure_are_logged_each_time(log: pytest.LogCaptu
 def test_preload_leaves_an_unnamed_settings_file_to_the_first_request(log: pytest.LogCaptureFixture) -> None:
     pools.preload()
 
-    assert log.messages == ["no Define WSGIPOOL_CONFIG: the settings are looked up at the first request"]
+    assert log.messages == ["no settings yet: wsgipool.toml is looked up at the first request"]
+
+
+def test_preload_takes_the_settings_beside_a_script_that_was_loaded_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wsgipool.toml").write_text('[databases.orders]\nurl = "mysql://shop@db/orders"\n')
+    script = ModuleType("_mod_wsgi_0123")
+    script.__file__ = str(tmp_path / "app.wsgi")
+    monkeypatch.setitem(sys.modules, script.__name__, script)
+
+    pools.preload()
+
+    assert [each.name for each in pools.stats()] == ["orders"]
 
 
 def test_preload_opens_no_connection(databases: dict[str, FakeDatabase]) -> None:

@@ -269,7 +269,7 @@ def test_install_writes_nothing_through_a_users_link(theirs: Path, secret: Path)
     (theirs / "wsgipool.conf").symlink_to(secret)
     os.chown(theirs / "wsgipool.conf", NOBODY.pw_uid, NOBODY.pw_gid, follow_symlinks=False)
 
-    command = ["apache", "install", "--force", "--directory", str(theirs), "--config", str(theirs / "wsgipool.toml")]
+    command = ["apache", "install", "--directory", str(theirs), "--config", str(theirs / "wsgipool.toml")]
     result = CliRunner().invoke(main, command)
 
     assert result.exit_code == 1
