@@ -90,6 +90,8 @@ class Dump:
     pid_file: Path | None
     warnings: Sequence[str]
     """httpd's warnings about a configuration that it accepts."""
+    server_root: str = ""
+    """The folder that relative paths belong to."""
     group: str | None = None
     """The group of these processes, if root starts httpd; None for the user's own group."""
 
@@ -137,6 +139,7 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
     user = re.search(r'^User: name="(.*)" id=\d+( not_used)?$', server, re.M)
     group = re.search(r'^Group: name="(.*)" id=\d+( not_used)?$', server, re.M)
     pid_file = re.search(r'^PidFile: "(.+)"$', server, re.M)
+    server_root = re.search(r'^ServerRoot: "(.+)"$', server, re.M)
     return Dump(
         program=program,
         directives=list(_directives(configuration)),
@@ -147,6 +150,7 @@ def parse(configuration: str, server: str, messages: str = "", program: str = "h
         user=user[1] if user and not (user[2] and user[1] == "#-1") else pwd.getpwuid(os.geteuid()).pw_name,
         pid_file=Path(pid_file[1]) if pid_file else None,
         warnings=re.findall(r"^(AH\d+: WARNING: .+)$", messages, re.M),
+        server_root=server_root[1] if server_root else "",
         group=group[1] if group and not group[2] and group[1] != "#-1" else None,
     )
 

@@ -7,7 +7,6 @@ adds a few Defines and the drop-in, apache/wsgipool.conf.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import grp
 import importlib.util
@@ -29,6 +28,7 @@ from typing import IO
 
 import wsgipool
 from wsgipool.errors import Error
+from wsgipool.httpd.child import end_with_parent
 
 MODES = ("prefork", "worker", "event", "daemon")
 """The three MPMs with Python embedded in Apache's children, and daemon mode behind the event MPM."""
@@ -115,7 +115,7 @@ class Httpd:
             start_new_session=True,
             env=_environment(self.site),
             umask=umask_of_httpd(),
-            preexec_fn=partial(_end_with_parent, os.getpid()),
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
         self._relay = threading.Thread(target=_copy, args=(self._process.stderr,), daemon=True)
         self._relay.start()
@@ -175,20 +175,6 @@ def _environment(site: Site) -> dict[str, str]:
     """Return the environment of the processes, without this process's own choice of settings."""
     kept = {name: value for name, value in os.environ.items() if name not in ("WSGIPOOL_CONFIG", "WSGIPOOL_DATABASE")}
     return {**kept, **site.environment}
-
-
-_set_process_option: Callable[..., int] = ctypes.CDLL(None).prctl
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent(parent: int) -> None:
-    """Have the kernel stop this process when its parent ends, even if the parent is killed.
-
-    The setting survives exec(), by which mod_wsgi-express becomes httpd. httpd then stops its children.
-    """
-    _set_process_option(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _copy(stderr: IO[bytes]) -> None:

@@ -21,10 +21,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from wsgipool.httpd.child import end_with_parent
 from wsgipool.httpd.dump import Directive, Dump, HttpdConfigError, Section, module_file
 
 MAIN = 0
@@ -121,11 +123,7 @@ class PrivateHttpd:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_START_TIMEOUT)
-        self._process.kill()
-        self._process.wait()
+        _end(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def ask(self, server: int, path: str, host: str) -> Answer:
@@ -169,23 +167,27 @@ class PrivateHttpd:
         command = [binary(configuration.program), "-f", str(file), "-E", str(log), "-D", "FOREGROUND"]
         process = subprocess.Popen(  # noqa: S603 - the administrator's own httpd
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=partial(end_with_parent, os.getpid()),
         )  # fmt: skip
         deadline = time.monotonic() + _START_TIMEOUT
-        while True:
-            with suppress(OSError), socket.create_connection(self._addresses[MAIN], timeout=1):
-                return process
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                process.wait()
-                said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else "no message"
-                raise HttpdConfigError(f"a private {command[0]} did not start: {said}")
-            time.sleep(0.005)
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                with suppress(OSError), socket.create_connection(self._addresses[MAIN], timeout=1):
+                    return process
+                time.sleep(0.005)
+        except BaseException:
+            _end(process)
+            raise
+        _end(process)
+        said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else "no message"
+        raise HttpdConfigError(f"a private {command[0]} did not start: {said}")
 
     def _log(self) -> Path:
         return self._folder / "error_log"
 
     def _lines(self, configuration: Dump) -> Iterator[str]:
+        if configuration.server_root:
+            yield f'ServerRoot "{configuration.server_root}"'
         yield from _modules(configuration)
         yield from (f"Listen {host}:{port}" for host, port in self._addresses.values())
         yield f'DefaultRuntimeDir "{self._folder}"'
@@ -232,6 +234,14 @@ class PrivateHttpd:
     def _denial(self) -> list[str]:
         # httpd merges <If> last, so this replaces all other conditions.
         return [f"<If \"%{{HTTP:{_KEY_HEADER}}} != '{self._secret}'\">", "Require all denied", "</If>"]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_START_TIMEOUT)
+    process.kill()
+    process.wait()
 
 
 def binary(program: str) -> str:
