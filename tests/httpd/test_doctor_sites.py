@@ -131,7 +131,10 @@ def test_a_site_whose_pools_are_not_loaded_at_the_start_is_a_note(sites: Site) -
     assert "site-not-pooled" not in codes(sites)
 
 
-def test_missing_settings_are_a_warning_since_a_framework_may_have_them(sites: Site) -> None:
+def test_missing_settings_are_a_warning_since_a_framework_may_have_them(
+    sites: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgipool.cli.site_settings.SYSTEM_CONFIG", sites.folder / "etc.toml")
     for name in ("shop", "blog"):
         (sites.folder / name / "wsgipool.toml").unlink()
 

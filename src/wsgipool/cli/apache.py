@@ -23,6 +23,7 @@ from wsgipool.httpd.joining import Joining
 from wsgipool.httpd.users import group
 from wsgipool.pools import SYSTEM_CONFIG
 from wsgipool.privileged import create_text, read_text, replace_text
+from wsgipool.wording import printable
 
 _FILES = PACKAGE / "apache"
 _SAMPLE = "wsgipool.toml"
@@ -191,7 +192,7 @@ def _sites(program: str | None, httpd_options: Sequence[str]) -> list[Joining]:
         click.echo(f"no site was found: {error}")
         return []
     for note in known.notes:
-        click.echo(f"note: {note}")
+        click.echo(printable(f"note: {note}"))
     try:
         return joining.joinings(configured, known, PACKAGE, home)
     except ValueError as error:
@@ -202,9 +203,9 @@ def _sites(program: str | None, httpd_options: Sequence[str]) -> list[Joining]:
 
 def _report(known: Sequence[Joining]) -> None:
     for each in known:
-        click.echo(f"site {_title(each)}: {_needs(each)}")
+        click.echo(printable(f"site {_title(each)}: {_needs(each)}"))
         for line in each.lines:
-            click.echo(f"    {line}")
+            click.echo(printable(f"    {line}"))
     if missing := [each for each in known if each.lines]:
         click.echo(typed(f"to write these lines: `wsgipool apache install --site {missing[0].site.server}`"))
 
@@ -232,6 +233,10 @@ def _join(
     if unknown := [name for name in wanted if name not in found]:
         names = ", ".join(sorted({each.site.server for each in known})) or "none"
         raise ConfigError(f"--site: httpd's configuration has no site {unknown[0]}; the sites with Python are: {names}")
+    for name in wanted:
+        scripts = sorted({str(each.site.script) for each in chosen if each.site.server == name})
+        if len(scripts) > 1:
+            raise ConfigError(f"--site {name}: it has several scripts, name one of them: {', '.join(scripts)}")
     contents: dict[Path, str] = {}
     # From the end, so that line numbers stay right.
     for each in sorted(chosen, key=lambda each: -each.site.directive.line):
@@ -241,7 +246,9 @@ def _join(
             click.echo(f"site {_title(each)}: joined already")
             continue
         path = Path(each.site.directive.file)
-        text = joining.inserted(contents.get(path) or read_text(path), each.site.directive, each.lines)
+        # The file of a macro's line is a sentence about the macro.
+        before = contents.get(path) or (read_text(path) if path.is_absolute() else "")
+        text = joining.inserted(before, each.site.directive, each.lines)
         if text is None:
             raise ConfigError(
                 f"{each.site.directive.origin}: this line is not a plain WSGIScriptAlias; write these lines by hand: "

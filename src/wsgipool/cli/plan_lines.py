@@ -70,7 +70,7 @@ def toml(max_sizes: Mapping[str, int | str]) -> list[str]:
 
 def with_defines(drop_in: str, wanted: Mapping[str, str]) -> str:
     """Return the drop-in's text with these Defines in place of its own lines, commented or not."""
-    lines = drop_in.splitlines()
+    lines = drop_in.split("\n")
     for name, value in wanted.items():
         line = f"Define {name} {value}".rstrip()
         places = [number for number, text in enumerate(lines) if re.match(rf"#?Define {name}(\s|$)", text)]
@@ -78,22 +78,23 @@ def with_defines(drop_in: str, wanted: Mapping[str, str]) -> str:
             raise ConfigError(f"the drop-in has no line for {name}; replace it by `wsgipool apache install`")
         # If there is a commented and an active line, the active one comes last.
         lines[places[-1]] = line
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def with_daemon_sizes(text: str, daemon: Directive, group: ProcessGroup) -> str | None:
     """Return the text of daemon's file with the sizes of a group in its line; None if the line cannot be changed."""
-    lines = text.splitlines()
-    line = lines[daemon.line - 1] if 0 < daemon.line <= len(lines) else ""
+    lines = text.split("\n")
+    whole = lines[daemon.line - 1] if 0 < daemon.line <= len(lines) else ""
+    line = whole.rstrip()
     # Variables, continued lines and macros are left to the administrator.
     if not re.match(r"\s*WSGIDaemonProcess\s", line, re.I) or line.endswith("\\") or "$" in line:
         return None
     for name, value in (("processes", group.processes), ("threads", group.threads)):
         option = f" {name}={value}"
         line, count = re.subn(rf"""\s{name}=("[^"]*"|'[^']*'|\S*)""", option, line)
-        line = line if count else line.rstrip() + option
-    lines[daemon.line - 1] = line
-    return "\n".join(lines) + "\n"
+        line = line if count else line + option
+    lines[daemon.line - 1] = line + ("\r" if whole.endswith("\r") else "")
+    return "\n".join(lines)
 
 
 def with_max_sizes(settings: str, wanted: Mapping[str, int | str]) -> str:

@@ -83,7 +83,7 @@ def excess(shape: Shape, settings: Settings, answers: Mapping[str, Answer]) -> l
 def _remedy(situation: Situation) -> str:
     fit = planning.fit(situation)
     if fit is None:
-        return "Not even one connection for one process fits: raise the server's limit."
+        return "No smaller sizes fit: lower the [budget], or raise the server's limit."
     (group,) = fit.groups
     sizes = [f"max_size = {size} of {name}" for name, size in fit.max_sizes.items() if isinstance(size, int)]
     fitting = " and ".join([*_processes_option(group, situation), *sizes])

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsgipool.httpd import dump, live, placement, users
-from wsgipool.httpd.defaults import DAEMON_PROCESSES, DAEMON_THREADS, SERVER_LIMIT, THREAD_LIMIT, THREADS_PER_CHILD
+from wsgipool.httpd.defaults import (
+    DAEMON_PROCESSES,
+    DAEMON_THREADS,
+    MAX_SERVER_LIMIT,
+    MAX_THREAD_LIMIT,
+    SERVER_LIMIT,
+    THREAD_LIMIT,
+    THREADS_PER_CHILD,
+)
 from wsgipool.httpd.dump import Directive, Dump, HttpdConfigError
 from wsgipool.httpd.live import LiveServer
 from wsgipool.httpd.placement import EMBEDDED, Interpreter, Placement, Site
@@ -135,20 +143,22 @@ def _mpm(configuration: Dump) -> Mpm:
         found = configuration.named(*directives)
         return number(found[-1].arguments[0]) if found else default
 
-    server_limit = max(1, last(SERVER_LIMIT[name], "ServerLimit"))
+    server_limit = min(max(1, last(SERVER_LIMIT[name], "ServerLimit")), MAX_SERVER_LIMIT[name])
     if name == "prefork":
         workers = last(SERVER_LIMIT[name], "MaxRequestWorkers", "MaxClients")
         return Mpm(name, min(max(1, workers), server_limit), server_limit, 1)
-    threads = min(last(THREADS_PER_CHILD, "ThreadsPerChild"), last(THREAD_LIMIT, "ThreadLimit"))
+    thread_limit = min(max(1, last(THREAD_LIMIT, "ThreadLimit")), MAX_THREAD_LIMIT)
+    threads = min(max(1, last(THREADS_PER_CHILD, "ThreadsPerChild")), thread_limit)
     workers = last(SERVER_LIMIT[name] * THREADS_PER_CHILD, "MaxRequestWorkers", "MaxClients")
     # httpd rounds down to whole processes (AH00513, AH00317), but to at least one.
     return Mpm(name, min(max(1, workers // threads), server_limit), server_limit, threads)
 
 
 def number(text: str) -> int:
-    """Return the number at the beginning of a text, as C's atoi reads it; 0 if there is none."""
-    number = re.match(r"\s*[+-]?\d+", text, re.ASCII)
-    return int(number[0]) if number else 0
+    """Return the number at the beginning of a text, as glibc's atoi reads it: 32 bits of it, and 0 if there is none."""
+    digits = re.match(r"\s*[+-]?\d{1,40}", text, re.ASCII)
+    whole = min(max(int(digits[0]), -(2**63)), 2**63 - 1) if digits else 0
+    return (whole + 2**31) % 2**32 - 2**31
 
 
 def _group(

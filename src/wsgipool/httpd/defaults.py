@@ -16,5 +16,9 @@ ServerLimit are configured; prefork's is its SERVER_LIMIT."""
 THREAD_LIMIT = 64
 """Maximum of ThreadsPerChild without a ThreadLimit directive."""
 
+MAX_SERVER_LIMIT = {"prefork": 200_000, "worker": 20_000, "event": 20_000}
+MAX_THREAD_LIMIT = 20_000
+"""Compiled into httpd: MAX_SERVER_LIMIT and MAX_THREAD_LIMIT of its MPMs."""
+
 DAEMON_PROCESSES = 1
 DAEMON_THREADS = 15

@@ -181,7 +181,7 @@ def _directives(text: str) -> Iterator[Directive]:
     file, line = "", 0
     sections: list[Section] = []
     count = 0
-    for raw in text.splitlines():
+    for raw in text.split("\n"):
         entry = raw.strip()
         if match := re.fullmatch(r"# In file: (.*)", entry):
             file = match[1]
@@ -230,7 +230,7 @@ def _run(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            errors="replace",
+            errors="surrogateescape",
             timeout=_TIMEOUT,
             check=False,
             env=environment,

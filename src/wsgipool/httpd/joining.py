@@ -51,7 +51,7 @@ def _joining(
     package: Path,
     python_home: str,
 ) -> Joining:
-    if reason := _unclear(site, known.daemons):
+    if reason := _unclear(site, known.daemons) or _ambiguous(site, known.sites):
         return Joining(site, [], reason, needs_python_home=False)
     (group,) = {interpreter.group for interpreter in site.interpreters}
     (name,) = {interpreter.application_group for interpreter in site.interpreters}
@@ -102,6 +102,16 @@ def _unclear(site: Site, daemons: Mapping[str, Directive]) -> str:
     return ""
 
 
+def _ambiguous(site: Site, sites: Sequence[Site]) -> str:
+    place = site.directive.origin
+    servers = sorted({other.server for other in sites if other.directive.origin == place})
+    if len(servers) > 1:
+        return f"its line {place} is that of {' and '.join(servers)}; write lines into each <VirtualHost> by hand"
+    if Path(site.directive.arguments[1]).is_dir():
+        return f"it is a folder of scripts; write application-group={_GLOBAL} into its line by hand"
+    return ""
+
+
 def _groups(site: Site, group: str, name: str, configuration: Dump) -> Iterator[str]:
     """Yield the directives that the options of the alias do not give to other scripts of the section.
 
@@ -148,11 +158,13 @@ def quoted(value: Path | str) -> str:
 
 def inserted(text: str, directive: Directive, lines: Sequence[str]) -> str | None:
     """Return the text of a file with lines after a directive; None if its line is not as expected."""
-    content = text.splitlines()
+    # Other characters that str.splitlines() knows do not end a line for httpd.
+    content = text.split("\n")
     line = content[directive.line - 1] if 0 < directive.line <= len(content) else ""
-    match = re.match(r"(\s*)(\w+)\s", line)
+    match = re.match(r"([ \t]*)(\w+)\s", line)
     # The lines of macros and continued lines are left to the administrator.
-    if match is None or match[2].lower() != directive.name.lower() or line.endswith("\\") or "$" in line:
+    if match is None or match[2].lower() != directive.name.lower() or line.rstrip().endswith("\\") or "$" in line:
         return None
-    content[directive.line : directive.line] = [f"{match[1]}{each}" for each in lines]
-    return "\n".join(content) + "\n"
+    end = "\r" if line.endswith("\r") else ""
+    content[directive.line : directive.line] = [f"{match[1]}{each}{end}" for each in lines]
+    return "\n".join(content)

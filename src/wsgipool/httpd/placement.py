@@ -6,6 +6,7 @@ group that could serve is counted, and a note says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,7 +112,7 @@ def _rewritten(configuration: Dump) -> list[Directive]:
     return [
         each
         for each in configuration.named("RewriteRule")
-        if any(f"H={name}" in each.text or f"handler={name}" in each.text for name in SCRIPT_HANDLERS)
+        if re.search(rf"\b(?:H|handler)=(?:{'|'.join(map(re.escape, SCRIPT_HANDLERS))})", each.text, re.I)
     ]
 
 
@@ -145,6 +146,8 @@ class _Asking:
             else:
                 self._add(source, script, self._places(source, answer, possible))
         self._add_unreached({id(source) for source, _ in found}, complete=paths.is_complete)
+        if any(_lets_handlers_in(each) for each in self._configuration.named("AllowOverride")):
+            self._note("handlers of .htaccess files (AllowOverride) are not known, and so not counted")
 
     def without_answers(self) -> None:
         """Count every group that could serve this server's scripts."""
@@ -163,12 +166,23 @@ class _Asking:
         if answer.handler not in SCRIPT_HANDLERS:
             return None
         if answer.alias is not None:
-            return answer.alias
+            return answer.alias if self._is_of(answer.alias, answer.file) else None
         # Without ExecCGI or a file mod_wsgi answers 403 or 404; embedded mode, which is off here, would come after.
         if answer.status != _INTERNAL_SERVER_ERROR:
             return None
         handlers = [each for each in self._in_scope if each.name in _HANDLERS or each.name == "RewriteRule"]
-        return handlers[-1] if handlers else None
+        near = [each for each in handlers if samples.is_below_folder(each, answer.file)]
+        return next(reversed(near or handlers), None)
+
+    def _is_of(self, alias: Directive, file: str) -> bool:
+        """Return whether an alias of this server can lead to a file; a broken .htaccess file ends the search before."""
+        if alias not in self._in_scope:
+            return False
+        target, found = Path(alias.arguments[1]), Path(file)
+        if alias.name.lower() == "wsgiscriptaliasmatch" or found == target:
+            return True
+        # The alias of a folder leads to its files, and one with path info to a file above.
+        return found.is_file() and (found.is_relative_to(target) or target.is_relative_to(found))
 
     def _script(self, source: Directive, answer: Answer) -> str:
         return source.arguments[1] if source.name == "WSGIHandlerScript" else answer.file
@@ -177,8 +191,7 @@ class _Asking:
         """Add the directives whose requests were not among the samples."""
         for source in self._in_scope:
             is_own = samples.scope(source.sections) == self._server.number
-            is_handler = source.name in _HANDLERS
-            if id(source) in reached or not is_own or (is_handler and reached):
+            if id(source) in reached or not is_own:
                 continue
             self._note(f"{source.origin}: no sample request reached {source.name}, so every group is counted")
             self._add(source, Path(_target(source)), self._could_serve(source))
@@ -276,6 +289,11 @@ def _condition(directive: Directive, source: Directive) -> str:
             if start.startswith(mount.rstrip("/") or "/") or mount.startswith(start):
                 return f"<{section.name} {section.text}>"
     return ""
+
+
+def _lets_handlers_in(override: Directive) -> bool:
+    """Return whether an AllowOverride lets .htaccess files give files to mod_wsgi."""
+    return bool({"all", "fileinfo"} & {word.lower() for word in override.arguments})
 
 
 def _target(source: Directive) -> str:

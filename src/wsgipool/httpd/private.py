@@ -5,7 +5,9 @@ script, since mod_wsgi has neither daemon processes nor embedded mode there. Ins
 application groups, `Header` directives stand in the same sections, which httpd merges in the same order. So the headers
 of an answer name the directives that apply to the request.
 
-Each virtual host has an address of its own below 127.0.0.0/8. Without a secret header, all requests are denied.
+The names of these headers are new in each run. So neither a .htaccess file nor another program on the same port can
+give an answer. Each virtual host has an address of its own below 127.0.0.0/8. Requests without the key in a header are
+denied, unless a .htaccess file allows them.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import http.client
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,13 +39,19 @@ MAX_SERVERS = 500
 """Maximum number of servers, each of which needs a socket."""
 
 _START_TIMEOUT = 10.0
+_PORT_ATTEMPTS = 10
+_EMPTY = "(null)"
+"""The value of a header whose expression has none."""
 _KEY_HEADER = "X-Wsgipool-Key"
-_ANSWER = "X-Wsgipool-Answer"
-_GROUPS = {
-    "wsgiprocessgroup": "X-Wsgipool-Process-Group",
-    "wsgiapplicationgroup": "X-Wsgipool-Application-Group",
-    "wsgidispatchscript": "X-Wsgipool-Dispatch",
+_PLACED = ("wsgiprocessgroup", "wsgiapplicationgroup", "wsgidispatchscript")
+"""The directives that become headers."""
+_ASKED = {
+    "handler": "%{HANDLER}",
+    "file": "%{REQUEST_FILENAME}",
+    "pathinfo": "%{PATH_INFO}",
+    "alias": "%{note:mod_wsgi.application_group}",
 }
+"""Expressions whose values are headers, too."""
 _ALIASES = ("wsgiscriptalias", "wsgiscriptaliasmatch")
 
 _BY_TYPE = {"addtype": "AddHandler", "forcetype": "SetHandler"}
@@ -106,7 +115,8 @@ class PrivateHttpd:
     def __init__(self, configuration: Dump) -> None:
         """Raises HttpdConfigError if httpd does not start."""
         self._directives = configuration.directives
-        self._secret = secrets.token_hex(16)
+        self._key = secrets.token_hex(16)
+        self._marker = secrets.token_hex(8)
         hosts = (each.sections[0] for each in configuration.directives if each.sections)
         numbers = [MAIN, *(section.number for section in hosts if section.name.lower() == "virtualhost")]
         self._addresses = _addresses(list(dict.fromkeys(numbers)))
@@ -130,33 +140,38 @@ class PrivateHttpd:
         """Return where a request to a server would run. Raises HttpdConfigError if there is no answer."""
         connection = http.client.HTTPConnection(*self._addresses[server], timeout=_START_TIMEOUT)
         try:
-            headers = {"Host": host, _KEY_HEADER: self._secret}
-            connection.request("GET", quote(path, safe="/%:@!$&'()*+,;=~"), headers=headers)
-            response = connection.getresponse()
-            return self._answer(response, path)
-        except (OSError, http.client.HTTPException) as error:
+            headers: dict[str, str | bytes] = {"Host": os.fsencode(host), _KEY_HEADER: self._key}
+            connection.request("GET", quote(os.fsencode(path), safe="/%:@!$&'()*+,;=~"), headers=headers)
+            return self._answer(connection.getresponse(), path)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise HttpdConfigError(f"no answer from a private httpd: {type(error).__name__}: {error}") from None
         finally:
             connection.close()
 
-    def _answer(self, response: http.client.HTTPResponse, path: str) -> Answer:
-        def directive(header: str) -> Directive | None:
-            return self._numbered(response.getheader(header, ""))
+    def _header(self, name: str) -> str:
+        return f"X-{name}-{self._marker}"
 
-        handler, file, path_info, alias = [*response.getheader(_ANSWER, "").split("|"), "", "", "", ""][:4]
+    def _answer(self, response: http.client.HTTPResponse, path: str) -> Answer:
+        def value(name: str) -> str:
+            # http.client decodes bytes as Latin-1; httpd writes bytes that are none of ASCII's as they are.
+            text = response.getheader(self._header(name), "")
+            return "" if text == _EMPTY else os.fsdecode(text.encode("latin-1"))
+
+        def directive(name: str) -> Directive | None:
+            number = value(name).strip("%{}")
+            is_known = number.isdecimal() and int(number) < len(self._directives)
+            return self._directives[int(number)] if is_known else None
+
         return Answer(
             status=response.status,
-            handler=handler,
-            file=file,
-            mount=_without(path, path_info),
-            alias=self._numbered(alias.strip("%{}")),
-            process_group=directive(_GROUPS["wsgiprocessgroup"]),
-            application_group=directive(_GROUPS["wsgiapplicationgroup"]),
-            dispatch=directive(_GROUPS["wsgidispatchscript"]),
+            handler=value("handler"),
+            file=value("file"),
+            mount=_without(path, value("pathinfo")),
+            alias=directive("alias"),
+            process_group=directive(_PLACED[0]),
+            application_group=directive(_PLACED[1]),
+            dispatch=directive(_PLACED[2]),
         )
-
-    def _numbered(self, text: str) -> Directive | None:
-        return self._directives[int(text)] if text.isdecimal() else None
 
     # --- start -------------------------------------------------------------------------------------------------------
 
@@ -171,8 +186,9 @@ class PrivateHttpd:
         )  # fmt: skip
         deadline = time.monotonic() + _START_TIMEOUT
         try:
+            # httpd writes the PidFile when it listens. A connection would prove only that some program does.
             while process.poll() is None and time.monotonic() < deadline:
-                with suppress(OSError), socket.create_connection(self._addresses[MAIN], timeout=1):
+                if (self._folder / "httpd.pid").exists():
                     return process
                 time.sleep(0.005)
         except BaseException:
@@ -198,17 +214,15 @@ class PrivateHttpd:
         if os.geteuid() == 0:
             yield f"User {configuration.user}"
             yield f"Group {configuration.group}" if configuration.group else ""
-        yield (
-            f'Header always set {_ANSWER} "expr=%{{HANDLER}}|%{{REQUEST_FILENAME}}|%{{PATH_INFO}}|'
-            '%{note:mod_wsgi.application_group}"'
-        )
+        for name, expression in _ASKED.items():
+            yield f'Header always set {self._header(name)} "expr={expression}"'
         yield from self._denial()
         around: tuple[Section, ...] = ()
         for number, directive in enumerate(configuration.directives):
             sections = directive.sections
             if any(section.name.lower() not in _SECTIONS for section in sections):
                 continue
-            line = _line(directive, number, configuration)
+            line = self._line(directive, number, configuration)
             if line is None:
                 continue
             yield from self._between(around, sections)
@@ -233,14 +247,26 @@ class PrivateHttpd:
 
     def _denial(self) -> list[str]:
         # httpd merges <If> last, so this replaces all other conditions.
-        return [f"<If \"%{{HTTP:{_KEY_HEADER}}} != '{self._secret}'\">", "Require all denied", "</If>"]
+        return [f"<If \"%{{HTTP:{_KEY_HEADER}}} != '{self._key}'\">", "Require all denied", "</If>"]
+
+    def _line(self, directive: Directive, number: int, configuration: Dump) -> str | None:
+        """Return the line for a directive; None for one that does not map requests to scripts."""
+        name = directive.name.lower()
+        if name in _PLACED:
+            return f"Header always set {self._header(name)} {number}"
+        if name in _ALIASES:
+            # mod_wsgi notes the application group of the alias that matches.
+            mount, file = (_quoted(word) for word in directive.arguments[:2])
+            return f"{directive.name} {mount} {file} application-group=%{{{number}}}"
+        return _copied(directive, configuration)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_START_TIMEOUT)
-    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -260,11 +286,26 @@ def binary(program: str) -> str:
 def _addresses(servers: Sequence[int]) -> dict[int, tuple[str, int]]:
     if len(servers) > MAX_SERVERS:
         raise HttpdConfigError(f"there are more than {MAX_SERVERS} virtual hosts")
-    # Another user's program could take a port that is only probed; then httpd would not start, and says so.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {server: (f"127.77.{place // 250}.{place % 250 + 1}", port) for place, server in enumerate(servers)}
+    hosts = [f"127.77.{place // 250}.{place % 250 + 1}" for place in range(len(servers))]
+    for _ in range(_PORT_ATTEMPTS):
+        port = _free_port(hosts)
+        if port is not None:
+            return {server: (host, port) for server, host in zip(servers, hosts, strict=True)}
+    raise HttpdConfigError("no port of 127.77.0.0/16 is free for a private httpd")
+
+
+def _free_port(hosts: Sequence[str]) -> int | None:
+    """Return a port that is free at all addresses; None if the first one tried is not."""
+    port = 0
+    with ExitStack() as probes:
+        for host in hosts:
+            probe = probes.enter_context(socket.socket())
+            try:
+                probe.bind((host, port))
+            except OSError:
+                return None
+            port = probe.getsockname()[1]
+    return port
 
 
 def _modules(configuration: Dump) -> Iterator[str]:
@@ -277,15 +318,8 @@ def _modules(configuration: Dump) -> Iterator[str]:
             yield f'LoadModule {name}_module "{file}"'
 
 
-def _line(directive: Directive, number: int, configuration: Dump) -> str | None:
-    """Return the line for a directive; None for one that does not map requests to scripts."""
+def _copied(directive: Directive, configuration: Dump) -> str | None:
     name = directive.name.lower()
-    if name in _GROUPS:
-        return f"Header always set {_GROUPS[name]} {number}"
-    if name in _ALIASES:
-        # mod_wsgi notes the application group of the alias that matches.
-        mount, file = (_quoted(word) for word in directive.arguments[:2])
-        return f"{directive.name} {mount} {file} application-group=%{{{number}}}"
     if not any(name in names for names in _DIRECTIVES.values()):
         return None
     if name == "rewritemap" and not directive.arguments[1].startswith(_SAFE_MAPS):

@@ -127,11 +127,14 @@ class Paths:
         for directive in self._directives:
             name = directive.name.lower()
             if name == "wsgiscriptalias":
-                yield from _of_alias(*directive.arguments[:2])
+                mount, target = directive.arguments[:2]
+                yield from paths_around(mount)
+                if Path(target).is_dir():
+                    yield from self._files_below(mount, Path(target), Path(target), [])
             elif name == "wsgiscriptaliasmatch":
                 yield from _of_pattern(*directive.arguments[:2])
             elif name == "rewriterule" and not inner(directive):
-                yield from _around(literal_start(directive.arguments[0]))
+                yield from paths_around(literal_start(directive.arguments[0]))
         for section in dict.fromkeys(section for each in self._directives for section in each.sections):
             if section.name.lower() in ("location", "locationmatch"):
                 yield from _of_location(section)
@@ -150,11 +153,21 @@ class Paths:
             ]
             for prefix, root in roots.items():
                 top = _narrower(root, folders[-1]) if folders else root
-                files = [] if top is None else list(islice(_below(top, extensions), MAX_FILES + 1))
-                self.is_complete = self.is_complete and len(files) <= MAX_FILES
-                for file in files[:MAX_FILES]:
-                    rest = file.relative_to(root).as_posix() if file != root else ""
-                    yield prefix if not rest else f"{prefix.rstrip('/')}/{rest}"
+                if top is not None:
+                    yield from self._files_below(prefix, root, top, extensions)
+
+    def _files_below(self, prefix: str, root: Path, top: Path, extensions: Sequence[str]) -> Iterator[str]:
+        """Yield the paths of files below `top`, where `prefix` is the path of `root`."""
+        scanned: Iterable[Path] = [top] if top.is_file() else _walk(top)
+        count = 0
+        for number, file in enumerate(scanned):
+            if extensions and not set(extensions) & set(file.name.lower().split(".")[1:]):
+                continue
+            count += 1
+            if count > MAX_FILES or number > _MAX_SCANNED:
+                self.is_complete = False
+                return
+            yield prefix if file == root else f"{prefix.rstrip('/')}/{file.relative_to(root).as_posix()}"
 
     def _roots(self) -> Mapping[str, Path]:
         """Return the folders and files by their prefix of paths."""
@@ -162,7 +175,7 @@ class Paths:
         for directive in self._directives:
             if directive.name.lower() == "documentroot":
                 roots["/"] = Path(directive.arguments[0])
-            elif directive.name.lower() == "alias" and len(directive.arguments) == 2:
+            elif directive.name.lower() in ("alias", "scriptalias") and len(directive.arguments) == 2:
                 roots[directive.arguments[0]] = Path(directive.arguments[1])
         return roots
 
@@ -188,35 +201,45 @@ def literal_start(pattern: str) -> str:
     return re.sub(r"\\(.)", r"\1", start)
 
 
-def _around(path: str) -> list[str]:
+def is_below_folder(directive: Directive, file: str) -> bool:
+    """Return whether a file is in a <Directory> around a directive, as far as that is a plain path."""
+    folders = [each.arguments[-1] for each in directive.sections if each.name.lower() == "directory" and each.arguments]
+    return bool(folders) and Path(file).is_relative_to(folders[-1])
+
+
+def paths_around(path: str) -> list[str]:
+    """Return a path, and paths below it."""
     if not path.startswith("/"):
         return []
     return [path, path.rstrip("/") + "/", f"{path.rstrip('/')}/{_BELOW}"]
 
 
-def _of_alias(mount: str, target: str) -> Iterator[str]:
-    yield from _around(mount)
-    folder = Path(target)
-    if folder.is_dir():
-        for file in islice(_below(folder, []), MAX_FILES):
-            yield f"{mount.rstrip('/')}/{file.relative_to(folder).as_posix()}"
-
-
 def _of_pattern(pattern: str, target: str) -> Iterator[str]:
     """Yield paths that match a WSGIScriptAliasMatch, one for each file that its target may mean."""
-    yield from _around(literal_start(pattern))
-    places = re.findall(r"\$(\d)", target)
-    if not places:
-        yield from _around(_filled(pattern, {}))
+    yield from paths_around(literal_start(pattern))
+    if not re.search(r"\$\d", target):
+        yield from paths_around(path_that_matches(pattern, {}))
         return
-    wanted = "".join(f"(?P<g{part[1]}>[^/]+)" if part[:1] == "$" else re.escape(part) for part in _once(target))
-    for file in islice(Path("/").glob(re.sub(r"\$\d", "*", target).lstrip("/")), MAX_FILES):
-        if match := re.fullmatch(wanted, str(file)):
+    wanted = "".join(f"(?P<g{part[1]}>[^/]+)" if part[:1] == "$" else re.escape(part) for part in _first_uses(target))
+    for file in _files_that_match(target):
+        if match := re.fullmatch(wanted, file):
             values = {int(name[1:]): value for name, value in match.groupdict().items()}
-            yield from _around(_filled(pattern, values))
+            yield from paths_around(path_that_matches(pattern, values))
 
 
-def _once(target: str) -> Iterator[str]:
+def _files_that_match(target: str) -> list[str]:
+    """Return files that the target of a pattern may mean."""
+    start = Path(target.partition("$")[0]).parent
+    if start == Path("/"):
+        return []  # a search of the whole host would take too long
+    pattern = re.sub(r"(?:\$\d)+", "*", target)[len(str(start)) + 1 :]
+    try:
+        return [str(file) for file in islice(start.glob(pattern), MAX_FILES)]
+    except (OSError, ValueError):
+        return []
+
+
+def _first_uses(target: str) -> Iterator[str]:
     """Yield the parts of a target; a place that occurs again is any text."""
     seen = set()
     for part in re.split(r"(\$\d)", target):
@@ -226,7 +249,7 @@ def _once(target: str) -> Iterator[str]:
         yield part
 
 
-def _filled(pattern: str, values: Mapping[int, str]) -> str:
+def path_that_matches(pattern: str, values: Mapping[int, str]) -> str:
     """Return a path that a simple pattern matches, with these values in its groups."""
     numbers = iter(range(1, 10))
     path = re.sub(r"\((?!\?)[^()]*\)[?*+]?", lambda _: values.get(next(numbers), _BELOW), pattern)
@@ -238,11 +261,11 @@ def _filled(pattern: str, values: Mapping[int, str]) -> str:
 def _of_location(section: Section) -> Iterator[str]:
     path = section.arguments[-1] if section.arguments else ""
     if section.name.lower() == "locationmatch" or len(section.arguments) > 1:
-        yield from _around(literal_start(path))
-        yield from _around(_filled(path, {}))
+        yield from paths_around(literal_start(path))
+        yield from paths_around(path_that_matches(path, {}))
     else:
         path = path.replace("*", _BELOW).replace("?", "x")
-        yield from _around(re.sub(r"\[(.)[^\]]*\]", r"\1", path))
+        yield from paths_around(re.sub(r"\[(.)[^\]]*\]", r"\1", path))
 
 
 def _narrower(root: Path, folder: Path) -> Path | None:
@@ -250,13 +273,6 @@ def _narrower(root: Path, folder: Path) -> Path | None:
     if folder.is_relative_to(root):
         return folder
     return root if root.is_relative_to(folder) else None
-
-
-def _below(top: Path, extensions: Sequence[str]) -> Iterator[Path]:
-    files: Iterable[Path] = [top] if top.is_file() else _walk(top)
-    for file in islice(files, _MAX_SCANNED):
-        if not extensions or set(extensions) & set(file.name.lower().split(".")[1:]):
-            yield file
 
 
 def _walk(top: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ has connections that no thread can use. A smaller pool saves connections and mak
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -100,11 +101,13 @@ def fitting_size(pools: Sequence[tuple[ProcessGroup, int | str]], connections: i
     `pools` are the process groups with the `max_size` of their pools; a smaller setting stays. The result 0 means that
     not even pools of one connection fit, so fewer processes are needed; see `shrunk`.
     """
-    for size in range(max((group.threads for group, _ in pools), default=1), 0, -1):
+
+    def exceeds(size: int) -> bool:
         capped = (worst_case([group], min(size, pool_size(setting, group.threads)), hosts) for group, setting in pools)
-        if sum(capped) <= connections:
-            return size
-    return 0
+        return sum(capped) > connections
+
+    largest = max((group.threads for group, _ in pools), default=1)
+    return bisect_left(range(1, largest + 1), x=True, key=exceeds)
 
 
 def shrunk(
