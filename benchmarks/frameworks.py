@@ -20,7 +20,7 @@ from pymysql.connections import Connection
 
 from benchmarks import report, threads
 from benchmarks.database import ITEMS, LOOKUP, create_items
-from benchmarks.httpd import Shape, cpu_of, started_with, warm_up, without_drop_in
+from benchmarks.httpd import Shape, cpu_of, started_with, warm_up, without_preload
 from benchmarks.measuring import Run, Samples, Spread, ratios, shuffled
 from wsgipool.demo import mariadb
 from wsgipool.httpd import express
@@ -163,7 +163,7 @@ def start(row: str, folder: Path, server: mariadb.MariaDB, shape: Shape) -> expr
     arguments = {"host": server.host, "port": server.port, "user": name, "password": server.password, "database": name}
     settings = {"pool": contender.pool, "arguments": arguments, "items": ITEMS, "lookup": LOOKUP}
     if contender.pool != "wsgipool":
-        with without_drop_in(own):
+        with without_preload(own):
             return started_with(contender.script, settings, own, "", shape)
     # The settings of the database are the framework's, but wsgipool.toml must not be empty.
     config = '[databases.another]\nurl = "sqlite:////nowhere"\n'

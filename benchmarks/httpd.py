@@ -154,16 +154,16 @@ def started(name: str, database: Database) -> express.Httpd:
     folder.mkdir()
     if name.startswith("wsgipool"):
         return started_in(folder, config, database)
-    with without_drop_in(folder):
+    with without_preload(folder):
         return started_in(folder, config, database)
 
 
 @contextmanager
-def without_drop_in(folder: Path) -> Iterator[None]:
-    """Start sites without the drop-in, which loads wsgipool: each request would pay for that."""
-    bare = folder / "bare.conf"
-    bare.write_text("WSGIApplicationGroup %{GLOBAL}\n", encoding="utf-8")
-    with patch.object(express, "DROP_IN", bare):
+def without_preload(folder: Path) -> Iterator[None]:
+    """Start sites whose processes do not load wsgipool: each request would pay for that."""
+    empty = folder / "empty.py"
+    empty.touch()
+    with patch.object(express, "PRELOAD_SCRIPT", empty):
         yield
 
 

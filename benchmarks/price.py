@@ -15,7 +15,7 @@ import pymysql
 
 from benchmarks import report
 from benchmarks.database import Database, running_database
-from benchmarks.httpd import PROCESSES, THREADS, compared, started_in, without_drop_in
+from benchmarks.httpd import PROCESSES, THREADS, compared, started_in, without_preload
 from benchmarks.measuring import Run, Samples, Spread, ratios
 from wsgipool import Pool, drivers
 from wsgipool.config import DatabaseSettings, parse_url
@@ -154,7 +154,7 @@ def started(name: str, database: Database) -> express.Httpd:
     }
     if name in tables:
         return started_in(folder, tables[name], database)
-    with without_drop_in(folder):
+    with without_preload(folder):
         return started_in(folder, "", database)
 
 

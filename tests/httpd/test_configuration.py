@@ -45,8 +45,6 @@ def test_the_configuration_and_the_processes_agree(
     assert (group.processes, group.threads) == (inside["max_processes"], inside["threads"])
     assert group.interpreters == 1
     assert outside.defines["WSGIPOOL_CONFIG"] == str(folder / "wsgipool.toml")
-    assert outside.drop_in is not None
-    assert outside.drop_in.name == "wsgipool.conf"
 
 
 # --- sizes of the MPM ------------------------------------------------------------------------------------------------
@@ -261,14 +259,7 @@ def test_a_program_that_is_not_httpd_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "defines",
-    [
-        [],
-        ["WSGIPOOL_SIZING"],
-        ["WSGIPOOL_STATUS"],
-        ["WSGIPOOL_DAEMON"],
-        ["WSGIPOOL_DAEMON", 'WSGIPOOL_PROCESS_GROUP "my shop"', "WSGIPOOL_STATUS"],
-    ],
+    "defines", [[], ["WSGIPOOL_SIZING"], ["WSGIPOOL_STATUS"], ["WSGIPOOL_SIZING", "WSGIPOOL_STATUS"]]
 )
 def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Path) -> None:
     place = folder / "my site"
@@ -283,6 +274,7 @@ def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Pa
         *(f"LoadModule {name}_module {modules}/mod_{name}.so" for name in ("alias", "wsgi")),
         *(f"Define {define}" for define in defines),
         f'Define WSGIPOOL_HOME "{place}/wsgipool"',
+        f'Define WSGIPOOL_DROP_IN "{place}/wsgipool/apache/wsgipool.conf"',
         f'Define WSGIPOOL_PYTHON_HOME "{place}"',
         f'Define WSGIPOOL_CONFIG "{place}/wsgipool.toml"',
         f'Include "{place}/wsgipool/apache/wsgipool.conf"',
@@ -294,8 +286,6 @@ def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Pa
 
     assert found.drop_in == place / "wsgipool" / "apache" / "wsgipool.conf"
     assert [site.script for site in found.sites] == [place / "app.wsgi"]
-    (group,) = found.groups
-    assert group.name == ("my shop" if len(defines) > 1 else "wsgipool" if "WSGIPOOL_DAEMON" in defines else "")
 
 
 def test_a_running_server_is_read_with_its_own_options_and_environment(

@@ -1,4 +1,4 @@
-"""The drop-in as a Debian administrator uses it: a2enconf, Debian's apache2 and its older mod_wsgi."""
+"""A site as a Debian administrator sets it up: a2enconf, Debian's apache2 and its older mod_wsgi."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ class DebianApache:
     def write(self, name: str, text: str) -> None:
         (self.confdir / name).write_text(text)
 
+    def use(self, mode: str) -> None:
+        """Enable mod_wsgi and the MPM of a mode, and none of the others."""
+        mpm = "event" if mode == "daemon" else mode
+        self.run("a2dismod", "-q", "-f", *(f"mpm_{name}" for name in ("prefork", "worker", "event") if name != mpm))
+        self.run("a2enmod", "-q", f"mpm_{mpm}", "wsgi")
+
+    def install(self, *arguments: str) -> str:
+        """Run `wsgipool apache install` for this configuration, and return what it prints."""
+        folder = self.confdir / "conf-available"
+        return self.run(sys.executable, "-m", "wsgipool", "apache", "install", "--directory", str(folder), *arguments)
+
     @contextmanager
     def running(self, *options: str, launcher: Sequence[str] = (), **environment: str) -> Iterator[None]:
         """Run httpd with further options and variables, by another program if given, which replaces itself by httpd."""
@@ -104,40 +115,42 @@ class DebianSite(VisitedSite):
 
 @contextmanager
 def debian_site(folder: Path, mode: str, shop: str) -> Iterator[DebianSite]:
-    """Follow the README's steps for Debian in a copy of its configuration, with the sizes of the drop-in."""
+    """Run a site that was set up by the README's steps for Debian."""
     apache = debian_apache(folder, mode, shop)
     with apache.running():
         yield DebianSite(apache)
 
 
 def debian_apache(folder: Path, mode: str, shop: str) -> DebianApache:
+    """Follow the README's steps for Debian in a copy of its configuration.
+
+    The drop-in gives Apache's children their sizes. In daemon mode, the site has processes of its own.
+    """
     app = Path(shutil.copytree(APP, folder / "app"))
     apache = DebianApache(folder)
-    mpm = "event" if mode == "daemon" else mode
     write_settings(folder / "wsgipool.toml", {"shop": shop}, {})
-
-    apache.run("a2dismod", "-q", "-f", *(f"mpm_{name}" for name in ("prefork", "worker", "event") if name != mpm))
-    apache.run("a2enmod", "-q", f"mpm_{mpm}", "wsgi")
-    wsgipool = [sys.executable, "-m", "wsgipool"]
-    apache.run(
-        *wsgipool, "apache", "install", "--directory", str(apache.confdir / "conf-available"),
-        "--config", str(folder / "wsgipool.toml"),
-    )  # fmt: skip
+    apache.use(mode)
     apache.write(
         "conf-available/shop.conf",  # read before wsgipool.conf by the order of names
         f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
         f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
-        f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}\n"
-        f"Define WSGIPOOL_STATUS\nErrorLog {folder}/error_log\n"
+        f"Define WSGIPOOL_SIZING\nDefine WSGIPOOL_STATUS\nErrorLog {folder}/error_log\n"
         f"WSGISocketPrefix {folder}/wsgi\n",  # Debian's default is in root's /run
+    )
+    daemon = (
+        f"    WSGIDaemonProcess shop processes={PROCESSES} threads={THREADS} python-home={sys.prefix}\n"
+        "    WSGIProcessGroup shop\n"
     )
     apache.write(
         "sites-available/shop.conf",
-        f"<VirtualHost *:*>\n    WSGIScriptAlias / {app}/app.wsgi\n"
+        f"<VirtualHost *:*>\n    ServerName shop.example\n{daemon if mode == 'daemon' else ''}"
+        f"    WSGIScriptAlias / {app}/app.wsgi\n"
         f"    <Directory {app}>\n        Require all granted\n    </Directory>\n</VirtualHost>\n",
     )
-    apache.run("a2enconf", "-q", "shop", "wsgipool")
+    apache.run("a2enconf", "-q", "shop")
     apache.run("a2ensite", "-q", "shop")
+    apache.install("--config", str(folder / "wsgipool.toml"), "--site", "shop.example")
+    apache.run("a2enconf", "-q", "wsgipool")
     return apache
 
 
@@ -159,7 +172,7 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
     assert known["version"] < [6]
     assert [pool["name"] for pool in status_page["pools"]] == ["shop"]
     assert (known["threads"], known["max_processes"]) == (threads, PROCESSES)
-    assert known["process_group"] == ("wsgipool" if mode == "daemon" else "")
+    assert known["process_group"] == ("shop" if mode == "daemon" else "")
     assert known["application_group"] == ""
     used = connections_by_process(answers)
     assert all(len(connections) <= threads for connections in used.values()), used

@@ -28,7 +28,10 @@ from wsgipool.httpd.express import MODES, apache_user, free_port
 from wsgipool.shared import folder as host_folder
 
 MODULES = "/usr/lib/apache2/modules"
-DROP_IN = Path(wsgipool.__file__).parent / "apache" / "wsgipool.conf"
+PACKAGE = Path(wsgipool.__file__).parent
+DROP_IN = PACKAGE / "apache" / "wsgipool.conf"
+IN_DAEMON = "process-group=shop application-group=%{GLOBAL}"
+EMBEDDED = "process-group=%{GLOBAL} application-group=%{GLOBAL}"
 
 Setting = str | int
 
@@ -42,10 +45,13 @@ class SiteUnderExamination:
         self.settings = folder / "wsgipool.toml"
         self.mod_wsgi = Path(f"{MODULES}/mod_wsgi.so")
         self._mpm = "event" if mode == "daemon" else mode
-        self._lines = [f"Define {'WSGIPOOL_DAEMON' if mode == 'daemon' else 'WSGIPOOL_SIZING'}"]
+        is_daemon = mode == "daemon"
+        own_processes = "WSGIDaemonProcess shop processes=2 threads=5\nWSGISocketRotation Off"
+        self._before = [own_processes if is_daemon else "Define WSGIPOOL_SIZING"]
+        self._after: list[str] = []
         (folder / "app.wsgi").write_text("import wsgipool\n")
         self.write_settings({})
-        self.run_script("application-group=%{GLOBAL}" if mode != "daemon" else "")
+        self.run_script(IN_DAEMON if is_daemon else EMBEDDED)
 
     def write_settings(self, settings: dict[str, Setting], url_options: str = "") -> None:
         write_config(self.settings, {"shop": self.shop + url_options}, settings)
@@ -62,15 +68,20 @@ class SiteUnderExamination:
     def run_also_as(self, user: str) -> None:
         """Let a second script run in daemon processes of another user."""
         self.write_apache(f"WSGIDaemonProcess other processes=1 threads=2 user={user} group={user}")
-        self._script += f"\nWSGIScriptAlias /other {self.folder}/app.wsgi process-group=other"
-        self._script += " application-group=%{GLOBAL}"
+        options = "process-group=other application-group=%{GLOBAL}"
+        self.append_apache(f"WSGIScriptAlias /other {self.folder}/app.wsgi {options}\n{_joining(options)}")
 
     def run_script(self, options: str) -> None:
-        self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}"
+        """Let the site's script run with these options, which name its process group and its application group."""
+        self._script = f"WSGIScriptAlias / {self.folder}/app.wsgi {options}\n{_joining(options)}"
 
     def write_apache(self, text: str) -> None:
         """Add lines to the configuration before wsgipool.conf."""
-        self._lines.append(text)
+        self._before.append(text)
+
+    def append_apache(self, text: str) -> None:
+        """Add lines at the end of the configuration."""
+        self._after.append(text)
 
     def options(self) -> list[str]:
         """Return httpd's options for the current state of the site."""
@@ -87,14 +98,15 @@ class SiteUnderExamination:
             f"PidFile {self.folder}/httpd.pid",
             f"ErrorLog {self.folder}/error_log",
             f"WSGISocketPrefix {self.folder}/wsgi",
-            f"Define WSGIPOOL_HOME {DROP_IN.parents[1]}",
+            f"Define WSGIPOOL_HOME {PACKAGE}",
             f"Define WSGIPOOL_CONFIG {self.settings}",
             "Define WSGIPOOL_PROCESSES 2",
             "Define WSGIPOOL_THREADS 5",
             "Define WSGIPOOL_REQUEST_WORKERS 10",
-            *self._lines,
+            *self._before,
             f"Include {DROP_IN}",
             self._script,
+            *self._after,
         ]
         file = self.folder / "httpd.conf"
         file.write_text("\n".join(configuration) + "\n")
@@ -155,6 +167,10 @@ class SiteUnderExamination:
     def notes(self) -> set[str]:
         found = json.loads(self.examine("--json").stdout)
         return {finding["code"] for finding in found if finding["severity"] == "note"}
+
+
+def _joining(options: str) -> str:
+    return f"WSGIImportScript {PACKAGE}/handlers/preload.py {options}"
 
 
 @pytest.fixture
@@ -242,14 +258,14 @@ def test_a_missing_httpd(daemon: SiteUnderExamination) -> None:
 
 @pytest.mark.parametrize("group", ["%{RESOURCE}", "%{SERVER}", "shop.example|/app"])
 def test_application_groups_that_multiply_pools(group: str, daemon: SiteUnderExamination) -> None:
-    daemon.run_script(f"process-group=wsgipool application-group={group}")
+    daemon.run_script(f"process-group=shop application-group={group}")
 
     assert list(daemon.findings()) == ["interpreters-multiply-pools"]
 
 
 def test_sizes_that_httpd_corrects(folder: Path, shop: str) -> None:
     site = SiteUnderExamination(folder, "worker", shop)
-    site.run_script("application-group=%{GLOBAL}\nServerLimit 2\nThreadsPerChild 5\nMaxRequestWorkers 50")
+    site.append_apache("ServerLimit 2\nThreadsPerChild 5\nMaxRequestWorkers 50")
 
     found = site.findings()
 
@@ -287,7 +303,7 @@ def test_a_request_timeout_with_a_pool_whose_timeout_is_0(daemon: SiteUnderExami
 
 def test_sockets_that_rotate_at_a_restart(daemon: SiteUnderExamination) -> None:
     before = daemon.notes()
-    daemon.run_script("\nWSGISocketRotation On")
+    daemon.append_apache("WSGISocketRotation On")
 
     assert (before, daemon.notes()) == (set(), {"socket-rotation"})
 

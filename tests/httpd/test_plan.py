@@ -60,7 +60,7 @@ def test_a_site_is_compared_with_the_limit_of_its_database(
     assert found["httpd"] == {
         "program": "/usr/sbin/apache2ctl",
         "mpm": "event" if mode == "daemon" else mode,
-        "drop_in": str(apache.confdir / "conf-enabled" / "wsgipool.conf"),
+        "drop_in": str(apache.confdir / "conf-available" / "wsgipool.conf"),
     }
     assert found["settings"] == str(folder / "wsgipool.toml")
     (group,) = found["groups"]
@@ -196,10 +196,13 @@ def test_the_written_sizes_are_those_that_run(
     result = plan("--write", "--reserve", MAX_CONNECTIONS - limit)
 
     assert result.exit_code == 0, result.output
-    drop_in = apache.confdir / "conf-available" / "wsgipool.conf"
-    assert "Define WSGIPOOL_PROCESSES 1\n" in drop_in.read_text()
-    assert drop_in.with_name("wsgipool.conf.bak").exists()
-    assert (apache.confdir / "conf-enabled" / "wsgipool.conf").is_symlink()
+    if mode == "daemon":
+        file, line = "sites-available/shop.conf", "WSGIDaemonProcess shop processes=1 threads=5 python-home="
+    else:
+        file, line = "conf-available/wsgipool.conf", "Define WSGIPOOL_PROCESSES 1\n"
+    assert line in (apache.confdir / file).read_text()
+    assert (apache.confdir / f"{file}.bak").exists()
+    assert (apache.confdir / file.replace("available", "enabled")).is_symlink()
     assert planned("--reserve", MAX_CONNECTIONS - limit)["fits"]
     with apache.running(), SessionMonitor(mariadb, user) as monitor:
         site = VisitedSite(apache.url)
@@ -213,7 +216,7 @@ def test_the_written_sizes_are_those_that_run(
 def test_a_configuration_that_httpd_refuses_is_restored(
     shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apache = apache_of(folder, "daemon", shop, monkeypatch)
+    apache = apache_of(folder, "event", shop, monkeypatch)
     drop_in = apache.confdir / "conf-available" / "wsgipool.conf"
     # httpd accepts the current sizes and refuses the new ones.
     with drop_in.open("a") as file:
@@ -229,12 +232,12 @@ def test_a_configuration_that_httpd_refuses_is_restored(
     assert (folder / "wsgipool.toml").read_text() == settings
 
 
-def test_settings_that_cannot_be_written_leave_the_drop_in_unchanged(
+def test_settings_that_cannot_be_written_leave_the_file_of_the_site_unchanged(
     shop: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apache = apache_of(folder, "daemon", shop, monkeypatch)
-    drop_in, settings = apache.confdir / "conf-available" / "wsgipool.conf", folder / "wsgipool.toml"
-    before = drop_in.read_text(), settings.read_text()
+    site, settings = apache.confdir / "sites-available" / "shop.conf", folder / "wsgipool.toml"
+    before = site.read_text(), settings.read_text()
     # The path of the backup is a folder.
     (folder / "wsgipool.toml.bak").mkdir()
 
@@ -242,4 +245,4 @@ def test_settings_that_cannot_be_written_leave_the_drop_in_unchanged(
 
     assert result.exit_code == 1
     assert f"{settings} cannot be written by root: Is a directory; nothing was changed" in result.stderr
-    assert (drop_in.read_text(), settings.read_text()) == before
+    assert (site.read_text(), settings.read_text()) == before

@@ -50,7 +50,7 @@ def test_a_process_can_read_the_defines_of_the_configuration(mode: str, shop: st
 
 @pytest.mark.parametrize("mode", ["prefork", "worker", "daemon"])
 def test_settings_beside_the_script_are_logged_once_per_process(mode: str, shop: str, folder: Path) -> None:
-    """No Define names the settings, so they are looked up at the first request."""
+    """No Define names the settings, so they are looked up when the script has been loaded."""
     threads = 1 if mode == "prefork" else 3
     script, unnamed = folder / "beside.wsgi", folder / "unnamed.conf"
     script.write_text(
@@ -61,7 +61,7 @@ def test_settings_beside_the_script_are_logged_once_per_process(mode: str, shop:
     with running_site(
         folder, mode, {"shop": shop}, processes=1, threads=threads, script=script, express_options=options
     ) as site:
-        eventually(lambda: "the settings are looked up at the first request" in site.log(), "the line at the start")
+        eventually(lambda: "settings from" in site.log(), "the line at the start")
         for _ in range(5):
             site.get("/hold")
         log = site.log()

@@ -173,7 +173,7 @@ def test_settings_beside_a_script_are_read_by_the_users_of_that_script(site: Sit
     inner.mkdir()
     (inner / "app.wsgi").write_text("import wsgipool\n")
     site.write_apache("WSGIDaemonProcess other processes=1 threads=2 user=daemon group=daemon")
-    site.run_script(f"\nWSGIScriptAlias /other {inner}/app.wsgi process-group=other application-group=%{{GLOBAL}}")
+    site.append_apache(f"WSGIScriptAlias /other {inner}/app.wsgi process-group=other application-group=%{{GLOBAL}}")
     settings = inner / "wsgipool.toml"
     settings.write_text(site.settings.read_text())
     settings.chmod(0o640)

@@ -38,6 +38,7 @@ DROP_IN = PACKAGE / "apache" / "wsgipool.conf"
 DROP_IN_FOLDERS = ("/etc/apache2/conf-available", "/etc/httpd/conf.d", "/etc/apache2/conf.d")
 """Where `wsgipool apache install` puts the drop-in: the first that exists."""
 EMBEDDED = PACKAGE / "apache" / "serve.conf"
+PRELOAD_SCRIPT = PACKAGE / "handlers" / "preload.py"
 SERVE_SCRIPT = PACKAGE / "handlers" / "serve.py"
 
 _STOP_TIMEOUT = 15.0
@@ -242,7 +243,7 @@ def _defines(site: Site, group: str) -> str:
         f'Define WSGIPOOL_HOME "{PACKAGE}"',
         f'Define WSGIPOOL_CONFIG "{site.config}"',
         # Create the pools when a process starts.
-        f'WSGIImportScript "{PACKAGE}/handlers/preload.py" {options}',
+        f'WSGIImportScript "{PRELOAD_SCRIPT}" {options}',
         # The status page runs in the processes of the site.
         f"WSGIProcessGroup {place}",
         "WSGIApplicationGroup %{GLOBAL}",
