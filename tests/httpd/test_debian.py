@@ -38,6 +38,8 @@ class DebianApache:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.confdir = folder / "apache2"
+        self.options = ["-d", str(self.confdir)]
+        """The options that name the configuration."""
         self.log = folder / "error_log"
         self.log.touch()
         shutil.copytree("/etc/apache2", self.confdir, symlinks=True)
@@ -64,13 +66,14 @@ class DebianApache:
             **variables,
         }
 
-    def outcome(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-
     def run(self, *command: str) -> str:
         outcome = self.outcome(*command)
         assert outcome.returncode == 0, f"{' '.join(command)}: {outcome.stdout}{outcome.stderr}"
         return outcome.stdout + outcome.stderr
+
+    def outcome(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the environment of this Apache."""
+        return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
 
     def write(self, name: str, text: str) -> None:
         (self.confdir / name).write_text(text)
@@ -83,13 +86,16 @@ class DebianApache:
 
     def install(self, *arguments: str) -> str:
         """Run `wsgipool apache install` for this configuration, and return what it prints."""
+        return self.run(*self.install_command(*arguments))
+
+    def install_command(self, *arguments: str) -> list[str]:
         folder = self.confdir / "conf-available"
-        return self.run(sys.executable, "-m", "wsgipool", "apache", "install", "--directory", str(folder), *arguments)
+        return [sys.executable, "-m", "wsgipool", "apache", "install", "--directory", str(folder), *arguments]
 
     @contextmanager
     def running(self, *options: str, launcher: Sequence[str] = (), **environment: str) -> Iterator[None]:
         """Run httpd with further options and variables, by another program if given, which replaces itself by httpd."""
-        command = ["/usr/sbin/apache2", "-d", str(self.confdir), "-E", str(self.log), *options]
+        command = ["/usr/sbin/apache2", *self.options, "-E", str(self.log), *options]
         self._environment |= environment
         self.run(*command, "-t")
         process = subprocess.Popen([*launcher, *command, "-DFOREGROUND"], env=self._environment, start_new_session=True)

@@ -16,12 +16,12 @@ from wsgipool.cli.plan_lines import replace_files, with_defines
 from wsgipool.cli.typed import typed
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration, joining
-from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, DROP_IN_FOLDERS, PACKAGE, apache_user
 from wsgipool.httpd.joining import Joining
+from wsgipool.httpd.placement import Site
 from wsgipool.httpd.users import group
-from wsgipool.pools import SYSTEM_CONFIG
+from wsgipool.pools import CONFIG_NAME, SYSTEM_CONFIG
 from wsgipool.privileged import create_text, read_text, replace_text
 from wsgipool.wording import printable
 
@@ -74,8 +74,8 @@ def show(file: str) -> None:
     type=click.Path(dir_okay=False, readable=False, path_type=Path),
     default=str(SYSTEM_CONFIG),
     show_default=True,
-    help="Path of the settings. A sample is written there if no file exists. Another path than the default is named in "
-    "the drop-in, for all sites.",
+    help="Path of the settings. A sample is written there if no file exists, unless each site has a wsgipool.toml "
+    "beside its script. Another path than the default is named in the drop-in, for all sites.",
 )
 @click.option("--httpd", "program", help="httpd or its control script. Default: Debian's apache2ctl, or httpd.")
 @click.argument("httpd_options", nargs=-1, metavar="[-- OPTION...]")
@@ -99,16 +99,19 @@ def install(
     if not config_path.parent.is_dir():
         raise ConfigError(f"{config_path.parent} is not a folder; name another path with --config")
     _write_drop_in(target, {} if config_path == SYSTEM_CONFIG else {"WSGIPOOL_CONFIG": _quoted(config_path.absolute())})
+    known, remarks = _sites(program, httpd_options)
+    needs_settings = config_path != SYSTEM_CONFIG or not _have_settings(known)
     if os.path.lexists(config_path):
         click.echo(f"kept {config_path}")
-    else:
+    elif needs_settings:
         _write_sample(config_path)
-    known = _sites(program, httpd_options)
+    for remark in remarks:
+        click.echo(printable(remark))
     if wanted:
         _join(known, wanted, target, program, httpd_options)
     else:
         _report(known)
-    steps = [f"edit {config_path}"]
+    steps = [f"edit {config_path}"] if needs_settings else []
     if target.parent.name == "conf-available":
         steps.append("`a2enconf wsgipool`")
     click.echo(typed(f"now {', then '.join([*steps, '`wsgipool apache reload`'])}"))
@@ -183,22 +186,42 @@ def _write_sample(path: Path) -> None:
 # --- the sites -------------------------------------------------------------------------------------------------------
 
 
-def _sites(program: str | None, httpd_options: Sequence[str]) -> list[Joining]:
-    home = sys.prefix if sys.prefix != sys.base_prefix else ""
+def _sites(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Joining], list[str]]:
+    """Return what each site needs, and remarks for the administrator. Raises ConfigError."""
     try:
-        configured = configuration.as_it_runs(program, httpd_options)
-        known: Configuration = configuration.interpret(configured)
+        known, notes = _read(program, httpd_options)
     except HttpdConfigError as error:
-        click.echo(f"no site was found: {error}")
-        return []
-    for note in known.notes:
-        click.echo(printable(f"note: {note}"))
+        return [], [f"no site was found: {error}"]
+    return known, [f"note: {note}" for note in notes]
+
+
+def _read(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Joining], Sequence[str]]:
+    """Return what each site needs, and notes. Raises HttpdConfigError and ConfigError."""
+    home = sys.prefix if sys.prefix != sys.base_prefix else ""
+    configured = configuration.as_it_runs(program, httpd_options)
+    known = configuration.interpret(configured)
     try:
-        return joining.joinings(configured, known, PACKAGE, home)
+        return joining.joinings(configured, known, PACKAGE, home), known.notes
     except ValueError as error:
         raise ConfigError(
             f"{error} has characters that httpd's configuration cannot contain; rename the file or its folder"
         ) from None
+
+
+def _confirm(joined: Sequence[Site], program: str | None, httpd_options: Sequence[str]) -> None:
+    """Raise HttpdConfigError if httpd refuses the files, ConfigError if the lines in them have no effect."""
+    names = {(site.server, site.script) for site in joined}
+    for each in _read(program, httpd_options)[0]:
+        if (each.site.server, each.site.script) in names and (each.by_hand or each.lines):
+            raise ConfigError(
+                f"{_title(each)}: another directive decides where the script runs, so the site did not join: "
+                f"{each.by_hand or '; '.join(each.lines)}; nothing was changed"
+            )
+
+
+def _have_settings(known: Sequence[Joining]) -> bool:
+    """Return whether there are sites, and each has settings beside its script."""
+    return bool(known) and all(os.path.lexists(each.site.script.with_name(CONFIG_NAME)) for each in known)
 
 
 def _report(known: Sequence[Joining]) -> None:
@@ -217,7 +240,7 @@ def _title(each: Joining) -> str:
 def _needs(each: Joining) -> str:
     if each.by_hand:
         return each.by_hand
-    return "needs these lines after its WSGIScriptAlias:" if each.lines else "joined"
+    return f"needs these lines below its {each.after.name}:" if each.lines else "joined"
 
 
 def _join(
@@ -239,28 +262,26 @@ def _join(
             raise ConfigError(f"--site {name}: it has several scripts, name one of them: {', '.join(scripts)}")
     contents: dict[Path, str] = {}
     # From the end, so that line numbers stay right.
-    for each in sorted(chosen, key=lambda each: -each.site.directive.line):
+    for each in sorted(chosen, key=lambda each: -each.after.line):
         if each.by_hand:
             raise ConfigError(f"{_title(each)}: {each.by_hand}")
         if not each.lines:
             click.echo(f"site {_title(each)}: joined already")
             continue
-        path = Path(each.site.directive.file)
-        # The file of a macro's line is a sentence about the macro.
-        before = contents.get(path) or (read_text(path) if path.is_absolute() else "")
-        text = joining.inserted(before, each.site.directive, each.lines)
-        if text is None:
+        path = each.after.path
+        text = joining.inserted(contents.get(path) or read_text(path), each.after, each.lines) if path else None
+        if path is None or text is None:
             raise ConfigError(
-                f"{each.site.directive.origin}: this line is not a plain WSGIScriptAlias; write these lines by hand: "
-                + "; ".join(each.lines)
+                f"{each.after.origin}: this is not a plain line of a file; write these lines below its "
+                f"{each.after.name}: {'; '.join(each.lines)}"
             )
         contents[path] = text
     if any(each.needs_python_home for each in chosen):
         contents[drop_in] = with_defines(read_text(drop_in), {"WSGIPOOL_PYTHON_HOME": _quoted(Path(sys.prefix))})
-    backups = replace_files(contents, lambda: configuration.read(program, httpd_options))
+    backups = replace_files(contents, lambda: _confirm([each.site for each in chosen], program, httpd_options))
     for path, backup in backups.items():
         click.echo(f"wrote {path.resolve()} (backup: {backup.name})")
         for each in chosen:
-            if Path(each.site.directive.file) == path:
+            if each.after.path == path:
                 for line in each.lines:
                     click.echo(f"    {line}")

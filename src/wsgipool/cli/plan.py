@@ -39,7 +39,7 @@ from wsgipool.drivers.limits import Answer, ServerLimit
 from wsgipool.errors import ConfigError
 from wsgipool.httpd import configuration
 from wsgipool.httpd.configuration import Configuration
-from wsgipool.httpd.dump import Directive, HttpdConfigError
+from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, MODES
 from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan import planning
@@ -322,8 +322,10 @@ def _of_httpd(situation: Situation, fit: Fit, server: Configuration | None) -> _
             wanted = plan_lines.defines(group)
             content = plan_lines.with_defines(changes.text(server.drop_in), wanted)
             changes.add(server.drop_in, content, [f"Define {name} {value}".rstrip() for name, value in wanted.items()])
-        elif daemon and (text := _with_sizes(changes, daemon, group)):
-            changes.add(Path(daemon.file), text, plan_lines.directives(group))
+        elif (
+            daemon and daemon.path and (text := plan_lines.with_daemon_sizes(changes.text(daemon.path), daemon, group))
+        ):
+            changes.add(daemon.path, text, plan_lines.directives(group))
         else:
             changes.by_hand.append(f"to write by hand, for {title(group)}: {'; '.join(plan_lines.directives(group))}")
     return changes
@@ -335,12 +337,6 @@ def _max_sizes(databases: Sequence[SiteDatabase], fit: Fit) -> dict[str, dict[st
     for each in databases:
         found.setdefault(each.of.origin if each.of else "", {})[each.settings.name] = fit.max_sizes[each.name]
     return found
-
-
-def _with_sizes(changes: _Changes, daemon: Directive, group: ProcessGroup) -> str | None:
-    # The file of a macro's line is a sentence about the macro.
-    path = Path(daemon.file)
-    return plan_lines.with_daemon_sizes(changes.text(path), daemon, group) if path.is_absolute() else None
 
 
 def _write(

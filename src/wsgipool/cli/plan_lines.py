@@ -86,8 +86,8 @@ def with_daemon_sizes(text: str, daemon: Directive, group: ProcessGroup) -> str 
     lines = text.split("\n")
     whole = lines[daemon.line - 1] if 0 < daemon.line <= len(lines) else ""
     line = whole.rstrip()
-    # Variables, continued lines and macros are left to the administrator.
-    if not re.match(r"\s*WSGIDaemonProcess\s", line, re.I) or line.endswith("\\") or "$" in line:
+    # Variables and continued lines are left to the administrator.
+    if not re.match(r"\s*WSGIDaemonProcess\s", line, re.I) or line.endswith("\\") or "${" in line:
         return None
     for name, value in (("processes", group.processes), ("threads", group.threads)):
         option = f" {name}={value}"

@@ -71,6 +71,11 @@ class Directive:
         return tuple(words(self.text))
 
     @property
+    def path(self) -> Path | None:
+        """The file; None for a directive of a macro or of the command line."""
+        return Path(self.file) if self.file.startswith("/") else None
+
+    @property
     def origin(self) -> str:
         """The file and line of the directive."""
         return f"{self.file}:{self.line}"

@@ -23,8 +23,9 @@ class Joining:
     """A site, and the lines that it needs."""
 
     site: Site
+    after: Directive
+    """The directive below which the lines stand: the WSGIScriptAlias, or a WSGIDaemonProcess that comes later."""
     lines: Sequence[str]
-    """Lines to insert after the WSGIScriptAlias."""
     by_hand: str
     """Why no lines can be inserted, and what to do; "" if they can."""
     needs_python_home: bool
@@ -51,23 +52,23 @@ def _joining(
     package: Path,
     python_home: str,
 ) -> Joining:
-    if reason := _unclear(site, known.daemons) or _ambiguous(site, known.sites):
-        return Joining(site, [], reason, needs_python_home=False)
+    if reason := _unclear(site, configuration, known.daemons) or _ambiguous(site, known.sites):
+        return _by_hand(site, reason)
     (group,) = {interpreter.group for interpreter in site.interpreters}
     (name,) = {interpreter.application_group for interpreter in site.interpreters}
+    after = _later(site.directive, known.daemons.get(group), configuration)
+    if after.sections != site.directive.sections or after.file != site.directive.file:
+        return _by_hand(site, f"move {after.name} {group} ({after.origin}) before its section, and run this again")
     beside = [other for other in others if other.directive.sections == site.directive.sections]
     if beside and name.startswith(OPEN_GROUPS):
-        reason = (
-            f"its section has another script, {beside[0].script}; write application-group={_slug(site)} into its line"
-        )
-        return Joining(site, [], reason, needs_python_home=False)
+        option = f"application-group={_slug(site, others)}"
+        return _by_hand(site, f"its section has another script, {beside[0].script}; write {option} into its line")
     lines = [] if beside else list(_groups(site, group, name, configuration))
     if name.startswith(OPEN_GROUPS):
         name = _name(site, others, group)
         lines.append(f"WSGIApplicationGroup {name}")
     interpreter = Interpreter(group, name)
     if interpreter not in loading:
-        loading.add(interpreter)
         options = f"process-group={quoted(group or _GLOBAL)} application-group={quoted(name)}"
         lines.append(f"WSGIImportScript {quoted(site.script)} {options}")
         lines.append(f"WSGIImportScript {quoted(package / PRELOAD)} {options}")
@@ -76,18 +77,30 @@ def _joining(
         daemon = known.daemons[group]
         option = f"python-home={quoted(python_home)}"
         reason = f"add {option} to WSGIDaemonProcess {group} ({daemon.origin}), and run this again"
-        return Joining(site, [], reason, needs_python_home=False)
+        return _by_hand(site, reason)
     if needs_home and any(EMBEDDED in {each.group for each in other.interpreters} for other in others):
         reason = (
             "it shares Apache's own children with other sites, whose Python would change too; give it processes of its "
-            f"own: write `WSGIDaemonProcess {_slug(site)} processes=2 threads=8 python-home={quoted(python_home)}` "
-            f"before its <VirtualHost> and `WSGIProcessGroup {_slug(site)}` into it, and run this again"
+            f"own: write `WSGIDaemonProcess {_slug(site, others)} processes=2 threads=8 "
+            f"python-home={quoted(python_home)}` before its <VirtualHost> and `WSGIProcessGroup {_slug(site, others)}` "
+            "into it, and run this again"
         )
-        return Joining(site, [], reason, needs_python_home=False)
-    return Joining(site, lines, "", needs_python_home=needs_home)
+        return _by_hand(site, reason)
+    loading.add(interpreter)
+    return Joining(site, after, lines, "", needs_python_home=needs_home)
 
 
-def _unclear(site: Site, daemons: Mapping[str, Directive]) -> str:
+def _by_hand(site: Site, reason: str) -> Joining:
+    return Joining(site, site.directive, [], reason, needs_python_home=False)
+
+
+def _later(alias: Directive, daemon: Directive | None, configuration: Dump) -> Directive:
+    """Return the later one: httpd wants a process group to be known where WSGIImportScript names it."""
+    order = configuration.directives
+    return daemon if daemon is not None and order.index(daemon) > order.index(alias) else alias
+
+
+def _unclear(site: Site, configuration: Dump, daemons: Mapping[str, Directive]) -> str:
     groups = {interpreter.group for interpreter in site.interpreters}
     names = {interpreter.application_group for interpreter in site.interpreters}
     if unknown := sorted(groups - {EMBEDDED, *daemons}):
@@ -97,6 +110,10 @@ def _unclear(site: Site, daemons: Mapping[str, Directive]) -> str:
     option = dump.options(site.directive.text).get("application-group", "")
     if option.startswith(OPEN_GROUPS):
         return f"write a fixed name, such as application-group={_GLOBAL}, instead of application-group={option}"
+    for each in configuration.named("WSGIApplicationGroup"):
+        is_beside = each.sections == site.directive.sections and not option
+        if is_beside and each.arguments[0].startswith(OPEN_GROUPS):
+            return f"remove the line `{each.name} {each.text}` ({each.origin}), and run this again"
     if len(names) > 1:
         return f"its requests run in several application groups: {', '.join(sorted(names))}"
     return ""
@@ -130,14 +147,20 @@ def _groups(site: Site, group: str, name: str, configuration: Dump) -> Iterator[
 def _name(site: Site, others: Sequence[Site], group: str) -> str:
     """Return an application group: the main interpreter, unless another script runs in the same processes."""
     if any(group in {each.group for each in other.interpreters} for other in others):
-        return _slug(site)
+        return _slug(site, others)
     return _GLOBAL
 
 
-def _slug(site: Site) -> str:
-    server = re.sub(r"[^\w.-]", "", site.server)
-    mount = re.sub(r"[^\w.-]+", "-", site.directive.arguments[0]).strip("-")
-    return f"{server}-{mount}" if mount else server
+def _slug(site: Site, others: Sequence[Site]) -> str:
+    """Return a name for a site, which no other script's site has."""
+    slug = _joined_words(site.server, site.directive.arguments[0])
+    taken = {_joined_words(other.server, other.directive.arguments[0]) for other in others}
+    return _joined_words(slug, str(site.script)) if slug in taken else slug
+
+
+def _joined_words(*texts: str) -> str:
+    words = (re.sub(r"[^\w.-]+", "-", text).strip("-") for text in texts)
+    return "-".join(filter(None, words))
 
 
 def _has_python(group: str, configuration: Dump, daemons: Mapping[str, Directive]) -> bool:
@@ -162,8 +185,8 @@ def inserted(text: str, directive: Directive, lines: Sequence[str]) -> str | Non
     content = text.split("\n")
     line = content[directive.line - 1] if 0 < directive.line <= len(content) else ""
     match = re.match(r"([ \t]*)(\w+)\s", line)
-    # The lines of macros and continued lines are left to the administrator.
-    if match is None or match[2].lower() != directive.name.lower() or line.rstrip().endswith("\\") or "$" in line:
+    # Continued lines are left to the administrator, and lines in which a variable decides.
+    if match is None or match[2].lower() != directive.name.lower() or line.rstrip().endswith("\\") or "${" in line:
         return None
     end = "\r" if line.endswith("\r") else ""
     content[directive.line : directive.line] = [f"{match[1]}{each}{end}" for each in lines]
