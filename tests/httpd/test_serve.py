@@ -39,6 +39,28 @@ def test_serve_uses_the_database_of_the_command_line(script: Path, shop: str, fo
     assert shop.split("@")[0] not in site.output, "the password is printed"
 
 
+def test_the_folder_of_the_script_may_have_a_blank_and_signs(script: Path, shop: str, folder: Path) -> None:
+    place = script.parent.rename(folder / "my 100% $hop")
+    (place / "wsgipool.toml").write_text(f'[databases.shop]\nurl = "{shop}"\n')
+    with command(folder, "serve", str(place / "app.wsgi")) as site:
+        site.wait_until_open()
+        assert requests.get(f"{site.url}/hold", timeout=LONG).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["it's", 'a"b', "a`b`", "a$(b)", "a${b}", "a\\b", "a\nb"])
+def test_a_path_that_cannot_be_quoted_is_a_one_line_error(name: str, script: Path, folder: Path) -> None:
+    place = script.parent.rename(folder / name)
+    command = [*WSGIPOOL, "serve", str(place / "app.wsgi"), "--database", "sqlite:////tmp/shop.db"]
+
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG)
+
+    assert outcome.returncode == 1
+    assert outcome.stderr == (
+        f"wsgipool: {str(place / 'app.wsgi')!r} has a quote or another character that mod_wsgi-express cannot write "
+        "into httpd's configuration; rename the file or its folder\n"
+    )
+
+
 def test_serve_uses_the_settings_beside_the_script(script: Path, shop: str, folder: Path) -> None:
     (script.parent / "wsgipool.toml").write_text(f'[databases.shop]\nurl = "{shop}"\nmax_size = 2\n')
     with command(folder, "serve", str(script)) as site:

@@ -30,7 +30,7 @@ from wsgipool.cli.syntax import syntax_error
 from wsgipool.config import Settings
 from wsgipool.drivers.limits import Answer
 from wsgipool.errors import ConfigError
-from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unreadable
+from wsgipool.httpd.express import Site, apache_user, refuse_taken_port, refuse_unquotable, refuse_unreadable
 from wsgipool.impersonation import NoAnswer, as_user
 from wsgipool.pools import CONFIG_NAME, CONFIG_VARIABLE, SYSTEM_CONFIG
 from wsgipool.wording import printable, shortened
@@ -162,8 +162,7 @@ def serve(
 def _refuse_odd_script(script: Path) -> None:
     if not script.is_file():
         raise ConfigError(f"{script} is not a regular file; name the WSGI script")
-    if not str(script).isprintable():
-        raise ConfigError(f"{script} has characters that httpd's configuration cannot contain; rename it or its folder")
+    refuse_unquotable(script.absolute())
 
 
 def _problems(

@@ -102,6 +102,7 @@ class Httpd:
         Raises HttpdFailed if it does not accept connections within `timeout` seconds.
         """
         refuse_taken_port(self.site.host, self.site.port)
+        refuse_unquotable(self.site.script, self.site.config, self.site.folder, PACKAGE, Path(sys.prefix))
         refuse_unreadable(self.site.script, self.site.config, *self.site.secrets)
         _refuse_library_of_another_python()
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
@@ -310,6 +311,19 @@ def _refuse_library_of_another_python() -> None:
                 f"mod_wsgi was compiled for another Python: it loads {library[1]}, but would import the modules of "
                 f"{sys.base_prefix}; pip install --force-reinstall --no-deps --no-cache-dir mod_wsgi (or "
                 "mod_wsgi-standalone) compiles it for this Python"
+            )
+
+
+def refuse_unquotable(*paths: Path) -> None:
+    """Raise HttpdFailed for a path that ends a quoted word, since mod_wsgi-express escapes nothing.
+
+    It writes the paths into httpd's configuration, and into a shell script.
+    """
+    for path in paths:
+        if re.search(r"""['"`\\]|\$[({]""", str(path)) or not str(path).isprintable():
+            raise HttpdFailed(
+                f"{str(path)!r} has a quote or another character that mod_wsgi-express cannot write into httpd's "
+                "configuration; rename the file or its folder"
             )
 
 
