@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -69,14 +70,16 @@ class Visit:
 class Sites:
     """An Apache and its sites."""
 
-    def __init__(self, folder: Path, mode: str) -> None:
+    def __init__(self, folder: Path, mode: str, python: Path | None = None) -> None:
+        """`python` is that of a further environment, with wsgipool, which httpd does not know yet."""
         self.folder = folder
-        self.apache = DebianApache(folder)
+        self.apache = DebianApache(folder, python or Path(sys.executable))
         self._mode = mode
         self.apache.use(mode)
+        home = "" if python else f'WSGIPythonHome "{sys.prefix}"\n'
         self.apache.write(
             "conf-available/base.conf",
-            f'ErrorLog "{folder}/error_log"\nWSGISocketPrefix {folder}/wsgi\nWSGIPythonHome "{sys.prefix}"\n'
+            f"ErrorLog {folder}/error_log\nWSGISocketPrefix {folder}/wsgi\n{home}"
             # mod_wsgi 4.9 takes 3 to 10 seconds to end several interpreters.
             f"WSGIDestroyInterpreter Off\n{_SIZES}",
         )
@@ -102,7 +105,7 @@ class Sites:
 
     def _script(self, name: str, folder: str) -> Path:
         place = self.folder / folder
-        place.mkdir()
+        place.mkdir(parents=True)
         give_to_apache(place)
         (place / "app.wsgi").write_text(_SCRIPT)
         (place / "site_settings.py").write_text(f"TEXT = 'I am {name}'\n")
@@ -126,6 +129,11 @@ class Sites:
     def running(self) -> Iterator[None]:
         with self.apache.running():
             yield
+
+    def status(self, name: str) -> Any:
+        """Return the status page of a site."""
+        headers = {"Host": f"{name}.example", "Connection": "close"}
+        return requests.get(f"{self.apache.url}/wsgipool-status?format=json", headers=headers, timeout=LONG).json()
 
     def visit(self, name: str, *, host: str = "") -> Visit:
         """Send a request to a site."""

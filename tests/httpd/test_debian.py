@@ -34,7 +34,9 @@ PROCESSES, THREADS = 2, 5
 class DebianApache:
     """Debian's apache2 with a copy of /etc/apache2, run in the foreground."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: Path = Path(sys.executable)) -> None:
+        """`python` is that of an environment with wsgipool."""
+        self._python = str(python)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.confdir = folder / "apache2"
@@ -90,7 +92,7 @@ class DebianApache:
 
     def install_command(self, *arguments: str) -> list[str]:
         folder = self.confdir / "conf-available"
-        return [sys.executable, "-m", "wsgipool", "apache", "install", "--directory", str(folder), *arguments]
+        return [self._python, "-m", "wsgipool", "apache", "install", "--directory", str(folder), *arguments]
 
     @contextmanager
     def running(self, *options: str, launcher: Sequence[str] = (), **environment: str) -> Iterator[None]:

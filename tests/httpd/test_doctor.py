@@ -263,6 +263,24 @@ def test_application_groups_that_multiply_pools(group: str, daemon: SiteUnderExa
     assert list(daemon.findings()) == ["interpreters-multiply-pools"]
 
 
+def test_scripts_of_two_folders_in_one_interpreter(daemon: SiteUnderExamination) -> None:
+    other = daemon.folder / "other"
+    other.mkdir()
+    (other / "app.wsgi").touch()
+    daemon.append_apache(f"WSGIScriptAlias /other {other}/app.wsgi {IN_DAEMON}")
+
+    found = daemon.findings()
+
+    assert list(found) == ["scripts-share-interpreter"]
+    assert f"{daemon.folder}/app.wsgi and {other}/app.wsgi run in one interpreter" in found["scripts-share-interpreter"]
+
+
+def test_a_site_whose_pools_no_process_loads_at_its_start(daemon: SiteUnderExamination) -> None:
+    daemon.append_apache(f"WSGIScriptAlias /other {daemon.folder}/app.wsgi {IN_DAEMON.replace('%{GLOBAL}', 'other')}")
+
+    assert daemon.notes() == {"site-not-pooled"}
+
+
 def test_sizes_that_httpd_corrects(folder: Path, shop: str) -> None:
     site = SiteUnderExamination(folder, "worker", shop)
     site.append_apache("ServerLimit 2\nThreadsPerChild 5\nMaxRequestWorkers 50")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -281,3 +283,60 @@ def test_lines_that_httpd_refuses_leave_the_files_as_they_were(folder: Path) -> 
 
     assert "no lines here" in refusal
     assert [file.read_text() for file in files] == before
+
+
+# --- paths and names with a blank and signs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["event", "daemon"])
+def test_folders_and_groups_may_have_a_blank_and_signs(mode: str, folder: Path) -> None:
+    name = "my shop's 100% $ite"
+    home = folder / name / "venv"
+    sites = Sites(folder, mode, environment(home))
+    if mode == "daemon":
+        group = f'WSGIDaemonProcess "{name}" processes=2 threads=3 python-home="{home}"\nWSGIProcessGroup "{name}"\n'
+        sites.add("shop", group + 'WSGIScriptAlias / "{script}"', folder=f"{name}/shop")
+    else:
+        sites.add("shop", f'WSGIScriptAlias / "{{script}}" application-group="{name}"', folder=f"{name}/shop")
+    sites.apache.write("conf-enabled/status.conf", "Define WSGIPOOL_STATUS\n")
+
+    sites.join("shop")
+    with sites.running():
+        sites.wait_for_pools("shop")
+        visit, status = sites.visit("shop"), sites.status("shop")
+
+    assert name in (visit.process_group, visit.application_group)
+    assert visit.pools == [pool["name"] for pool in status["pools"]] == ["shop"]
+    assert sites.log().count(f"settings from {folder}/{name}/shop/wsgipool.toml") == PROCESSES
+
+
+def environment(home: Path) -> Path:
+    """Make an environment with a copy of the installed package and with the other packages; return its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    (packages,) = home.glob("lib/python3*/site-packages")
+    shutil.copytree(PACKAGE, packages / PACKAGE.name)
+    (packages / "others.pth").write_text(f"{PACKAGE.parent}\n")
+    return home / "bin" / "python"
+
+
+def test_the_name_of_a_folder_may_have_letters_of_any_language(folder: Path) -> None:
+    sites = Sites(folder, "event")
+    sites.add("shop", folder="stra\u00dfe")
+
+    sites.join("shop")
+    with sites.running():
+        sites.wait_for_pools("shop")
+
+        assert sites.visit("shop").pools == ["shop"]
+
+
+def test_a_path_that_cannot_be_quoted_concerns_its_own_site_only(folder: Path) -> None:
+    sites = two_sites(folder, "event")
+    file = sites.add("odd", folder='a"b')
+    file.write_text(file.read_text().replace('a"b', 'a\\"b'))
+
+    refusal = sites.refusal("--site", "odd.example")
+    sites.join("one", "two")
+
+    assert f"{folder}/a\"b/app.wsgi has characters that httpd's configuration cannot contain; rename" in refusal
+    assert "WSGIImportScript" not in file.read_text()

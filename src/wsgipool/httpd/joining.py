@@ -39,7 +39,11 @@ def joinings(configuration: Dump, site_configuration: Configuration, package: Pa
     found = []
     for site in sites:
         others = [other for other in sites if other.script != site.script]
-        found.append(_joining(site, others, loading, configuration, site_configuration, package, python_home))
+        try:
+            found.append(_joining(site, others, loading, configuration, site_configuration, package, python_home))
+        except ValueError as error:
+            reason = f"{error} has characters that httpd's configuration cannot contain; rename the file or its folder"
+            found.append(_by_hand(site, reason))
     return found
 
 
