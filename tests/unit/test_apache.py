@@ -169,6 +169,16 @@ def test_an_older_drop_in_keeps_its_paths(line: str, kept: str) -> None:
     assert f"\n{kept}" in _drop_in(Path("wsgipool.conf"), _defines_of(line))
 
 
+def test_an_older_drop_in_that_nobody_changed_is_replaced(tmp_path: Path) -> None:
+    older = "<IfDefine !WSGIPOOL_PROCESS_GROUP>\n    Define WSGIPOOL_PROCESS_GROUP %{GLOBAL}\n</IfDefine>\n"
+    (tmp_path / "wsgipool.conf").write_text(older)
+
+    result = install(tmp_path)
+
+    assert result.exit_code == 0, result.stderr
+    assert "WSGIPOOL_PROCESS_GROUP" not in (tmp_path / "wsgipool.conf").read_text()
+
+
 @pytest.mark.usefixtures("_on_path")
 def test_on_debian_the_next_step_is_a2enconf(tmp_path: Path) -> None:
     folder = tmp_path / "conf-available"

@@ -29,6 +29,8 @@ _FILES = PACKAGE / "apache"
 _SAMPLE = "wsgipool.toml"
 _WRITTEN = ("WSGIPOOL_HOME", "WSGIPOOL_DROP_IN")
 """The Defines whose values are those of the installation."""
+_OLD_DEFAULTS = {"WSGIPOOL_CONFIG": str(SYSTEM_CONFIG), "WSGIPOOL_PROCESS_GROUP": "%{GLOBAL}"}
+"""Values of older drop-ins that nobody changed."""
 
 
 @click.group()
@@ -145,9 +147,11 @@ def _write_drop_in(target: Path, defines: Mapping[str, str]) -> None:
 def _defines_of(text: str) -> dict[str, str]:
     """Return the administrator's Defines in an installed drop-in."""
     found = dict(re.findall(r"^ *Define +(WSGIPOOL_\w+)(?: +(.+?))? *$", text, re.M))
-    if found.get("WSGIPOOL_CONFIG", "").strip('"') == str(SYSTEM_CONFIG):
-        del found["WSGIPOOL_CONFIG"]
-    return {name: value for name, value in found.items() if name not in _WRITTEN}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in _WRITTEN and value.strip('"') != _OLD_DEFAULTS.get(name)
+    }
 
 
 def _drop_in(target: Path, defines: Mapping[str, str]) -> str:
@@ -187,7 +191,7 @@ def _write_sample(path: Path) -> None:
 
 
 def _sites(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Joining], list[str]]:
-    """Return what each site needs, and remarks for the administrator. Raises ConfigError."""
+    """Return what each site needs, and remarks for the administrator."""
     try:
         known, notes = _read(program, httpd_options)
     except HttpdConfigError as error:
@@ -196,16 +200,11 @@ def _sites(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Join
 
 
 def _read(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Joining], Sequence[str]]:
-    """Return what each site needs, and notes. Raises HttpdConfigError and ConfigError."""
+    """Return what each site needs, and notes. Raises HttpdConfigError."""
     home = sys.prefix if sys.prefix != sys.base_prefix else ""
     configured = configuration.as_it_runs(program, httpd_options)
     known = configuration.interpret(configured)
-    try:
-        return joining.joinings(configured, known, PACKAGE, home), known.notes
-    except ValueError as error:
-        raise ConfigError(
-            f"{error} has characters that httpd's configuration cannot contain; rename the file or its folder"
-        ) from None
+    return joining.joinings(configured, known, PACKAGE, home), known.notes
 
 
 def _confirm(joined: Sequence[Site], program: str | None, httpd_options: Sequence[str]) -> None:
