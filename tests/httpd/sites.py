@@ -135,10 +135,10 @@ class Sites:
         headers = {"Host": f"{name}.example", "Connection": "close"}
         return requests.get(f"{self.apache.url}/wsgipool-status?format=json", headers=headers, timeout=LONG).json()
 
-    def visit(self, name: str, *, host: str = "") -> Visit:
+    def visit(self, name: str, path: str = "/", *, host: str = "") -> Visit:
         """Send a request to a site."""
         headers = {"Host": host or f"{name}.example", "Connection": "close"}
-        response = requests.get(self.apache.url, headers=headers, timeout=LONG)
+        response = requests.get(self.apache.url + path, headers=headers, timeout=LONG)
         assert response.status_code == 200, f"{response.status_code} {self.log()}"
         return Visit(**response.json())
 

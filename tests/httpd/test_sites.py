@@ -77,6 +77,39 @@ def test_scripts_of_one_server_name_on_two_ports_stay_two(folder: Path) -> None:
     assert printed.count(": joined") == 2
 
 
+def test_a_script_of_the_main_server_leaves_virtual_hosts_unchanged(folder: Path) -> None:
+    sites = Sites(folder, "event")
+    file = sites.add("one")
+    sites.add("two", 'WSGIScriptAlias /two "{script}"')
+    # Virtual hosts inherit what stands here.
+    alias = f"WSGIScriptAlias /one {folder}/one/app.wsgi"
+    permission = f"<Directory {folder}/one>\nRequire all granted\n</Directory>\n"
+    file.write_text(f"{alias}\n{permission}")
+    with sites.running():
+        before = sites.visit("two", "/two")
+
+    refusal = sites.refusal("--site", f"{folder}/one/app.wsgi")
+    (option,) = re.findall(r"write (application-group=\S+) into its WSGIScriptAlias, and run this again", refusal)
+    file.write_text(f"{alias} {option}\n{permission}")
+    sites.apache.install("--site", f"{folder}/one/app.wsgi")
+    with sites.running():
+        sites.wait_for_pools("one")
+        visits = [sites.visit("two", path) for path in ("/one", "/two")]
+
+    assert (visits[0].text, visits[0].pools) == ("I am one", ["one"])
+    assert visits[1] == before
+
+
+def test_a_script_at_two_paths_of_a_site_needs_the_lines_once(folder: Path) -> None:
+    sites = two_sites(folder, "event")
+    file = sites.add("shop", 'WSGIScriptAlias /a "{script}"\nWSGIScriptAlias / "{script}"')
+
+    sites.join("shop")
+
+    assert file.read_text().count("WSGIApplicationGroup") == 1
+    assert sites.apache.install().count(f"{folder}/shop/app.wsgi): joined\n") == 1
+
+
 # --- processes and interpreters --------------------------------------------------------------------------------------
 
 
@@ -109,9 +142,8 @@ def test_the_host_header_of_visitors_makes_no_further_interpreter(mode: str, fol
     assert {visit.application_group for visit in visits} == {""}
 
 
-@pytest.mark.parametrize("mode", ["event", "daemon"])
-def test_each_site_has_the_settings_beside_its_script(mode: str, folder: Path) -> None:
-    sites = two_sites(folder, mode)
+def test_each_site_has_the_settings_beside_its_script(folder: Path) -> None:
+    sites = two_sites(folder, "event")
     sites.join("one", "two")
 
     with sites.running():

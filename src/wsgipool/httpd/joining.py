@@ -34,11 +34,13 @@ class Joining:
 
 def joinings(configuration: Dump, site_configuration: Configuration, package: Path, python_home: str) -> list[Joining]:
     """Return what each site needs. `python_home` is the virtual environment of `package`; "" if it has none."""
-    sites = [site for site in site_configuration.sites if site.directive.name.lower() == "wsgiscriptalias"]
+    aliases = [site for site in site_configuration.sites if site.directive.name.lower() == "wsgiscriptalias"]
+    # A script with several paths in one section needs the lines once.
+    sites = {(site.script, site.directive.sections, site.directive.arguments[2:]): site for site in reversed(aliases)}
     loading = set(site_configuration.preloaded)
     found = []
-    for site in sites:
-        others = [other for other in sites if other.script != site.script]
+    for site in reversed(sites.values()):
+        others = [other for other in site_configuration.sites if other.script != site.script]
         try:
             found.append(_joining(site, others, loading, configuration, site_configuration, package, python_home))
         except ValueError as error:
@@ -63,10 +65,11 @@ def _joining(
     after = _later(site.directive, known.daemons.get(group), configuration)
     if after.sections != site.directive.sections or after.file != site.directive.file:
         return _by_hand(site, f"move {after.name} {group} ({after.origin}) before its section, and run this again")
-    beside = [other for other in others if other.directive.sections == site.directive.sections]
+    beside = [other for other in others if _is_inside(other.directive, site.directive)]
     if beside and name.startswith(OPEN_GROUPS):
         option = f"application-group={_slug(site, others)}"
-        return _by_hand(site, f"its section has another script, {beside[0].script}; write {option} into its line")
+        reason = f"a line in its section would change {beside[0].script}, too; write {option} into its "
+        return _by_hand(site, f"{reason}{site.directive.name}, and run this again")
     lines = [] if beside else list(_groups(site, group, name, configuration))
     if name.startswith(OPEN_GROUPS):
         name = _name(site, others, group)
@@ -92,6 +95,11 @@ def _joining(
         return _by_hand(site, reason)
     loading.add(interpreter)
     return Joining(site, after, lines, "", needs_python_home=needs_home)
+
+
+def _is_inside(directive: Directive, other: Directive) -> bool:
+    """Return whether a directive stands in the section of another one, or in a section that inherits from it."""
+    return directive.sections[: len(other.sections)] == other.sections
 
 
 def _by_hand(site: Site, reason: str) -> Joining:
