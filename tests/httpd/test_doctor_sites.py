@@ -13,7 +13,8 @@ from httpd.harness import Settings, made_runtime_dir, write_config
 from httpd.interpreters import HTTPD, Site
 from wsgipool import config
 from wsgipool.cli import main
-from wsgipool.httpd.express import PACKAGE
+from wsgipool.httpd.express import DROP_IN, PACKAGE
+from wsgipool.httpd.samples import MAX_FILES
 
 TWO_SITES = """
 WSGIDaemonProcess shop processes=2 threads=5
@@ -102,6 +103,19 @@ def test_the_doctor_examines_the_settings_of_each_site(sites: Site) -> None:
     assert result.exit_code == 1
     assert f"{broken}: databases.orders: no url" in result.stdout
     assert f"settings: {sites.folder}/shop/wsgipool.toml" in result.stdout
+
+
+def test_the_status_page_is_no_script_of_a_site(sites: Site) -> None:
+    icons = sites.folder / "icons"
+    icons.mkdir()
+    for number in range(MAX_FILES + 1):
+        (icons / f"{number}.png").touch()
+    lines = f"Alias /icons/ {icons}/\nDefine WSGIPOOL_HOME {PACKAGE}\nDefine WSGIPOOL_STATUS\nInclude {DROP_IN}\n"
+    file = sites.folder / "httpd.conf"
+    file.write_text(file.read_text() + lines)
+
+    assert "every group is counted" not in run("plan", sites).stdout
+    assert "scripts-share-interpreter" not in codes(sites)
 
 
 # --- sites that are not yet as they should be ------------------------------------------------------------------------
