@@ -7,6 +7,7 @@ import os
 import pwd
 import select
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,6 +115,7 @@ def _become(
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     os.environ.clear()
     os.environ.update({**kept, "HOME": known.pw_dir, "USER": known.pw_name, "LOGNAME": known.pw_name, **environment})
+    tempfile.tempdir = None  # it depends on the environment
 
 
 def _read_answer(reader: int, deadline: float) -> bytes | None:

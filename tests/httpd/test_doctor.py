@@ -639,7 +639,7 @@ def test_processes_of_two_users_have_a_budget_each(
     assert list(fits) == ["budget-for-each-user"]
     assert f"daemon and {apache_user().pw_name} have a [budget] each" in fits["budget-for-each-user"]
     assert list(exceeds) == ["budget-over-limit", "budget-for-each-user"]
-    assert "of 2 a host for each of 2 users allows 4 connections" in exceeds["budget-over-limit"]
+    assert "budget of 2 a host for each of 2 users the processes may open 4 connections" in exceeds["budget-over-limit"]
 
 
 @as_root

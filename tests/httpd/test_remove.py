@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from httpd.harness import eventually
-from httpd.test_debian import PROCESSES, DebianApache, DebianSite, debian_apache
+from httpd.test_debian import DebianApache, DebianSite, debian_apache
 from wsgipool.cli import main
 from wsgipool.httpd.express import DROP_IN, PACKAGE
 
@@ -43,29 +43,27 @@ def test_the_drop_in_is_disabled_and_kept_as_a_backup(apache: DebianApache, fold
 
     output = apache.run(*arguments(apache))
 
-    assert output == (
-        f"removed {drop_in(apache)}, which is kept as wsgipool.conf.bak\nkept {folder}/wsgipool.toml\n"
-        "now restart httpd, which ends the pools: /usr/sbin/apache2ctl -k graceful\n"
+    removed = f"removed {drop_in(apache)}, which is kept as wsgipool.conf.bak\nkept {folder}/wsgipool.toml\n"
+    assert output.startswith(
+        f"{removed}still used, remove it before the package: {apache.confdir}/sites-enabled/shop.conf"
     )
+    assert output.endswith("\nnow restart httpd: /usr/sbin/apache2ctl -k graceful\n")
     assert not os.path.lexists(apache.confdir / "conf-enabled" / "wsgipool.conf")
     assert not drop_in(apache).exists()
     assert drop_in(apache).with_name("wsgipool.conf.bak").read_text() == content
     assert (folder / "wsgipool.toml").exists()
 
 
-def test_the_next_command_that_it_prints_starts_processes_without_pools(apache: DebianApache) -> None:
-    def count(text: str) -> int:
-        return apache.log.read_text().count(text)
-
+def test_a_site_that_has_joined_works_without_the_drop_in(folder: Path, shop: str) -> None:
+    apache = debian_apache(folder, "daemon", shop)
+    shutil.copy(folder / "wsgipool.toml", folder / "app")
     with apache.running():
-        eventually(lambda: count("pool 'shop': up to") == PROCESSES, "every process to have its pool")
         output = apache.run(*arguments(apache))
 
         apache.run(*output.rpartition(": ")[2].split())
 
-        eventually(lambda: count("resuming normal operations") == 2, "the restart")
-        DebianSite(apache).request("/server")  # answered by a new process
-        assert count("pool 'shop': up to") == PROCESSES
+        eventually(lambda: apache.log.read_text().count("resuming normal operations") == 2, "the restart")
+        assert DebianSite(apache).get("/hold?seconds=0")["connection"]
 
 
 def test_a_removed_drop_in_can_be_installed_again(apache: DebianApache, folder: Path) -> None:
@@ -92,20 +90,17 @@ USES = {
     "a file of the package": ('Include "${WSGIPOOL_HOME}/apache/status.conf"', "does not accept its configuration"),
     "a variable that httpd only warns of": ("WSGIScriptAlias /pools ${WSGIPOOL_HOME}/x.py", "${WSGIPOOL_HOME}/x.py"),
     "a section": ("<Location ${WSGIPOOL_PAGE}>\n    Require local\n</Location>", "Require local"),
-    "the package's path": (f"WSGIImportScript {PACKAGE}/x.py process-group=%{{GLOBAL}} application-group=a", "/x.py"),
-    "the daemon group": ("WSGIProcessGroup wsgipool", "WSGIProcessGroup wsgipool"),
-    "the daemon group in an option": ("WSGIScriptAlias /a /srv/a.wsgi process-group=wsgipool", "=wsgipool"),
 }
 
 
 @pytest.mark.parametrize(("line", "shown"), USES.values(), ids=USES)
 def test_nothing_is_removed_while_a_site_needs_the_drop_in(line: str, shown: str, apache: DebianApache) -> None:
-    apache.write("conf-available/shop.conf", "Define WSGIPOOL_DAEMON\nDefine WSGIPOOL_PAGE /pools\n")
+    apache.write("conf-available/shop.conf", "Define WSGIPOOL_PAGE /pools\n")
     apache.write("sites-available/other.conf", f"<VirtualHost *:*>\n{line}\n</VirtualHost>\n")
     apache.run("a2ensite", "-q", "other")
     apache.run("apache2ctl", "-t")
     if "WSGIPOOL_PAGE" in line:
-        apache.write("conf-available/shop.conf", "Define WSGIPOOL_DAEMON\n")
+        apache.write("conf-available/shop.conf", "")
     before = drop_in(apache).read_text()
 
     outcome = apache.outcome(*arguments(apache))

@@ -228,8 +228,9 @@ def test_the_command_names_each_site_and_its_lines(folder: Path) -> None:
         "    WSGIApplicationGroup two.example\n"
         f"    WSGIImportScript {folder}/two/app.wsgi {options}\n"
         f"    WSGIImportScript {PACKAGE}/handlers/preload.py {options}\n"
-        "to write these lines: wsgipool apache install --site two.example\n"
+        "to write these lines: `"
     ) in printed
+    assert "wsgipool apache install --site two.example`\n" in printed
 
 
 def test_sites_with_settings_of_their_own_need_no_sample(folder: Path) -> None:

@@ -255,10 +255,6 @@ def _join(
     if unknown := [name for name in wanted if name not in found]:
         names = ", ".join(sorted({each.site.server for each in known})) or "none"
         raise ConfigError(f"--site: httpd's configuration has no site {unknown[0]}; the sites with Python are: {names}")
-    for name in wanted:
-        scripts = sorted({str(each.site.script) for each in chosen if each.site.server == name})
-        if len(scripts) > 1:
-            raise ConfigError(f"--site {name}: it has several scripts, name one of them: {', '.join(scripts)}")
     contents: dict[Path, str] = {}
     # From the end, so that line numbers stay right.
     for each in sorted(chosen, key=lambda each: -each.after.line):

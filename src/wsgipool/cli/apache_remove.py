@@ -52,12 +52,16 @@ def remove(directory: Path | None, program: str | None, httpd_options: tuple[str
             undo.callback(_run_debians, "a2enconf", drop_in)
         rename(drop_in, backup.name)
         undo.callback(rename, backup, drop_in.name)
-        _refuse_users(_without_drop_in(httpd, httpd_options))
+        configured = _without_drop_in(httpd, httpd_options)
+        _refuse_users(configured)
         undo.pop_all()
     click.echo(printable(f"removed {drop_in}, which is kept as {backup.name}"))
     if os.path.lexists(settings):
         click.echo(printable(f"kept {settings}"))
-    click.echo(printable(f"now restart httpd, which ends the pools: {shlex.join([httpd, *httpd_options])} -k graceful"))
+    for directive in configured.directives:
+        if _has(directive, str(PACKAGE)):
+            click.echo(printable(f"still used, remove it before the package: {_line(directive)}"))
+    click.echo(printable(f"now restart httpd: {shlex.join([httpd, *httpd_options])} -k graceful"))
 
 
 def _installed(directory: Path | None) -> Path:
@@ -108,32 +112,18 @@ def _without_drop_in(httpd: str, httpd_options: Sequence[str]) -> Dump:
 
 def _refuse_users(configured: Dump) -> None:
     """Raise ConfigError if the configuration, which lacks the drop-in, has lines that do not work without it."""
-    groups = {directive.arguments[0] for directive in configured.named("WSGIDaemonProcess")}
-    lines = [
-        f"{directive.origin}: {directive.name} {directive.text}"
-        for directive in configured.directives
-        if _uses_wsgipool(directive) or not groups.issuperset(_process_groups(directive))
-    ]
+    lines = [_line(directive) for directive in configured.directives if _has(directive, "${WSGIPOOL_")]
     if lines:
+        # Variables that no Define sets any more stay in the text. httpd only warns of them.
         raise ConfigError(
             f"these lines do not work without {DROP_IN.name}; change them first, nothing was removed: "
             + "; ".join(lines[:_MAX_LINES])
         )
 
 
-def _uses_wsgipool(directive: Directive) -> bool:
-    texts = [directive.text, *(text for section in directive.sections for text in section.arguments)]
-    # Variables that no Define sets any more stay in the text. httpd only warns of them.
-    return any("${WSGIPOOL_" in text or str(PACKAGE) in text for text in texts)
+def _line(directive: Directive) -> str:
+    return f"{directive.origin}: {directive.name} {directive.text}"
 
 
-def _process_groups(directive: Directive) -> Sequence[str]:
-    """Return the daemon process group that a directive names, if it names one."""
-    name = directive.name.lower()
-    if name == "wsgiprocessgroup":
-        group = directive.arguments[0]
-    elif name.startswith("wsgi"):
-        group = dump.options(directive.text).get("process-group", "%{GLOBAL}")
-    else:
-        return []
-    return [] if group.startswith("%{") else [group]
+def _has(directive: Directive, text: str) -> bool:
+    return any(text in each for each in [directive.text, *(section.text for section in directive.sections)])

@@ -153,15 +153,18 @@ def settings_files(given: Path | None, server: Configuration | None) -> list[Set
     named = _named_path(given, server, {**live, **os.environ})
     if named is not None or server is None:
         path = named or _first_of([SYSTEM_CONFIG])
-        return [SettingsFile(path, server, _readers(path, server, None))]
+        beside = [site for site in server.sites if site.script.parent == path.parent] if server else []
+        # A file beside a script is read by the processes of that script; others may be read by all.
+        interpreters = {interpreter for site in beside for interpreter in site.interpreters}
+        return [SettingsFile(path, server, _readers(path, server, interpreters))]
     found: dict[Path, set[Interpreter]] = {}
     places = [SYSTEM_CONFIG]
     for site in server.sites:
-        beside = site.script.parent / CONFIG_NAME
-        places.append(beside)
-        for path in filter(_may_be_there, (beside, SYSTEM_CONFIG)):
-            found.setdefault(path, set()).update(site.interpreters)
-            break
+        beside_script = site.script.parent / CONFIG_NAME
+        places.append(beside_script)
+        own = next(filter(_may_be_there, (beside_script, SYSTEM_CONFIG)), None)
+        if own is not None:
+            found.setdefault(own, set()).update(site.interpreters)
     if not found:
         path = _first_of(places)
         return [SettingsFile(path, server, _readers(path, server, None))]
