@@ -248,6 +248,17 @@ def test_an_unknown_site_is_refused_with_the_known_ones(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("line", ["WSGIScriptAliasMatch ^/x {script}", "WSGIScriptAlias /x/ FOLDER/shop/"])
+def test_scripts_without_an_alias_of_their_own_are_named(line: str, folder: Path) -> None:
+    sites = Sites(folder, "event")
+    sites.add("shop", line.replace("FOLDER", str(folder)))
+
+    printed = sites.apache.install("--config", str(folder / "wsgipool.toml"))
+
+    assert printed.count("\nsite shop.example (") == 1
+    assert ": no lines are known for a script that has no WSGIScriptAlias of its own; write one, or " in printed
+
+
 MACRO = """<Macro Site $name $script>
     WSGIScriptAlias / "$script"
 </Macro>

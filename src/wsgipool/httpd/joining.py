@@ -34,9 +34,7 @@ class Joining:
 
 def joinings(configuration: Dump, site_configuration: Configuration, package: Path, python_home: str) -> list[Joining]:
     """Return what each site needs. `python_home` is the virtual environment of `package`; "" if it has none."""
-    aliases = [site for site in site_configuration.sites if site.directive.name.lower() == "wsgiscriptalias"]
-    # A script with several paths in one section needs the lines once.
-    sites = {(site.script, site.directive.sections, site.directive.arguments[2:]): site for site in reversed(aliases)}
+    sites = {_what_joins(site.directive): site for site in reversed(site_configuration.sites)}
     loading = set(site_configuration.preloaded)
     found = []
     for site in reversed(sites.values()):
@@ -49,6 +47,13 @@ def joinings(configuration: Dump, site_configuration: Configuration, package: Pa
     return found
 
 
+def _what_joins(directive: Directive) -> tuple[object, ...]:
+    """Return a key of what joins at once: a script at several paths of a section, the scripts of another directive."""
+    if directive.name.lower() == "wsgiscriptalias":
+        return directive.sections, directive.arguments[1:]
+    return directive.sections, directive.origin, directive.text
+
+
 def _joining(
     site: Site,
     others: Sequence[Site],
@@ -58,6 +63,8 @@ def _joining(
     package: Path,
     python_home: str,
 ) -> Joining:
+    if site.directive.name.lower() != "wsgiscriptalias" and site.interpreters <= loading:
+        return Joining(site, site.directive, [], "", needs_python_home=False)
     if reason := _unclear(site, configuration, known.daemons) or _ambiguous(site, known.sites):
         return _by_hand(site, reason)
     (group,) = {interpreter.group for interpreter in site.interpreters}
@@ -113,6 +120,11 @@ def _later(alias: Directive, daemon: Directive | None, configuration: Dump) -> D
 
 
 def _unclear(site: Site, configuration: Dump, daemons: Mapping[str, Directive]) -> str:
+    if site.directive.name.lower() != "wsgiscriptalias" or Path(site.directive.arguments[1]).is_dir():
+        return (
+            "no lines are known for a script that has no WSGIScriptAlias of its own; write one, or give it a fixed "
+            "WSGIApplicationGroup and a WSGIImportScript by hand (docs/how-to/several-sites.md)"
+        )
     groups = {interpreter.group for interpreter in site.interpreters}
     names = {interpreter.application_group for interpreter in site.interpreters}
     if unknown := sorted(groups - {EMBEDDED, *daemons}):
