@@ -123,14 +123,14 @@ password_env = "ARCHIVE_PASSWORD"
 ```
 
 ```apache
-Define WSGIPOOL_DAEMON
+Define WSGIPOOL_SIZING
 Define WSGIPOOL_THREADS 8
 ```
 
 ```apache
 <VirtualHost *:80>
     WSGIScriptAlias / /srv/shop/app.wsgi
-    WSGIProcessGroup ${WSGIPOOL_PROCESS_GROUP}
+    WSGIImportScript ${WSGIPOOL_HOME}/handlers/preload.py process-group=%{GLOBAL} application-group=%{GLOBAL}
 </VirtualHost>
 ```
 
