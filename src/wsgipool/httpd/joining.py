@@ -148,8 +148,6 @@ def _ambiguous(site: Site, sites: Sequence[Site]) -> str:
     servers = sorted({other.server for other in sites if other.directive.origin == place})
     if len(servers) > 1:
         return f"its line {place} is that of {' and '.join(servers)}; write lines into each <VirtualHost> by hand"
-    if Path(site.directive.arguments[1]).is_dir():
-        return f"it is a folder of scripts; write application-group={_GLOBAL} into its line by hand"
     return ""
 
 
