@@ -400,6 +400,20 @@ MERGED = {
         </Directory>
         """,
     ),
+    "names in lower case": Case(
+        """
+        wsgiscriptalias /low ${FOLDER}/low/app.wsgi process-group=a application-group=%{GLOBAL}
+        documentroot ${FOLDER}/www
+        <directory ${FOLDER}/www>
+            options ExecCGI
+            addhandler wsgi-script .py
+            wsgiprocessgroup b
+            wsgiapplicationgroup %{GLOBAL}
+        </directory>
+        """,
+        urls=("/low", "/page.py"),
+        scripts=("low/app.wsgi", "www/page.py"),
+    ),
     "longer folder after shorter one": two(
         """
         <Directory ${FOLDER}/s>

@@ -48,6 +48,11 @@ class Section:
     """The position among all sections, which distinguishes two <VirtualHost *:80>."""
 
     @property
+    def kind(self) -> str:
+        """The name in lower case: httpd does not tell cases apart."""
+        return self.name.lower()
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """The arguments, without quotes."""
         return tuple(words(self.text))
@@ -74,6 +79,11 @@ class Directive:
     def path(self) -> Path | None:
         """The file; None for a directive of a macro or of the command line."""
         return Path(self.file) if self.file.startswith("/") else None
+
+    @property
+    def kind(self) -> str:
+        """The name in lower case: httpd does not tell cases apart."""
+        return self.name.lower()
 
     @property
     def origin(self) -> str:
@@ -103,7 +113,7 @@ class Dump:
     def named(self, *names: str) -> list[Directive]:
         """Return the directives with one of these names, in the order in which httpd reads them."""
         wanted = {name.lower() for name in names}
-        return [directive for directive in self.directives if directive.name.lower() in wanted]
+        return [directive for directive in self.directives if directive.kind in wanted]
 
 
 def read(program: str | None = None, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Dump:

@@ -49,7 +49,7 @@ def joinings(configuration: Dump, site_configuration: Configuration, package: Pa
 
 def _what_joins(directive: Directive) -> tuple[object, ...]:
     """Return a key of what joins at once: a script at several paths of a section, the scripts of another directive."""
-    if directive.name.lower() == "wsgiscriptalias":
+    if directive.kind == "wsgiscriptalias":
         return directive.sections, directive.arguments[1:]
     return directive.sections, directive.origin, directive.text
 
@@ -63,7 +63,7 @@ def _joining(
     package: Path,
     python_home: str,
 ) -> Joining:
-    if site.directive.name.lower() != "wsgiscriptalias" and site.interpreters <= loading:
+    if site.directive.kind != "wsgiscriptalias" and site.interpreters <= loading:
         return Joining(site, site.directive, [], "", needs_python_home=False)
     if reason := _unclear(site, configuration, known.daemons) or _ambiguous(site, known.sites):
         return _by_hand(site, reason)
@@ -120,7 +120,7 @@ def _later(alias: Directive, daemon: Directive | None, configuration: Dump) -> D
 
 
 def _unclear(site: Site, configuration: Dump, daemons: Mapping[str, Directive]) -> str:
-    if site.directive.name.lower() != "wsgiscriptalias" or Path(site.directive.arguments[1]).is_dir():
+    if site.directive.kind != "wsgiscriptalias" or Path(site.directive.arguments[1]).is_dir():
         return (
             "no lines are known for a script that has no WSGIScriptAlias of its own; write one, or give it a fixed "
             "WSGIApplicationGroup and a WSGIImportScript by hand (docs/how-to/several-sites.md)"
@@ -208,7 +208,7 @@ def inserted(text: str, directive: Directive, lines: Sequence[str]) -> str | Non
     line = content[directive.line - 1] if 0 < directive.line <= len(content) else ""
     match = re.match(r"([ \t]*)(\w+)\s", line)
     # Continued lines are left to the administrator, and lines in which a variable decides.
-    if match is None or match[2].lower() != directive.name.lower() or line.rstrip().endswith("\\") or "${" in line:
+    if match is None or match[2].lower() != directive.kind or line.rstrip().endswith("\\") or "${" in line:
         return None
     end = "\r" if line.endswith("\r") else ""
     content[directive.line : directive.line] = [f"{match[1]}{each}{end}" for each in lines]

@@ -30,7 +30,8 @@ _GROUPS = (
 """The directives, the options of WSGIScriptAlias that replace them, and their defaults."""
 _INTERNAL_SERVER_ERROR = 500
 _OWN_SCRIPTS = ("wsgipool", "handlers")
-_HANDLERS = ("AddHandler", "SetHandler", "AddType", "ForceType")
+_HANDLERS = ("addhandler", "sethandler", "addtype", "forcetype")
+_ALIASES = ("wsgiscriptalias", "wsgiscriptaliasmatch")
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,12 @@ class _Asking:
         found = [(source, answer) for answer in answers if (source := self._source(answer))]
         seen = {id(each) for answer in answers for each in (answer.process_group, answer.application_group) if each}
         for source, answer in found:
-            possible = [each for each in self._conditional(seen, source) if paths.is_complete or each.sections]
             script = Path(self._script(source, answer))
             if _is_missing(script.parent):
                 self._note(f"{script} does not exist, so every group is counted that could serve it")
                 self._add(source, script, self._could_serve(source))
             else:
-                self._add(source, script, self._places(source, answer, possible))
+                self._add(source, script, self._places(source, answer, self._conditional(seen, source)))
         self._add_unreached({id(source) for source, _ in found}, complete=paths.is_complete)
         if any(_lets_handlers_in(each) for each in self._configuration.named("AllowOverride")):
             self._note("handlers of .htaccess files (AllowOverride) are not known, and so not counted")
@@ -170,7 +170,7 @@ class _Asking:
         # Without ExecCGI or a file mod_wsgi answers 403 or 404; embedded mode, which is off here, would come after.
         if answer.status != _INTERNAL_SERVER_ERROR:
             return None
-        handlers = [each for each in self._in_scope if each.name in _HANDLERS or each.name == "RewriteRule"]
+        handlers = [each for each in self._in_scope if each.kind in _HANDLERS or each.kind == "rewriterule"]
         near = [each for each in handlers if samples.is_below_folder(each, answer.file)]
         return next(reversed(near or handlers), None)
 
@@ -179,13 +179,13 @@ class _Asking:
         if alias not in self._in_scope:
             return False
         target, found = Path(alias.arguments[1]), Path(file)
-        if alias.name.lower() == "wsgiscriptaliasmatch" or found == target:
+        if alias.kind == "wsgiscriptaliasmatch" or found == target:
             return True
         # The alias of a folder leads to its files, and one with path info to a file above.
         return found.is_file() and (found.is_relative_to(target) or target.is_relative_to(found))
 
     def _script(self, source: Directive, answer: Answer) -> str:
-        return source.arguments[1] if source.name == "WSGIHandlerScript" else answer.file
+        return source.arguments[1] if source.kind == "wsgihandlerscript" else answer.file
 
     def _add_unreached(self, reached: set[int], *, complete: bool) -> None:
         """Add the directives whose requests were not among the samples."""
@@ -203,14 +203,14 @@ class _Asking:
     # --- from directives to interpreters -----------------------------------------------------------------------------
 
     def _places(self, source: Directive, answer: Answer, possible: list[Directive]) -> Iterator[Interpreter]:
-        given = dump.options(source.text) if source.name.startswith("WSGI") else {}
+        given = _options(source)
         applied = {"WSGIProcessGroup": answer.process_group, "WSGIApplicationGroup": answer.application_group}
         values: dict[str, list[str]] = {}
         for name, option, default in _GROUPS:
             directive = applied[name]
             values[name] = [given.get(option) or (directive.arguments[0] if directive else default)]
             if option not in given:
-                values[name] += [each.arguments[0] for each in possible if each.name.lower() == name.lower()]
+                values[name] += [each.arguments[0] for each in possible if each.kind == name.lower()]
         for group in self._process_groups(values["WSGIProcessGroup"], answer.dispatch):
             for value in values["WSGIApplicationGroup"]:
                 yield Interpreter(group, self._application_group(value, answer.mount))
@@ -252,12 +252,12 @@ class _Asking:
         return found
 
     def _could_serve(self, source: Directive) -> Iterator[Interpreter]:
-        given = dump.options(source.text) if source.name.startswith("WSGI") else {}
+        given = _options(source)
         groups, names = (
             [given[option]] if option in given else self._values(source, name, default)
             for name, option, default in _GROUPS
         )
-        mount = source.arguments[0] if source.name.startswith("WSGIScriptAlias") else ""
+        mount = source.arguments[0] if source.kind in _ALIASES else ""
         for group in self._process_groups(groups, None):
             for name in names:
                 yield Interpreter(group, self._application_group(name, mount))
@@ -279,13 +279,13 @@ class _Asking:
 def _condition(directive: Directive, source: Directive) -> str:
     """Return the section that a sample may have missed; "" if the samples decide."""
     for section in directive.sections:
-        name = section.name.lower()
+        name = section.kind
         if name in ("if", "elseif", "else"):
             return f"<{section.name}>"
         is_pattern = name == "locationmatch" or (name == "location" and len(section.arguments) > 1)
         if is_pattern or (name == "location" and "*" in section.text):
             start = literal_start(section.arguments[-1]) if is_pattern else ""
-            mount = source.arguments[0] if source.name == "WSGIScriptAlias" else "/"
+            mount = source.arguments[0] if source.kind == "wsgiscriptalias" else "/"
             if start.startswith(mount.rstrip("/") or "/") or mount.startswith(start):
                 return f"<{section.name} {section.text}>"
     return ""
@@ -296,9 +296,14 @@ def _lets_handlers_in(override: Directive) -> bool:
     return bool({"all", "fileinfo"} & {word.lower() for word in override.arguments})
 
 
+def _options(source: Directive) -> dict[str, str]:
+    """Return the options of a directive of mod_wsgi."""
+    return dump.options(source.text) if source.kind in (*_ALIASES, "wsgihandlerscript") else {}
+
+
 def _target(source: Directive) -> str:
     """Return the script of a directive, as far as it names one."""
-    return source.arguments[1] if source.name.startswith("WSGI") and len(source.arguments) > 1 else ""
+    return source.arguments[1] if source.kind in (*_ALIASES, "wsgihandlerscript") else ""
 
 
 def _is_missing(folder: Path) -> bool:

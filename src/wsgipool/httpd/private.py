@@ -118,7 +118,7 @@ class PrivateHttpd:
         self._key = secrets.token_hex(16)
         self._marker = secrets.token_hex(8)
         hosts = (each.sections[0] for each in configuration.directives if each.sections)
-        numbers = [MAIN, *(section.number for section in hosts if section.name.lower() == "virtualhost")]
+        numbers = [MAIN, *(section.number for section in hosts if section.kind == "virtualhost")]
         self._addresses = _addresses(list(dict.fromkeys(numbers)))
         self._folder = Path(tempfile.mkdtemp(prefix="wsgipool-httpd-"))
         try:
@@ -220,7 +220,7 @@ class PrivateHttpd:
         around: tuple[Section, ...] = ()
         for number, directive in enumerate(configuration.directives):
             sections = directive.sections
-            if any(section.name.lower() not in _SECTIONS for section in sections):
+            if any(section.kind not in _SECTIONS for section in sections):
                 continue
             line = self._line(directive, number, configuration)
             if line is None:
@@ -238,7 +238,7 @@ class PrivateHttpd:
         for section in reversed(before[same:]):
             yield f"</{section.name}>"
         for section in after[same:]:
-            if section.name.lower() == "virtualhost":
+            if section.kind == "virtualhost":
                 host, port = self._addresses[section.number]
                 yield f"<VirtualHost {host}:{port}>"
                 yield from self._denial()
@@ -251,7 +251,7 @@ class PrivateHttpd:
 
     def _line(self, directive: Directive, number: int, configuration: Dump) -> str | None:
         """Return the line for a directive; None for one that does not map requests to scripts."""
-        name = directive.name.lower()
+        name = directive.kind
         if name in _PLACED:
             return f"Header always set {self._header(name)} {number}"
         if name in _ALIASES:
@@ -319,7 +319,7 @@ def _modules(configuration: Dump) -> Iterator[str]:
 
 
 def _copied(directive: Directive, configuration: Dump) -> str | None:
-    name = directive.name.lower()
+    name = directive.kind
     if not any(name in names for names in _DIRECTIVES.values()):
         return None
     if name == "rewritemap" and not directive.arguments[1].startswith(_SAFE_MAPS):

@@ -55,12 +55,12 @@ def is_in_scope(directive: Directive, server: Server) -> bool:
 
 def scope(sections: Sequence[Section]) -> int:
     """Return the number of the server that some sections belong to."""
-    return sections[0].number if sections and sections[0].name.lower() == "virtualhost" else MAIN
+    return sections[0].number if sections and sections[0].kind == "virtualhost" else MAIN
 
 
 def inner(directive: Directive) -> list[Section]:
     """Return the sections around a directive without its virtual host."""
-    return [section for section in directive.sections if section.name.lower() != "virtualhost"]
+    return [section for section in directive.sections if section.kind != "virtualhost"]
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Paths:
 
     def _all(self) -> Iterator[str]:
         for directive in self._directives:
-            name = directive.name.lower()
+            name = directive.kind
             if name == "wsgiscriptalias":
                 mount, target = directive.arguments[:2]
                 yield from paths_around(mount)
@@ -137,7 +137,7 @@ class Paths:
             elif name == "rewriterule" and not inner(directive):
                 yield from paths_around(literal_start(directive.arguments[0]))
         for section in dict.fromkeys(section for each in self._directives for section in each.sections):
-            if section.name.lower() in ("location", "locationmatch"):
+            if section.kind in ("location", "locationmatch"):
                 yield from _of_location(section)
         yield from self._files()
 
@@ -150,7 +150,7 @@ class Paths:
             folders = [
                 Path(each.arguments[-1])
                 for each in directive.sections
-                if each.name.lower() == "directory" and len(each.arguments) == 1 and "*" not in each.text
+                if each.kind == "directory" and len(each.arguments) == 1 and "*" not in each.text
             ]
             for prefix, root in roots.items():
                 top = _narrower(root, folders[-1]) if folders else root
@@ -160,30 +160,30 @@ class Paths:
     def _files_below(self, prefix: str, root: Path, top: Path, extensions: Sequence[str]) -> Iterator[str]:
         """Yield the paths of files below `top`, where `prefix` is the path of `root`."""
         scanned: Iterable[Path] = [top] if top.is_file() else _walk(top)
-        count = 0
+        found = 0
         for number, file in enumerate(scanned):
-            if extensions and not set(extensions) & set(file.name.lower().split(".")[1:]):
-                continue
-            count += 1
-            if count > MAX_FILES or number > _MAX_SCANNED:
+            if found == MAX_FILES or number == _MAX_SCANNED:
                 self.is_complete = False
                 return
+            if extensions and not set(extensions) & set(file.name.lower().split(".")[1:]):
+                continue
+            found += 1
             yield prefix if file == root else f"{prefix.rstrip('/')}/{file.relative_to(root).as_posix()}"
 
     def _roots(self) -> Mapping[str, Path]:
         """Return the folders and files by their prefix of paths."""
         roots = {}
         for directive in self._directives:
-            if directive.name.lower() == "documentroot":
+            if directive.kind == "documentroot":
                 roots["/"] = Path(directive.arguments[0])
-            elif directive.name.lower() in ("alias", "scriptalias") and len(directive.arguments) == 2:
+            elif directive.kind in ("alias", "scriptalias") and len(directive.arguments) == 2:
                 roots[directive.arguments[0]] = Path(directive.arguments[1])
         return roots
 
 
 def handled_extensions(directive: Directive) -> Sequence[str] | None:
     """Return the extensions of files that a directive gives to mod_wsgi; [] for all files, None if it gives none."""
-    name, arguments = directive.name.lower(), directive.arguments
+    name, arguments = directive.kind, directive.arguments
     if not arguments or arguments[0].lower() not in SCRIPT_HANDLERS:
         return None
     if Path(directive.file).parts[-3:] == _STATUS_PAGE:
@@ -206,7 +206,7 @@ def literal_start(pattern: str) -> str:
 
 def is_below_folder(directive: Directive, file: str) -> bool:
     """Return whether a file is in a <Directory> around a directive, as far as that is a plain path."""
-    folders = [each.arguments[-1] for each in directive.sections if each.name.lower() == "directory" and each.arguments]
+    folders = [each.arguments[-1] for each in directive.sections if each.kind == "directory" and each.arguments]
     return bool(folders) and Path(file).is_relative_to(folders[-1])
 
 
@@ -263,7 +263,7 @@ def path_that_matches(pattern: str, values: Mapping[int, str]) -> str:
 
 def _of_location(section: Section) -> Iterator[str]:
     path = section.arguments[-1] if section.arguments else ""
-    if section.name.lower() == "locationmatch" or len(section.arguments) > 1:
+    if section.kind == "locationmatch" or len(section.arguments) > 1:
         yield from paths_around(literal_start(path))
         yield from paths_around(path_that_matches(path, {}))
     else:
