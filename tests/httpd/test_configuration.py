@@ -134,6 +134,11 @@ DAEMONS = 'WSGIDaemonProcess shop processes=2 threads=3\nWSGIDaemonProcess "the 
     [
         ("WSGIScriptAlias / /srv/a.wsgi\n", {"": (9, 1, 1)}),
         ("WSGIScriptAlias / /srv/a.wsgi process-group=shop\n", {"shop": (2, 3, 1)}),
+        # Numbers are read as by atoi, and a group without threads can still import scripts.
+        (
+            "WSGIDaemonProcess jobs processes=2x threads=0\nWSGIScriptAlias / /srv/a.wsgi process-group=jobs\n",
+            {"jobs": (2, 1, 1)},
+        ),
         ('WSGIScriptAlias / /srv/a.wsgi process-group="the blog"\n', {"the blog": (1, 15, 1)}),
         ("WSGIProcessGroup shop\nWSGIScriptAlias / /srv/a.wsgi\n", {"shop": (2, 3, 1)}),
         ("WSGIProcessGroup shop\nWSGIScriptAlias / /srv/a.wsgi process-group=%{GLOBAL}\n", {"": (9, 1, 1)}),
