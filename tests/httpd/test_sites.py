@@ -384,3 +384,24 @@ def test_a_path_that_cannot_be_quoted_concerns_its_own_site_only(folder: Path) -
 
     assert f"{folder}/a\"b/app.wsgi has characters that httpd's configuration cannot contain; rename" in refusal
     assert "WSGIImportScript" not in file.read_text()
+
+
+def test_a_preload_script_of_another_installation_is_named(folder: Path) -> None:
+    sites = two_sites(folder, "event")
+    sites.join("one")
+    file = sites.apache.confdir / "sites-available" / "one.conf"
+    file.write_text(file.read_text().replace(f"{PACKAGE}/handlers", "/opt/old/wsgipool/handlers"))
+
+    printed = sites.apache.install()
+
+    assert f"write {PACKAGE}/handlers/preload.py instead of /opt/old/wsgipool/handlers/preload.py" in printed
+
+
+def test_the_next_steps_are_those_that_are_left(folder: Path) -> None:
+    sites = two_sites(folder, "daemon")
+
+    printed = sites.join("one")
+
+    assert printed.splitlines()[-1].startswith("now `")
+    assert printed.endswith("wsgipool apache reload`\n")
+    assert "a2enconf" not in printed

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from wsgipool.cli.apache_reload import reload
-from wsgipool.cli.apache_remove import remove
+from wsgipool.cli.apache_remove import is_enabled, remove
 from wsgipool.cli.plan_lines import replace_files, with_defines
 from wsgipool.cli.typed import typed
 from wsgipool.errors import ConfigError
@@ -103,20 +103,26 @@ def install(
     _write_drop_in(target, {} if config_path == SYSTEM_CONFIG else {"WSGIPOOL_CONFIG": _quoted(config_path.absolute())})
     known, remarks = _sites(program, httpd_options)
     needs_settings = config_path != SYSTEM_CONFIG or not _have_settings(known)
+    steps = []
     if os.path.lexists(config_path):
         click.echo(f"kept {config_path}")
     elif needs_settings:
         _write_sample(config_path)
+        steps.append(f"edit {config_path}")
     for remark in remarks:
-        click.echo(printable(remark))
+        click.echo(printable(remark, keep="\n"))
     if wanted:
         _join(known, wanted, target, program, httpd_options)
     else:
         _report(known)
-    steps = [f"edit {config_path}"] if needs_settings else []
-    if target.parent.name == "conf-available":
+    if _has_effect(target) and target.parent.name == "conf-available" and not is_enabled(target):
         steps.append("`a2enconf wsgipool`")
     click.echo(typed(f"now {', then '.join([*steps, '`wsgipool apache reload`'])}"))
+
+
+def _has_effect(drop_in: Path) -> bool:
+    """Return whether a Define of the administrator changes something."""
+    return bool(_defines_of(read_text(drop_in)))
 
 
 def _folder() -> Path:
@@ -196,7 +202,8 @@ def _sites(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Join
         known, notes = _read(program, httpd_options)
     except HttpdConfigError as error:
         return [], [f"no site was found: {error}"]
-    return known, [f"note: {note}" for note in notes]
+    # The lines give each site a fixed application group.
+    return known, [f"note: {note}" for note in notes if not note.startswith("WSGIApplicationGroup %{")]
 
 
 def _read(program: str | None, httpd_options: Sequence[str]) -> tuple[list[Joining], Sequence[str]]:

@@ -47,7 +47,7 @@ def remove(directory: Path | None, program: str | None, httpd_options: tuple[str
     settings = _named_settings(read_text(drop_in))
     backup = drop_in.with_name(f"{drop_in.name}.bak")
     with ExitStack() as undo:
-        if _is_enabled(drop_in):
+        if is_enabled(drop_in):
             _run_debians("a2disconf", drop_in)
             undo.callback(_run_debians, "a2enconf", drop_in)
         rename(drop_in, backup.name)
@@ -79,7 +79,7 @@ def _named_settings(text: str) -> Path:
     return Path(named[-1]) if named else SYSTEM_CONFIG
 
 
-def _is_enabled(drop_in: Path) -> bool:
+def is_enabled(drop_in: Path) -> bool:
     """Return whether Debian's a2enconf has enabled the file."""
     folder = drop_in.parent
     return folder.name == "conf-available" and os.path.lexists(folder.with_name("conf-enabled") / drop_in.name)

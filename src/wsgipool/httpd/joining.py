@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsgipool.httpd import dump
+from wsgipool.httpd import dump, placement
 from wsgipool.httpd.configuration import OPEN_GROUPS, PRELOAD, Configuration
 from wsgipool.httpd.dump import Directive, Dump
 from wsgipool.httpd.placement import EMBEDDED, Interpreter, Site
@@ -65,7 +65,8 @@ def _joining(
 ) -> Joining:
     if site.directive.kind != "wsgiscriptalias" and site.interpreters <= loading:
         return Joining(site, site.directive, [], "", needs_python_home=False)
-    if reason := _unclear(site, configuration, known.daemons) or _ambiguous(site, known.sites):
+    reason = _unclear(site, configuration, known.daemons) or _ambiguous(site, known.sites)
+    if reason := reason or _outdated(site, configuration, package):
         return _by_hand(site, reason)
     (group,) = {interpreter.group for interpreter in site.interpreters}
     (name,) = {interpreter.application_group for interpreter in site.interpreters}
@@ -140,6 +141,15 @@ def _unclear(site: Site, configuration: Dump, daemons: Mapping[str, Directive]) 
             return f"remove the line `{each.name} {each.text}` ({each.origin}), and run this again"
     if len(names) > 1:
         return f"its requests run in several application groups: {', '.join(sorted(names))}"
+    return ""
+
+
+def _outdated(site: Site, configuration: Dump, package: Path) -> str:
+    for each in configuration.named("WSGIImportScript"):
+        script = each.arguments[0]
+        is_of_site = script.endswith(PRELOAD) and placement.of_options(each) in site.interpreters
+        if is_of_site and Path(script).resolve() != (package / PRELOAD).resolve():
+            return f"write {package / PRELOAD} instead of {script} ({each.origin}), the script of another installation"
     return ""
 
 
