@@ -104,12 +104,14 @@ def _become(
         os.dup2(nowhere, number)
     os.closerange(3, writer)
     os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+    # Groups are looked up in this root's files.
+    group_number = known.pw_gid if group is None else group_id(group)
+    groups = os.getgrouplist(known.pw_name, group_number)
     if root is not None:
         os.chroot(root)
     os.chdir("/")
     os.umask(0o077)
-    group_number = known.pw_gid if group is None else group_id(group)
-    os.initgroups(known.pw_name, group_number)
+    os.setgroups(groups)
     os.setresgid(group_number, group_number, group_number)
     os.setresuid(known.pw_uid, known.pw_uid, known.pw_uid)
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}

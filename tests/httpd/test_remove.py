@@ -31,6 +31,11 @@ def drop_in(apache: DebianApache) -> Path:
     return apache.confdir / "conf-available" / "wsgipool.conf"
 
 
+def files(apache: DebianApache) -> dict[str, str]:
+    """Return the drop-in and its backups."""
+    return {path.name: path.read_text() for path in drop_in(apache).parent.glob("wsgipool.conf*")}
+
+
 def is_enabled(apache: DebianApache) -> bool:
     return (apache.confdir / "conf-enabled" / "wsgipool.conf").exists()
 
@@ -101,16 +106,15 @@ def test_nothing_is_removed_while_a_site_needs_the_drop_in(line: str, shown: str
     apache.run("apache2ctl", "-t")
     if "WSGIPOOL_PAGE" in line:
         apache.write("conf-available/shop.conf", "")
-    before = drop_in(apache).read_text()
+    before = files(apache)
 
     outcome = apache.outcome(*arguments(apache))
 
     assert outcome.returncode == 1
     assert shown in outcome.stderr
     assert f"{apache.confdir}/sites-enabled/other.conf" in outcome.stderr
-    assert drop_in(apache).read_text() == before
+    assert files(apache) == before
     assert is_enabled(apache)
-    assert not drop_in(apache).with_name("wsgipool.conf.bak").exists()
     apache.run("apache2ctl", "-t")
 
 
@@ -148,6 +152,7 @@ def test_without_a2disconf_the_file_is_moved_out_of_httpds_way(plain: Path) -> N
 
 def test_a_file_that_httpd_still_needs_is_put_back_as_it_was(plain: Path) -> None:
     (plain / "wsgipool.conf").chmod(0o640)
+    (plain / "wsgipool.conf.bak").write_text("# earlier\n")
     (plain / "z.conf").write_text("WSGIScriptAlias /x ${WSGIPOOL_PROCESS_GROUP}\n")
 
     result = remove(plain)
@@ -158,6 +163,7 @@ def test_a_file_that_httpd_still_needs_is_put_back_as_it_was(plain: Path) -> Non
         f"{plain}/z.conf:1: WSGIScriptAlias /x ${{WSGIPOOL_PROCESS_GROUP}}\n"
     )
     assert (plain / "wsgipool.conf").stat().st_mode & 0o777 == 0o640
+    assert (plain / "wsgipool.conf.bak").read_text() == "# earlier\n"
 
 
 def test_a_drop_in_that_is_not_there_is_an_error(plain: Path) -> None:

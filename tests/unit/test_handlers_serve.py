@@ -49,7 +49,7 @@ def fails(error: Exception) -> Callable[..., Iterable[bytes]]:
     return application
 
 
-class FrameworkError(Exception):
+class OperationalError(Exception):
     """An error of a framework's own class."""
 
 
@@ -59,7 +59,7 @@ def test_a_request_without_a_connection_is_answered_503(server: Server) -> None:
 
 
 def test_an_error_that_a_missing_connection_has_caused_is_answered_503(server: Server) -> None:
-    error = FrameworkError()
+    error = OperationalError()
     error.__cause__ = wsgipool.ConnectFailed("no")
 
     assert server.get(fails(error)) == PAGE

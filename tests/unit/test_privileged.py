@@ -277,6 +277,18 @@ def test_install_writes_nothing_through_a_users_link(theirs: Path, secret: Path)
     assert is_untouched(secret)
 
 
+@pytest.mark.parametrize("command", ["drain", "locks"])
+def test_the_settings_of_a_user_name_no_folder_of_another(command: str, theirs: Path, tmp_path: Path) -> None:
+    (theirs / "wsgipool.toml").write_text(f'runtime_dir = "{tmp_path}"\n{SETTINGS}')
+    tmp_path.chmod(0o700)
+
+    result = CliRunner().invoke(main, [command, "--config", str(theirs / "wsgipool.toml")])
+
+    assert result.exit_code == 1
+    assert f"runtime_dir = {tmp_path} belongs to root, but the file is read by nobody" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_temporary_folder_below_another_users_is_refused(theirs: Path) -> None:
     (theirs / "inner").mkdir()
 

@@ -89,6 +89,15 @@ def test_a_password_survives_being_written(tmp_path: Path, password: str) -> Non
     assert not password or password not in path.read_text()
 
 
+def test_a_password_may_have_brackets(tmp_path: Path) -> None:
+    path = tmp_path / "wsgipool.toml"
+
+    variables = write_config(path, {"orders": "mysql://shop:SE[CRET]x@db:3307/orders?charset=utf8mb4"})
+
+    assert list(variables.values()) == ["SE[CRET]x"]
+    assert 'url = "mysql://shop@db:3307/orders?charset=utf8mb4"' in path.read_text()
+
+
 @pytest.mark.parametrize("character", ["'", "\\", '"', "!", "ü", "\N{GRINNING FACE}"])
 def test_a_url_without_quotes_survives_being_written(tmp_path: Path, character: str) -> None:
     url = f"mysql://shop:a{character}b@db/orders"

@@ -107,3 +107,11 @@ def test_nothing_is_executed(script: Path) -> None:
     script.write_text("raise SystemExit\n")
 
     assert syntax_error(script) is None
+
+
+def test_a_file_whose_tree_is_too_deep_to_search_is_compiled_all_the_same(script: Path) -> None:
+    script.write_text(f"x = {'+'.join(['1'] * 1500)}\n")
+    assert syntax_error(script) is None
+
+    script.write_text(f"x = {'+'.join(['1'] * 1500)}\nreturn\n")
+    assert str(syntax_error(script)).startswith(f"{script}, line 2: SyntaxError: ")

@@ -10,7 +10,7 @@ import click
 
 from wsgipool.cli.doctor import examine
 from wsgipool.cli.site_settings import site_options
-from wsgipool.httpd import dump, graceful, live
+from wsgipool.httpd import configuration, graceful, live
 from wsgipool.httpd.dump import Dump
 from wsgipool.httpd.graceful import RestartFailed
 from wsgipool.wording import printable
@@ -32,7 +32,7 @@ def reload(
     Run it as root. Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME. Exit status: 1 if httpd was
     not restarted.
     """
-    configured = dump.read(program, httpd_options)
+    configured = configuration.as_it_runs(program, httpd_options)
     server = live.find(configured)
     if server is not None:
         graceful.refuse_other_user(server)
@@ -46,7 +46,7 @@ def reload(
     if server is None or configured.pid_file is None:
         raise RestartFailed(_not_running(configured, httpd_options))
     graceful.check(server)
-    graceful.restart(server, configured.pid_file)
+    graceful.restart(server, configured)
     click.echo(printable(f"reloaded: process {server.pid} of {configured.program} has read its configuration again"))
 
 

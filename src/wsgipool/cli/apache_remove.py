@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from wsgipool.errors import ConfigError
-from wsgipool.httpd import dump
+from wsgipool.httpd import configuration, dump
 from wsgipool.httpd.dump import Directive, Dump, HttpdConfigError
 from wsgipool.httpd.express import DROP_IN, DROP_IN_FOLDERS, PACKAGE
 from wsgipool.pools import SYSTEM_CONFIG
@@ -38,7 +38,8 @@ def remove(directory: Path | None, program: str | None, httpd_options: tuple[str
     """Take wsgipool.conf out of Apache's configuration.
 
     On Debian the file is disabled, too. It is kept as wsgipool.conf.bak; wsgipool.toml stays. If httpd does not accept
-    its configuration without the file, or if other lines still use wsgipool, nothing is changed.
+    its configuration without the file, or if other lines use a Define of the file, nothing is changed. Lines of sites
+    that load wsgipool go on working; the command names them.
 
     Options after `--` are passed on to httpd: -f FILE, -d FOLDER, -D NAME. Exit status: 1 if nothing was removed.
     """
@@ -50,10 +51,13 @@ def remove(directory: Path | None, program: str | None, httpd_options: tuple[str
         if is_enabled(drop_in):
             _run_debians("a2disconf", drop_in)
             undo.callback(_run_debians, "a2enconf", drop_in)
-        rename(drop_in, backup.name)
-        undo.callback(rename, backup, drop_in.name)
+        # An earlier backup stays until nothing can fail any more.
+        aside = drop_in.with_name(f"{drop_in.name}.removed")
+        rename(drop_in, aside.name)
+        undo.callback(rename, aside, drop_in.name)
         configured = _without_drop_in(httpd, httpd_options)
         _refuse_users(configured)
+        rename(aside, backup.name)
         undo.pop_all()
     click.echo(printable(f"removed {drop_in}, which is kept as {backup.name}"))
     if os.path.lexists(settings):
@@ -103,7 +107,7 @@ def _run_debians(script: str, drop_in: Path) -> None:
 
 def _without_drop_in(httpd: str, httpd_options: Sequence[str]) -> Dump:
     try:
-        return dump.read(httpd, httpd_options)
+        return configuration.as_it_runs(httpd, httpd_options)
     except HttpdConfigError as error:
         raise HttpdConfigError(
             f"{error}\n  without {DROP_IN.name}, so nothing was removed; correct this first"

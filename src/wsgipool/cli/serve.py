@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 import tomlkit
@@ -170,7 +170,10 @@ def _problems(
 ) -> Iterator[str]:
     """Yield what is wrong with the script, this host and the databases."""
     if script is not None:
-        problem = _as_httpd(partial(syntax_error, script), passwords, script)
+        try:
+            problem = _as_httpd(partial(syntax_error, script), passwords, script)
+        except ConfigError as error:
+            problem = f"the syntax of {script} was not checked: {error}."
         if problem is not None:
             yield problem
     yield from serve_checks.shortage(chosen)
@@ -279,9 +282,12 @@ def _for_environment(password: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{host}"))
+    # Not by urlsplit, which refuses some characters of passwords, and shows them.
+    scheme, _, rest = url.partition("://")
+    end = re.search(r"[/?#]|$", rest)
+    place = rest[: end.start()] if end else rest
+    user, _, host = place.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}@{host}{rest[len(place) :]}"
 
 
 def _config_beside(script: Path) -> Path:

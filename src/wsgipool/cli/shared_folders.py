@@ -6,7 +6,7 @@ Each user has a folder, so root looks for those of the users whose processes run
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import click
 from wsgipool.cli.site_settings import NoSettings, SettingsFile, plain_settings, restored, settings_files
 from wsgipool.config import Settings
 from wsgipool.errors import ConfigError
-from wsgipool.httpd import configuration, dump
+from wsgipool.httpd import configuration, dump, users
 from wsgipool.httpd.configuration import Configuration
 from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.httpd.live import LiveServer
@@ -52,16 +52,39 @@ def of_sites(config_path: Path | None) -> tuple[list[SharedFolder], list[Setting
     There is no folder if root cannot know its user: no settings name a runtime_dir, and no httpd runs Python.
     """
     server = _httpd() if os.geteuid() == 0 and config_path is None else None
-    found = [restored(Settings, file.ask(file.readers[0], _plain)) for file in _settings_files(config_path, server)]
+    files = _settings_files(config_path, server)
+    found = [restored(Settings, file.ask(file.readers[0], _plain)) for file in files]
     folders = {}
-    for settings in found:
+    for file, settings in zip(files, found, strict=True):
         if settings.runtime_dir is not None:
             set_origin(settings.runtime_dir, settings.origin)
             folder = named(settings.runtime_dir, f"{settings.origin}: runtime_dir = ")
+            _refuse_other_owner(folder, file)
             folders[folder.path] = folder
-    if not found or any(settings.runtime_dir is None for settings in found):
+    if any(settings.runtime_dir is None for settings in found) or not _all_have_settings(files, server):
         folders |= {folder.path: folder for folder in _defaults(server)}
     return list(folders.values()), found
+
+
+def _refuse_other_owner(folder: SharedFolder, file: SettingsFile) -> None:
+    """Raise ConfigError if the settings of a user make root act as another one."""
+    readers = {known.pw_uid for known in map(users.account, file.readers) if known}
+    owner = users.account(folder.user)
+    if os.geteuid() == 0 and 0 not in readers and (owner is None or owner.pw_uid not in readers):
+        raise ConfigError(
+            f"{file.path}: runtime_dir = {folder.path} belongs to {users.name(folder.user)}, but the file is read by "
+            f"{' and '.join(map(users.name, file.readers))}"
+        )
+
+
+def _all_have_settings(files: Sequence[SettingsFile], server: Configuration | None) -> bool:
+    """Return whether each process group has a settings file."""
+    if not files or server is None:
+        return bool(files)
+    groups = {group.name for group in server.groups}
+    return any(file.interpreters is None or groups <= file.interpreters.keys() for file in files) or groups <= {
+        name for file in files for name in file.interpreters or ()
+    }
 
 
 def _plain(load: Callable[[], Settings]) -> Any:
@@ -72,8 +95,8 @@ def _defaults(server: Configuration | None) -> list[SharedFolder]:
     """Return the folders of processes whose settings name none."""
     if os.geteuid() != 0:
         return [SharedFolder(default_folder(), f"#{os.geteuid()}")]
-    users = sorted({group.user for group in server.groups}) if server else []
-    return [_default_of(user, server.live if server else None) for user in users]
+    names = sorted({group.user for group in server.groups}) if server else []
+    return [_default_of(name, server.live if server else None) for name in names]
 
 
 def named(folder: Path, origin: str = "") -> SharedFolder:

@@ -17,7 +17,7 @@ import click
 
 from wsgipool import config, drivers, records
 from wsgipool.budget import budget as host_budget
-from wsgipool.config import BudgetSettings, DatabaseSettings, Settings
+from wsgipool.config import BudgetSettings, DatabaseSettings, DatabaseURL, Settings
 from wsgipool.drivers import limits, occupancy
 from wsgipool.drivers.limits import Answer, ServerLimit
 from wsgipool.drivers.occupancy import Occupancy, Occupants
@@ -43,6 +43,8 @@ MAX_NUMBER = 100_000
 
 HIDDEN = "hidden"
 """Replaces a password outside the process that may read it."""
+_SECRET_OPTIONS = ("ssl_key_password", "sslpassword")
+"""Options of a URL whose values are passwords."""
 
 T = TypeVar("T")
 
@@ -132,10 +134,14 @@ def _usable(load: Callable[[], Settings]) -> Any:
 def plain_settings(settings: Settings) -> Any:
     """Return settings as plain values, without their passwords."""
     without = {
-        name: replace(database, url=replace(database.url, password=database.url.password and HIDDEN))
-        for name, database in settings.databases.items()
+        name: replace(database, url=_without_secrets(database.url)) for name, database in settings.databases.items()
     }
     return records.plain(replace(settings, databases=without))
+
+
+def _without_secrets(url: DatabaseURL) -> DatabaseURL:
+    options = {name: HIDDEN if name in _SECRET_OPTIONS else value for name, value in url.options.items()}
+    return replace(url, password=url.password and HIDDEN, options=options)
 
 
 def restored(kind: type[T], answer: Any) -> T:

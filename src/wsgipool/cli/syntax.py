@@ -17,13 +17,16 @@ def syntax_error(script: Path) -> str | None:
     while waiting:
         file = waiting.pop(0)
         try:
-            tree = ast.parse(file.read_bytes(), str(file))
-            compile(tree, str(file), "exec", dont_inherit=True)  # finds more, such as a misplaced `return`
+            source = file.read_bytes()
+            compile(source, str(file), "exec", dont_inherit=True)  # finds more than ast, such as a misplaced `return`
+            tree = ast.parse(source, str(file))
         except SyntaxError as error:
             line = "" if error.lineno is None else f", line {error.lineno}"
             return f"{file}{line}: {type(error).__name__}: {error.msg}."
         except (OSError, ValueError) as error:
             return f"{file}: {getattr(error, 'strerror', None) or error}."
+        except RecursionError:
+            continue  # Python compiles it, but its tree is too deep to look for imports
         imported = [each for each in _imports(tree, file, script.parent) if each not in seen]
         seen.update(imported)
         waiting += dict.fromkeys(imported)

@@ -18,7 +18,7 @@ from types import GeneratorType
 from typing import Any
 
 from wsgipool import pools
-from wsgipool.errors import ConnectFailed, PoolError
+from wsgipool.errors import ConnectFailed, PoolDeadlock, PoolError
 from wsgipool.httpd import process
 
 logger = logging.getLogger("wsgipool")
@@ -87,8 +87,13 @@ class Unavailable:
 
 
 def _pool_error(error: Exception) -> PoolError | None:
-    """Return the PoolError that an error is, or that has caused it: Django and SQLAlchemy raise their own classes."""
-    return next((each for each in (error, error.__cause__) if isinstance(each, PoolError)), None)
+    """Return the PoolError that an error is, or that has caused it: Django and SQLAlchemy raise an OperationalError.
+
+    A PoolDeadlock is a mistake of the program, whose traceback is needed.
+    """
+    cause = error.__cause__ if type(error).__name__ == "OperationalError" else None
+    found = next((each for each in (error, cause) if isinstance(each, PoolError)), None)
+    return None if isinstance(found, PoolDeadlock) else found
 
 
 def _monitor_files() -> None:

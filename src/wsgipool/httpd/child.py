@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
 
-_set_process_option: Callable[..., int] = ctypes.CDLL(None).prctl
 _PR_SET_PDEATHSIG = 1
 
 
@@ -16,6 +14,6 @@ def end_with_parent(parent: int) -> None:
 
     The setting survives exec(). httpd then stops its own children.
     """
-    _set_process_option(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)

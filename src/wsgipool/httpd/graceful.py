@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from wsgipool.errors import Error
-from wsgipool.httpd import dump, users
+from wsgipool.httpd import dump, live, users
+from wsgipool.httpd.dump import Dump
 from wsgipool.httpd.live import LiveServer
 
 TIMEOUT = 60.0
@@ -43,11 +44,16 @@ def check(server: LiveServer) -> None:
     dump.ask([program, *options, "-t"], environment=server.environment, folder=process / "cwd")
 
 
-def restart(server: LiveServer, pid_file: Path) -> None:
+def restart(server: LiveServer, configured: Dump) -> None:
     """Restart httpd gracefully and wait until it has read its configuration. Raises RestartFailed."""
+    pid_file = configured.pid_file
+    assert pid_file is not None  # it led to the server
     before = _version(pid_file)
     process = os.pidfd_open(server.pid)
     try:
+        # The number may be that of another process by now, but not from here on.
+        if live.find(configured) != server:
+            raise RestartFailed(f"process {server.pid} is not the httpd that was examined; run the command again")
         signal.pidfd_send_signal(process, signal.SIGUSR1)
         deadline = time.monotonic() + TIMEOUT
         # httpd writes its PidFile again as soon as it has read its configuration.
