@@ -48,6 +48,9 @@ _DRAIN_INTERVAL = 1.0
 
 _current: Collection | None = None
 
+_are_provisional = False
+"""Whether the settings are the system's, taken when the site's script was perhaps not loaded yet."""
+
 _before_reclaim: list[Callable[[int], object]] = []
 """The functions of `before_reclaim`."""
 
@@ -157,6 +160,8 @@ def pool(name: str) -> Pool[Any]:
     Raises:
         ConfigError: The name is unknown, or there are no settings.
     """
+    if _are_provisional:
+        _confirm()
     pools = _current
     pool = None if pools is None else pools.by_name.get(name)
     if pools is None or pool is None:
@@ -300,6 +305,8 @@ def preload() -> None:
     pools = _configured()
     for name in list(pools.sources):
         pools.get(name)
+    global _are_provisional
+    _are_provisional = not _named_config() and pools.settings.origin == str(SYSTEM_CONFIG)
 
 
 def reclaim(thread_id: int) -> int:
@@ -396,10 +403,21 @@ def _collection_with(name: str) -> Collection:
 
 
 def _configured() -> Collection:
+    if _are_provisional:
+        _confirm()
     pools = _current
     if pools is not None and pools.settings is not NO_SETTINGS:
         return pools
     return _adopt_found(config.load(find_config()))
+
+
+def _confirm() -> None:
+    """Replace the system's settings if the site's script, which was loaded after `preload`, has its own beside it."""
+    global _are_provisional
+    _are_provisional = False
+    file = _found_config()
+    if file is not None and file != SYSTEM_CONFIG and not _named_config():
+        configure(file)
 
 
 def load_if_found() -> None:

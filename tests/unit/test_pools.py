@@ -388,6 +388,29 @@ def test_preload_takes_the_settings_beside_a_script_that_was_loaded_before(
     assert [each.name for each in pools.stats()] == ["orders"]
 
 
+def test_settings_beside_a_script_that_is_loaded_later_replace_those_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_script(folder: str) -> None:
+        script = ModuleType(f"_mod_wsgi_{folder}")
+        script.__file__ = str(tmp_path / folder / "app.wsgi")
+        monkeypatch.setitem(sys.modules, script.__name__, script)
+
+    for folder in ("etc", "monitor", "shop"):
+        (tmp_path / folder).mkdir()
+    text = '[databases.orders]\nurl = "mysql://shop@{}/orders"\n'
+    (tmp_path / "etc" / "wsgipool.toml").write_text(text.format("of-the-system"))
+    (tmp_path / "shop" / "wsgipool.toml").write_text(text.format("of-the-shop"))
+    monkeypatch.setattr(pools, "SYSTEM_CONFIG", tmp_path / "etc" / "wsgipool.toml")
+    load_script("monitor")
+    pools.preload()
+
+    load_script("shop")
+
+    pools.pool("orders")
+    assert pools.database("orders").url.host == "of-the-shop"
+
+
 def test_preload_opens_no_connection(databases: dict[str, FakeDatabase]) -> None:
     wsgipool.configure(ORDERS)
 
