@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from wsgipool import config, drivers, records
-from wsgipool._collection import folder_of
 from wsgipool.budget.file import path_of
 from wsgipool.budget.others import other_budgets
 from wsgipool.cli.running import Shape
@@ -28,6 +27,7 @@ from wsgipool.httpd.placement import EMBEDDED
 from wsgipool.plan import planning
 from wsgipool.plan.planning import Situation
 from wsgipool.plan.sizing import DEFAULT_RESERVE, ProcessGroup
+from wsgipool.shared.folder import default_folder
 from wsgipool.wording import counted, rounded
 
 _PROCESS_MEMORY = 15 * 2**20
@@ -63,7 +63,11 @@ def budget_files(settings_file: Path) -> dict[str, str]:
     if settings.budget is None:
         return {}
     servers = [drivers.server_of(database.url) for database in settings.databases.values()]
-    return {server: str(path_of(folder_of(settings), server)) for server in servers if server is not None}
+    return {
+        server: str(path_of(settings.runtime_dir or default_folder(), server))
+        for server in servers
+        if server is not None
+    }
 
 
 def excess(shape: Shape, settings: Settings, answers: Mapping[str, Answer]) -> list[str]:
