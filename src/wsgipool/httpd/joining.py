@@ -32,19 +32,11 @@ class Joining:
     """Whether Apache's own children must run the Python of wsgipool."""
 
 
-def joinings(configuration: Dump, site_configuration: Configuration, package: Path, python_home: str) -> list[Joining]:
+def joinings(configuration: Dump, known: Configuration, package: Path, python_home: str) -> list[Joining]:
     """Return what each site needs. `python_home` is the virtual environment of `package`; "" if it has none."""
-    sites = {_what_joins(site.directive): site for site in reversed(site_configuration.sites)}
-    loading = set(site_configuration.preloaded)
-    found = []
-    for site in reversed(sites.values()):
-        others = [other for other in site_configuration.sites if other.script != site.script]
-        try:
-            found.append(_joining(site, others, loading, configuration, site_configuration, package, python_home))
-        except ValueError as error:
-            reason = f"{error} has characters that httpd's configuration cannot contain; rename the file or its folder"
-            found.append(_by_hand(site, reason))
-    return found
+    sites = {_what_joins(site.directive): site for site in reversed(known.sites)}
+    search = _Search(configuration, known, package, python_home)
+    return [search.joining(site) for site in reversed(sites.values())]
 
 
 def _what_joins(directive: Directive) -> tuple[object, ...]:
@@ -54,55 +46,104 @@ def _what_joins(directive: Directive) -> tuple[object, ...]:
     return directive.sections, directive.origin, directive.text
 
 
-def _joining(
-    site: Site,
-    others: Sequence[Site],
-    loading: set[Interpreter],
-    configuration: Dump,
-    known: Configuration,
-    package: Path,
-    python_home: str,
-) -> Joining:
-    if site.directive.kind != "wsgiscriptalias" and site.interpreters <= loading:
-        return Joining(site, site.directive, [], "", needs_python_home=False)
-    reason = _unclear(site, configuration, known.daemons) or _ambiguous(site, known.sites)
-    if reason := reason or _outdated(site, configuration, package):
-        return _by_hand(site, reason)
-    (group,) = {interpreter.group for interpreter in site.interpreters}
-    (name,) = {interpreter.application_group for interpreter in site.interpreters}
-    after = _later(site.directive, known.daemons.get(group), configuration)
-    if after.sections != site.directive.sections or after.file != site.directive.file:
-        return _by_hand(site, f"move {after.name} {group} ({after.origin}) before its section, and run this again")
-    beside = [other for other in others if _is_inside(other.directive, site.directive)]
-    if beside and name.startswith(OPEN_GROUPS):
-        option = f"application-group={_slug(site, others)}"
-        reason = f"a line in its section would change {beside[0].script}, too; write {option} into its "
-        return _by_hand(site, f"{reason}{site.directive.name}, and run this again")
-    lines = [] if beside else list(_groups(site, group, name, configuration))
-    if name.startswith(OPEN_GROUPS):
-        name = _name(site, others, group)
-        lines.append(f"WSGIApplicationGroup {name}")
-    interpreter = Interpreter(group, name)
-    if interpreter not in loading:
-        options = f"process-group={quoted(group or _GLOBAL)} application-group={quoted(name)}"
-        lines.append(f"WSGIImportScript {quoted(site.script)} {options}")
-        lines.append(f"WSGIImportScript {quoted(package / PRELOAD)} {options}")
-    needs_home = bool(python_home) and bool(lines) and not _has_python(group, configuration, known.daemons)
-    if needs_home and group != EMBEDDED:
-        daemon = known.daemons[group]
-        option = f"python-home={quoted(python_home)}"
-        reason = f"add {option} to WSGIDaemonProcess {group} ({daemon.origin}), and run this again"
-        return _by_hand(site, reason)
-    if needs_home and any(EMBEDDED in {each.group for each in other.interpreters} for other in others):
+class _Search:
+    """Finds the lines of one site after the other; the first site of an interpreter gets the lines that load pools."""
+
+    def __init__(self, configuration: Dump, known: Configuration, package: Path, python_home: str) -> None:
+        self._configuration = configuration
+        self._known = known
+        self._package = package
+        self._python_home = python_home
+        self._loading = set(known.preloaded)
+
+    def joining(self, site: Site) -> Joining:
+        """Return what a site needs."""
+        if site.directive.kind != "wsgiscriptalias" and site.interpreters <= self._loading:
+            return Joining(site, site.directive, [], "", needs_python_home=False)
+        try:
+            return self._by_hand(site) or self._lines(site)
+        except ValueError as error:
+            reason = f"{error} has characters that httpd's configuration cannot contain; rename the file or its folder"
+            return _by_hand(site, reason)
+
+    def _by_hand(self, site: Site) -> Joining | None:
+        """Return why no lines can be inserted for a site; None if they can."""
         reason = (
-            "it shares Apache's own children with other sites, whose Python would change too; give it processes of its "
-            f"own: write `WSGIDaemonProcess {_slug(site, others)} processes=2 threads=8 "
-            f"python-home={quoted(python_home)}` before its <VirtualHost> and `WSGIProcessGroup {_slug(site, others)}` "
-            "into it, and run this again"
+            _unclear(site, self._configuration, self._known.daemons)
+            or _ambiguous(site, self._known.sites)
+            or _outdated(site, self._configuration, self._package)
+            or self._misplaced(site)
         )
-        return _by_hand(site, reason)
-    loading.add(interpreter)
-    return Joining(site, after, lines, "", needs_python_home=needs_home)
+        return _by_hand(site, reason) if reason else None
+
+    def _misplaced(self, site: Site) -> str:
+        """Return why lines in the site's section would not be right; "" if they would."""
+        interpreter = _only(site)
+        after = self._after(site)
+        if after.sections != site.directive.sections or after.file != site.directive.file:
+            return f"move {after.name} {interpreter.group} ({after.origin}) before its section, and run this again"
+        beside = self._beside(site)
+        if beside and interpreter.application_group.startswith(OPEN_GROUPS):
+            option = f"application-group={_slug(site, self._others(site))}"
+            return (
+                f"a line in its section would change {beside[0].script}, too; write {option} into its "
+                f"{site.directive.name}, and run this again"
+            )
+        return ""
+
+    def _lines(self, site: Site) -> Joining:
+        interpreter = _only(site)
+        group, name = interpreter.group, interpreter.application_group
+        lines = [] if self._beside(site) else list(_groups(site, group, name, self._configuration))
+        if name.startswith(OPEN_GROUPS):
+            name = _name(site, self._others(site), group)
+            lines.append(f"WSGIApplicationGroup {name}")
+        if Interpreter(group, name) not in self._loading:
+            options = f"process-group={quoted(group or _GLOBAL)} application-group={quoted(name)}"
+            lines.append(f"WSGIImportScript {quoted(site.script)} {options}")
+            lines.append(f"WSGIImportScript {quoted(self._package / PRELOAD)} {options}")
+        has_python = _has_python(group, self._configuration, self._known.daemons)
+        needs_home = bool(self._python_home) and bool(lines) and not has_python
+        if needs_home and (reason := self._python_by_hand(site, group)):
+            return _by_hand(site, reason)
+        self._loading.add(Interpreter(group, name))
+        return Joining(site, self._after(site), lines, "", needs_python_home=needs_home)
+
+    def _python_by_hand(self, site: Site, group: str) -> str:
+        """Return which Python the administrator has to name; "" if that of Apache's own children can be written."""
+        option = f"python-home={quoted(self._python_home)}"
+        if group != EMBEDDED:
+            daemon = self._known.daemons[group]
+            return f"add {option} to WSGIDaemonProcess {group} ({daemon.origin}), and run this again"
+        others = self._others(site)
+        if any(EMBEDDED in {each.group for each in other.interpreters} for other in others):
+            own = _slug(site, others)
+            return (
+                "it shares Apache's own children with other sites, whose Python would change too; give it processes of "
+                f"its own: write `WSGIDaemonProcess {own} processes=2 threads=8 {option}` before its <VirtualHost> and "
+                f"`WSGIProcessGroup {own}` into it, and run this again"
+            )
+        return ""
+
+    def _others(self, site: Site) -> list[Site]:
+        """Return the sites of other scripts."""
+        return [other for other in self._known.sites if other.script != site.script]
+
+    def _beside(self, site: Site) -> list[Site]:
+        """Return the other sites that lines in the site's section would change."""
+        return [other for other in self._others(site) if _is_inside(other.directive, site.directive)]
+
+    def _after(self, site: Site) -> Directive:
+        """Return the later one of alias and process group: WSGIImportScript needs the group before it."""
+        order = self._configuration.directives
+        daemon = self._known.daemons.get(_only(site).group)
+        return daemon if daemon is not None and order.index(daemon) > order.index(site.directive) else site.directive
+
+
+def _only(site: Site) -> Interpreter:
+    """Return the interpreter of a site that has one."""
+    (interpreter,) = site.interpreters
+    return interpreter
 
 
 def _is_inside(directive: Directive, other: Directive) -> bool:
@@ -112,12 +153,6 @@ def _is_inside(directive: Directive, other: Directive) -> bool:
 
 def _by_hand(site: Site, reason: str) -> Joining:
     return Joining(site, site.directive, [], reason, needs_python_home=False)
-
-
-def _later(alias: Directive, daemon: Directive | None, configuration: Dump) -> Directive:
-    """Return the later one: httpd wants a process group to be known where WSGIImportScript names it."""
-    order = configuration.directives
-    return daemon if daemon is not None and order.index(daemon) > order.index(alias) else alias
 
 
 def _unclear(site: Site, configuration: Dump, daemons: Mapping[str, Directive]) -> str:
