@@ -50,7 +50,8 @@ def test_workers_do_not_use_a_connection_opened_before_their_fork(how: str, mari
 
     used = list(connections_by_process(answers).values())
     assert used[0].isdisjoint(used[1])
-    assert len(seen) == len(used[0] | used[1]) + 1
+    # One more was opened before the fork. A pool may have opened others, while their requests got returned ones.
+    assert used[0] | used[1] < seen
     assert overlaps(answers) == []
     assert all(answer["own_rows"] for answer in answers)
 
