@@ -30,6 +30,7 @@ from wsgipool.pool import Pool
 from wsgipool.pool.stats import Stats
 from wsgipool.pools import close, configure, connection, drain, pool, register, transaction
 from wsgipool.request import Middleware
+from wsgipool.scoreboard import publishing as _publishing  # noqa: F401 # this process is on the scoreboard
 
 __version__ = "0.1.0"
 

@@ -114,9 +114,6 @@ class Collection:
         """Return the pools that have been created. Takes no lock: a signal handler may call this."""
         return list(self.by_name.values())
 
-    def count_connections(self) -> int:
-        return sum(pool.size for pool in self.created())
-
     def drain_as_requested(self) -> None:
         """Drain the pools for which `wsgipool drain` was run since the last call."""
         requested = self._drain_requests.take()

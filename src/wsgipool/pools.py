@@ -51,6 +51,8 @@ _current: Collection | None = None
 _are_provisional = False
 """Whether the settings are the system's, taken when the site's script was perhaps not loaded yet."""
 
+_is_winding_down = False
+
 _before_reclaim: list[Callable[[int], object]] = []
 """The functions of `before_reclaim`."""
 
@@ -247,14 +249,30 @@ def transaction(
     return pool(name).transaction(function, retry=retry, timeout=timeout, read_timeout=read_timeout)
 
 
+def created() -> list[Pool[Any]]:
+    """Return the pools of this process that have been created. Takes no lock: a signal handler may call this."""
+    pools = _current
+    return pools.created() if pools else []
+
+
+def count_connections() -> int:
+    """Return the number of connections of all pools of this process, with those that are being opened."""
+    return sum(pool.size for pool in created())
+
+
+def origin() -> str:
+    """Return where the settings of this process come from; "" if it has none yet."""
+    pools = _current
+    return "" if pools is None or pools.settings is NO_SETTINGS else pools.settings.origin
+
+
 def stats() -> list[Stats]:
     """Return the statistics of the pools of this process.
 
     Returns:
         One entry for each pool that has been created.
     """
-    pools = _current
-    return [pool.stats() for pool in pools.created()] if pools else []
+    return [pool.stats() for pool in created()]
 
 
 def drain(name: str | None = None) -> None:
@@ -465,7 +483,14 @@ def _prepare(pool: Pool[Any]) -> None:
     pool.request_token = request_token
 
 
+def is_winding_down() -> bool:
+    """Return whether the pools keep no connection any more, because this process ends after its last requests."""
+    return _is_winding_down
+
+
 def _wind_down() -> None:
+    global _is_winding_down
+    _is_winding_down = True
     pools = _current
     for pool in pools.created() if pools else ():
         pool.wind_down()
@@ -478,7 +503,7 @@ class _GracefulRestartTask:
     """
 
     def maintain(self) -> float | None:
-        if _current is None or not _current.count_connections():
+        if not count_connections():
             return None
         if httpd.is_stopping():
             _wind_down()
@@ -493,7 +518,7 @@ class _DrainTask:
         pools = _current
         if pools is None:
             return None
-        pools.has_connections = pools.count_connections() > 0
+        pools.has_connections = count_connections() > 0
         pools.drain_as_requested()
         return _DRAIN_INTERVAL if pools.has_connections else None
 
@@ -509,6 +534,8 @@ def _register_tasks() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _is_winding_down
+    _is_winding_down = False
     _register_tasks()  # the child begins with an empty background
 
 

@@ -6,6 +6,7 @@ Restored values have only types that the dataclass declares. No name is looked u
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence, Set
@@ -43,21 +44,34 @@ def restored(kind: Any, value: Any) -> Any:
     elif origin is None:
         return _simple(kind, value)
     elif issubclass(origin, Mapping) and isinstance(value, dict):
-        return types.MappingProxyType({restored(arguments[0], k): restored(arguments[1], v) for k, v in value.items()})
+        return types.MappingProxyType({_key(arguments[0], k): restored(arguments[1], v) for k, v in value.items()})
     elif isinstance(value, list) and issubclass(origin, Sequence | Set):
         items = [restored(arguments[0], item) for item in value]
         return frozenset(items) if issubclass(origin, Set) else tuple(items)
     raise _mismatch(kind, value)
 
 
+def _key(kind: Any, key: str) -> Any:
+    """Return a key of a mapping. In JSON it is a string, also if it is a number."""
+    if kind is int and key.isascii() and key.isdigit():
+        return int(key)
+    return restored(kind, key)
+
+
 def _record(kind: type[Any], value: Any) -> Any:
     if not isinstance(value, dict):
         raise _mismatch(kind, value)
-    hints = typing.get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind) if field.init]
-    if names != list(value):
+    hints = _hints(kind)
+    if list(hints) != list(value):
         raise _mismatch(kind, value)
-    return kind(**{name: restored(hints[name], value[name]) for name in names})
+    return kind(**{name: restored(hint, value[name]) for name, hint in hints.items()})
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """Return the types of a dataclass's fields."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
 def _first(kinds: Sequence[Any], value: Any) -> Any:

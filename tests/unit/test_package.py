@@ -18,7 +18,7 @@ from wsgipool.cli import main
 PACKAGE = Path(wsgipool.__file__).parent
 
 ORDER = [
-    *("errors", "wording", "showing", "records", "files", "hints", "plan"),
+    *("errors", "wording", "showing", "records", "files", "hints", "histogram", "plan"),
     *("_code", "_runtime", "_wakeup", "_background"),
     *("database_url", "_values", "_passwords", "config"),
     "shared",
@@ -29,6 +29,7 @@ ORDER = [
     *("_sources", "_collection", "pools", "_keyed"),
     *("locks", "cache"),
     "request",
+    "scoreboard",
     "wsgipool",
     "sqlalchemy",
     *("_checkouts", "_connection_proxy", "_stand_in", "pymysql", "MySQLdb"),

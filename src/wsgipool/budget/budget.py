@@ -66,6 +66,12 @@ class Budget:
         number = self._allowance.permits(board) if is_known else 'an "auto" number (the first asks the server) of'
         return f"{number} connections of this host to {self.server}, counted in {self.path}"
 
+    def count(self) -> tuple[int | None, int]:
+        """Return the number of permits of this host, None if it is not known yet, and how many are taken."""
+        board = self.file.board
+        limit = self._allowance.permits(board)
+        return limit if self._allowance.is_known(board) else None, len(board.taken(limit))
+
     @property
     def file(self) -> BudgetFile:
         """The open file with the locked bytes and the board."""

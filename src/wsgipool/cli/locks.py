@@ -16,8 +16,8 @@ from wsgipool import pools, records
 from wsgipool.cli.shared_folders import SharedFolder, named, of_sites
 from wsgipool.cli.site_settings import restored
 from wsgipool.httpd import users
-from wsgipool.locks.publisher import report_of_host
 from wsgipool.locks.statistics import COLUMNS, LocksReport, as_cells
+from wsgipool.scoreboard import reading
 from wsgipool.shared.folder import default_folder
 from wsgipool.wording import counted, printable
 
@@ -48,7 +48,7 @@ def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> 
     """
     folders = [named(runtime_dir)] if runtime_dir else of_sites(config_path)[0]
     for folder in folders or [SharedFolder(default_folder(), f"#{os.geteuid()}")]:
-        found = restored(_Found, folder.ask(lambda path: records.plain(_Found(*report_of_host(path)))))
+        found = restored(_Found, folder.ask(lambda path: records.plain(_found(path))))
         if as_json:
             _print_json(folder, found)
         else:
@@ -59,6 +59,11 @@ def locks(config_path: Path | None, runtime_dir: Path | None, as_json: bool) -> 
 class _Found:
     report: LocksReport
     processes: int
+
+
+def _found(folder: Path) -> _Found:
+    host, report = reading.host(folder)
+    return _Found(report, len(host.processes))
 
 
 def _print_json(folder: SharedFolder, found: _Found) -> None:

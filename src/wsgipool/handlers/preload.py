@@ -11,6 +11,7 @@ import logging
 import wsgipool
 from wsgipool import pools
 from wsgipool.httpd import errorlog
+from wsgipool.scoreboard.publishing import publisher
 
 logger = logging.getLogger("wsgipool")
 
@@ -18,6 +19,7 @@ logger = logging.getLogger("wsgipool")
 def _preload() -> None:
     try:
         pools.preload()
+        publisher.maintain()  # so that the scoreboard shows the process before its first request
     except wsgipool.ConfigError as error:
         logger.error("%s", error)
 

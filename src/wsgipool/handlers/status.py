@@ -22,8 +22,8 @@ from urllib.parse import parse_qs
 
 import wsgipool
 from wsgipool import pools
-from wsgipool.locks.publisher import report_of_host
 from wsgipool.locks.statistics import COLUMNS, LockRow, as_cells
+from wsgipool.scoreboard import reading
 from wsgipool.wording import counted, rounded
 
 _METHODS = ("GET", "HEAD")
@@ -100,10 +100,10 @@ def _answer(environ: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _document() -> dict[str, Any]:
-    report, processes = report_of_host(pools.runtime_dir())
+    host, report = reading.host(pools.runtime_dir())
     return {
         "pid": os.getpid(),
-        "processes": processes,
+        "processes": len(host.processes),
         "locks": [{**asdict(lock), "share_contended": lock.share_contended} for lock in report.locks],
         "pools": [{**asdict(stats), "closed": dict(stats.closed)} for stats in pools.stats()],
     }

@@ -19,6 +19,7 @@ from wsgipool.wording import counted
 _AP_MPMQ_MAX_THREADS = 6
 _AP_MPMQ_MAX_DAEMONS = 12
 _AP_MPMQ_MPM_STATE = 13
+_AP_MPMQ_GENERATION = 15
 _AP_MPMQ_STOPPING = 2
 
 # Some sub-interpreters with their own GIL lack ctypes. httpd's functions exist in httpd only.
@@ -104,6 +105,11 @@ def at_shutdown(callback: Callable[..., None]) -> None:
 def is_stopping() -> bool:
     """Return whether this Apache child ends when its requests are done, as after a graceful restart."""
     return _ask_mpm(_AP_MPMQ_MPM_STATE) == _AP_MPMQ_STOPPING
+
+
+def generation() -> int | None:
+    """Return how many times httpd was restarted before this process began; None outside httpd."""
+    return _ask_mpm(_AP_MPMQ_GENERATION)
 
 
 def define(name: str) -> str | None:

@@ -5,7 +5,7 @@ This module knows names and groups. The others, from the caller downwards:
 - `requiring` decorates functions, `context` implements `with` blocks;
 - `holding` takes and releases the locks of a call, `lock_set` orders them;
 - `rwlock` is the lock between threads, `host_lock` between processes, `database_lock` between hosts;
-- `statistics` counts, and `publisher` shows the counts to other processes.
+- `statistics` counts.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import inspect
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
 from wsgipool.config import unknown_key
-from wsgipool.locks import publisher, statistics
+from wsgipool.locks import statistics
 from wsgipool.locks.context import LockContext
 from wsgipool.locks.database_lock import DatabaseLock
 from wsgipool.locks.host_lock import HostLock
@@ -60,7 +61,7 @@ class Locks:
         self._resources: dict[str, Resource] = {}
         self._lock_sets: dict[object, LockSet] = {}
         self._making = threading.Lock()
-        publisher.add(self)
+        _every_locks.add(self)
 
     def group(
         self, name: str, *names: str, scope: Scope | None = None, database: str | Pool[Any] | None = None
@@ -276,3 +277,11 @@ def _code_of(function: Callable[..., Any]) -> CodeType | None:
     inner = inspect.unwrap(function)
     code: CodeType | None = inner.__code__ if isinstance(inner, types.FunctionType) else None
     return code
+
+
+_every_locks: weakref.WeakSet[Locks] = weakref.WeakSet()
+
+
+def all_counts() -> list[statistics.Counts]:
+    """Return the counts of all locks of this process, for the scoreboard."""
+    return [locks.counts() for locks in list(_every_locks)]

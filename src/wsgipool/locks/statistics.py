@@ -147,8 +147,8 @@ def counts(resources: Iterable[Resource], lock_sets: Iterable[LockSet]) -> Count
     )
 
 
-def report(all_counts: Iterable[Counts]) -> LocksReport:
-    """Return one report of several counts, such as those of all processes of a host."""
+def total(all_counts: Iterable[Counts]) -> Counts:
+    """Return the sum of several counts, such as those of all processes of a host."""
     locks: dict[LockKey, LockCounts] = {}
     takes: dict[frozenset[LockKey], Takes] = {}
     for one in all_counts:
@@ -163,7 +163,16 @@ def report(all_counts: Iterable[Counts]) -> LocksReport:
         for take in one.takes:
             turns, holds = takes.get(frozenset(take.keys), (0, Counter()))
             takes[frozenset(take.keys)] = turns + take.turns, holds + take.holds
-    rows = [_row(lock, takes) for lock in locks.values()]
+    return Counts(
+        list(locks.values()), [TakeCounts(tuple(sorted(keys)), turns, holds) for keys, (turns, holds) in takes.items()]
+    )
+
+
+def report(all_counts: Iterable[Counts]) -> LocksReport:
+    """Return one report of several counts."""
+    counts = total(all_counts)
+    takes = {frozenset(take.keys): (take.turns, take.holds) for take in counts.takes}
+    rows = [_row(lock, takes) for lock in counts.locks]
     return LocksReport(sorted(rows, key=lambda row: (-row.share_contended, -row.turns, row.scope, row.name)))
 
 

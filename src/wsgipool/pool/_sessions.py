@@ -143,6 +143,7 @@ class Sessions(Generic[C]):
         # Minus up to a tenth, so that not all are renewed at once.
         expires = now + random.uniform(0.9, 1.0) * self._max_lifetime
         with self._state.lock:
+            self._state.create_time.add(now - began)
             is_added = self._state.add_connection(slot, connection, expires, now)
         if not is_added:
             self._connector.close(connection).close()

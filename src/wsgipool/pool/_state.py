@@ -18,6 +18,7 @@ from typing import Generic, get_args
 from wsgipool._wakeup import Wakeup
 from wsgipool.budget.permits import Permit
 from wsgipool.drivers import C
+from wsgipool.histogram import Histogram
 from wsgipool.pool._slot import (
     CHECKED_OUT,
     CLOSED,
@@ -85,7 +86,12 @@ class PoolState(Generic[C]):
         """Not 0 if there may be CLOSING slots without a thread. Each such slot adds one."""
         self.opened = 0
         self.waits = 0
-        self.wait_seconds = 0.0
+        self.reset_failures = 0
+        """Returned connections that could not be cleaned."""
+        self.max_in_use = self.max_waiting = 0
+        """The largest numbers of connections in use, and of waiters, at the same time."""
+        self.wait_time, self.use_time, self.create_time = Histogram(), Histogram(), Histogram()
+        """How long served waiters waited, connections were checked out, and connects took."""
         self.closed: dict[CloseReason, int] = dict.fromkeys(get_args(CloseReason), 0)
         self._checkouts_of_closed = 0
         self._by_connection: dict[int, Slot[C]] = {}
@@ -122,7 +128,14 @@ class PoolState(Generic[C]):
         slot.state = PREPARING
         slot.thread = thread
         self.idle.pop()
+        if len(self.slots) - len(self.idle) > self.max_in_use:
+            self._note_use()
         return slot
+
+    def add_waiter(self, waiter: Waiter[C]) -> None:
+        """Add a waiter at the end of the queue."""
+        self.max_waiting = max(self.max_waiting, len(self.waiting) + 1)
+        self.waiting.append(waiter)
 
     def is_deadlocked(self, thread: ThreadRecord) -> bool:
         """Return whether waiting threads hold all slots, this thread among them."""
@@ -164,9 +177,10 @@ class PoolState(Generic[C]):
             if waiter.is_asleep:
                 waiter.is_asleep = False
                 self.waits += 1
-                self.wait_seconds += now - waiter.asked
+                self.wait_time.add(now - waiter.asked)
             if self.waiting and self.waiting[0] is waiter:
                 self.waiting.popleft()
+        self._note_use()
         if self.is_closed and not self.slots:
             for wakeup in self.closers:
                 wakeup.set()
@@ -249,6 +263,7 @@ class PoolState(Generic[C]):
         self.opened += 1
         if not slot.in_background:
             slot.state = PREPARING
+            self._note_use()
             return True
         slot.in_background = False
         slot.thread = NO_THREAD
@@ -445,6 +460,10 @@ class PoolState(Generic[C]):
             if self._remaining() <= self.max_size:
                 return
             self._close_idle(slot, "surplus")
+
+    def _note_use(self) -> None:
+        """Keep the largest number of connections in use."""
+        self.max_in_use = max(self.max_in_use, len(self.slots) - len(self.idle) - self.connecting)
 
     def _remaining(self) -> int:
         """Return the number of slots without the closing ones."""

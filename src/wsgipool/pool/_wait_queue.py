@@ -49,7 +49,7 @@ class WaitQueue(Generic[C]):
         try:
             with self._state.lock:
                 self._check_may_wait(thread)
-                self._state.waiting.append(waiter)
+                self._state.add_waiter(waiter)
                 self._state.serve(asked)
                 waiter.is_asleep = waiter.slot is None
             if waiter.slot is None:

@@ -43,6 +43,7 @@ from wsgipool.pool._slot import (
     CHECKED_OUT,
     CLOSED,
     CONNECTING,
+    IDLE,
     RETURNING,
     Slot,
     stack_of,
@@ -50,7 +51,7 @@ from wsgipool.pool._slot import (
 from wsgipool.pool._state import PoolState
 from wsgipool.pool._threads import current, live_threads
 from wsgipool.pool._wait_queue import WaitQueue
-from wsgipool.pool.stats import Stats
+from wsgipool.pool.stats import Checkout, Observation, Stats
 
 logger = logging.getLogger("wsgipool")
 
@@ -404,6 +405,7 @@ class Pool(Generic[C]):
         try:
             slot.thread = thread  # a block, such as that of a generator, may end on another thread
             slot.state = RETURNING
+            state.use_time.add(monotonic() - slot.since)
             if slot.is_outdated or not keep:
                 self._sessions.close(slot, slot.close_reason)
                 return
@@ -414,6 +416,7 @@ class Pool(Generic[C]):
                 self._connector.check_in(slot.connection, how)
             except Exception as error:
                 self._connector.log_closing(error, "it could not be cleaned")
+                state.reset_failures += 1
                 self._sessions.close(slot, "broken")
                 return
             with state.lock:
@@ -486,13 +489,51 @@ class Pool(Generic[C]):
                 waiting=len(state.waiting),
                 checkouts=state.checkouts,
                 waits=state.waits,
-                wait_seconds=state.wait_seconds,
+                wait_seconds=state.wait_time.seconds,
                 timeouts=self._queue.timeouts,
                 refused=self._queue.refused,
                 opened=state.opened,
                 connect_failures=self._sessions.connect_failures,
+                reset_failures=state.reset_failures,
+                max_in_use=state.max_in_use,
+                max_waiting=state.max_waiting,
                 closed={reason: count for reason, count in state.closed.items() if count},
             )
+
+    def observe(self) -> Observation:
+        """Return what the scoreboard shows of the pool. Takes no lock: a signal handler may call this.
+
+        Returns:
+            The numbers, which other threads may change in the meantime.
+        """
+        state = self._state
+        slots = tuple(state.slots)
+        return Observation(
+            idle=sum(slot.state is IDLE for slot in slots),
+            in_use=sum(slot.state not in (IDLE, CONNECTING, CLOSED) for slot in slots),
+            connecting=sum(slot.state is CONNECTING for slot in slots),
+            max_in_use=state.max_in_use,
+            max_waiting=state.max_waiting,
+            checkouts=state.checkouts,
+            waits=state.waits,
+            timeouts=self._queue.timeouts,
+            refused=self._queue.refused,
+            opened=state.opened,
+            connect_failures=self._sessions.connect_failures,
+            reset_failures=state.reset_failures,
+            closed={reason: count for reason, count in state.closed.items() if count},
+            wait_time=state.wait_time,
+            use_time=state.use_time,
+            create_time=state.create_time,
+            holders=[
+                Checkout(slot.thread.ident, slot.since, slot.code, slot.instruction)
+                for slot in slots
+                if slot.state is CHECKED_OUT
+            ],
+            waiters=[Checkout(waiter.thread.ident, waiter.asked) for waiter in tuple(state.waiting)],
+            address=self._driver.address,
+            failure=self._connector.describe_failure(),
+        )
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes.

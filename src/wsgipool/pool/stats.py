@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 
+from wsgipool.histogram import Histogram
 from wsgipool.pool._slot import CloseReason
 
 
@@ -51,9 +53,55 @@ class Stats:
     """Number of connections opened so far."""
     connect_failures: int
     """Number of failed connects. A checkout that fails without an attempt of its own is not counted."""
+    reset_failures: int
+    """Number of returned connections that could not be cleaned, and were closed."""
+    max_in_use: int
+    """Largest number of connections in use at the same time."""
+    max_waiting: int
+    """Largest number of threads that waited at the same time."""
     closed: Mapping[CloseReason, int]
     """Number of connections closed so far, by reason. A reason that has not occurred is missing.
 
     "idle": unused for max_idle. "lifetime": max_lifetime was over. "broken": not usable again. "leaked": not returned.
     "surplus": the pool was made smaller, drained or closed. "budget": another process needed the permit.
     """
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A thread that holds a connection, or waits for one."""
+
+    thread: int
+    since: float
+    """`time.monotonic()`."""
+    code: CodeType | None = None
+    instruction: int = 0
+    """Place of the checkout: the caller's `f_code` and `f_lasti`. A waiter has none yet."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the scoreboard shows of a pool; see `Stats` for the fields of the same name."""
+
+    idle: int
+    in_use: int
+    connecting: int
+    max_in_use: int
+    max_waiting: int
+    checkouts: int
+    waits: int
+    timeouts: int
+    refused: int
+    opened: int
+    connect_failures: int
+    reset_failures: int
+    closed: Mapping[CloseReason, int]
+    wait_time: Histogram
+    use_time: Histogram
+    create_time: Histogram
+    """The pool's own histograms, which go on changing."""
+    holders: Sequence[Checkout]
+    waiters: Sequence[Checkout]
+    address: str
+    failure: str
+    """Why no connection can be opened, as far as known; "" if all is well."""

@@ -1,17 +1,22 @@
-"""Reads the reports of all processes of the host, and adds those of ended processes up."""
+"""Reads what all processes of the host do: for the pages, the metrics and the command line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from wsgipool.locks.statistics import LocksReport
+from wsgipool.scoreboard import combining
 from wsgipool.scoreboard.model import HostReport
+from wsgipool.scoreboard.publishing import publish_in
+from wsgipool.shared import published
 
 
 def host(folder: Path) -> tuple[HostReport, LocksReport]:
     """Return the report of the processes that share a folder, and the report of their locks.
 
-    Publishes the numbers of this process first, if it shares the folder. Raises ConfigError if the folder cannot be
-    read.
+    This process, if it shares the folder, publishes first, so the numbers never run backwards. The others publish once
+    a second; from now on for some seconds four times a second. Raises ConfigError if the folder cannot be used.
     """
-    raise NotImplementedError
+    publish_in(folder)
+    published.announce_reader(folder)
+    return combining.report(folder)

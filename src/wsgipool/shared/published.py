@@ -1,78 +1,148 @@
-"""Reports that each process of the host publishes: small JSON files in the shared folder.
+"""Documents that the processes of a host publish: one small JSON file for each process, in the shared folder.
 
-Each process, and each of its sub-interpreters, writes its own file and replaces it as a whole, so a reader never sees
-half a file. The name of the file identifies the process. A reader removes the files of ended processes.
+Each process, and each of its sub-interpreters, replaces its own file as a whole, so a reader never sees half a file,
+whenever the process is killed. The file is locked as long as its process lives: the kernel drops the lock. Readers add
+the files of ended processes up into one file, the sum, and remove them.
 
-Other programs of the same user may put anything there. The reader skips other files and logs each of them once.
+The files are written and read, not mapped: truncating a mapped file kills the process that has mapped it. Other
+programs of the same user may put anything there. The reader skips other files and logs each of them once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from wsgipool.shared.bytelocks import ByteLocks
+from wsgipool.shared.file_usage import Identity, identity
 from wsgipool.shared.folder import open_folder
 from wsgipool.shared.one_time_warnings import warn_once
 
-_PREFIX, _SUFFIX = "process-1-", ".json"
+Document = Mapping[str, Any]
+
+_PREFIX, _SUFFIX, _NEW = "process-2-", ".json", ".new"
+"""The 2 is the version of the documents."""
+_SUM = "ended-2.json"
+_RECORD = "record-2.json"
+_READERS = "readers-2"
 _MAX_BYTES = 4 << 20
-"""Maximum size of a file. The counts of a thousand locks take a tenth of it."""
+"""Maximum size of a file. A process with four pools writes some 4,000 bytes."""
+_ATTEMPTS = 10
+"""How often a reader begins again because the sum has changed meanwhile."""
+_ABANDONED_AFTER = 60.0
+"""Seconds after which an unfinished file without a lock is removed. Between creation and lock lie microseconds."""
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Publication:
-    """The file of this process. `write` raises ConfigError if the folder cannot be used."""
+    """The file of this process. `write` raises ConfigError if the folder cannot be used, and OSError."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self.process = os.getpid()
-        self._name = f"{_PREFIX}{self.process}-{_start_of(self.process)}-{secrets.token_hex(4)}{_SUFFIX}"
+        self.folder = folder
+        self._name = f"{_PREFIX}{self.process}-{secrets.token_hex(8)}{_SUFFIX}"
+        self._lock: ByteLocks | None = None
 
-    def write(self, document: dict[str, Any]) -> None:
+    def write(self, document: Document) -> None:
         """Replace the published document."""
-        folder = open_folder(self._folder)
-        try:
-            temporary = f"{self._name}.new"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "w", encoding="utf-8") as file:
-                json.dump({"pid": self.process, **document}, file)
-            os.replace(temporary, self._name, src_dir_fd=folder, dst_dir_fd=folder)
-        finally:
-            os.close(folder)
+        with _opened(self.folder) as folder:
+            temporary = self._name + _NEW
+            lock = ByteLocks(os.open(temporary, _CREATE, 0o600, dir_fd=folder))
+            # First the lock: a file under the final name without a lock is that of an ended process.
+            lock.lock(0)
+            _write(lock.fileno(), document)
+            os.rename(temporary, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+        previous, self._lock = self._lock, lock
+        if previous is not None:
+            previous.close()
 
-    def remove(self) -> None:
-        """Remove the file, at the end of the process."""
-        with contextlib.suppress(OSError):
-            (self._folder / self._name).unlink()
+    def close(self) -> None:
+        """Drop the lock, so that the document becomes that of an ended process, or in the child of a fork."""
+        if self._lock is not None:
+            self._lock.close()
 
 
-def published(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield path and document of each live process; remove the files of ended processes."""
-    descriptor = open_folder(folder)
-    try:
-        for name in sorted(entry.name for entry in os.scandir(descriptor)):
-            if not name.startswith(_PREFIX):
-                continue
-            process, _, start = name.removeprefix(_PREFIX).partition("-")
-            if not (process.isascii() and process.isdigit()) or _start_of(int(process)) != start.partition("-")[0]:
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=descriptor)
-            elif name.endswith(_SUFFIX):
-                try:
-                    yield folder / name, _read(descriptor, name)
-                except FileNotFoundError:
-                    pass  # its process has just ended
-                except (OSError, ValueError, RecursionError) as error:
-                    if isinstance(error, OSError) and error.errno is None:
-                        raise  # from a signal handler
-                    warn_of_skipped_file(folder / name, error)
-    finally:
-        os.close(descriptor)
+@dataclass(frozen=True)
+class Published:
+    """All documents in a folder."""
+
+    live: Sequence[tuple[Path, Document]]
+    ended: Sequence[tuple[Path, Document]]
+    """Those of ended processes that are not in the sum yet."""
+    sum: Document
+    """The sum of the other ended processes; empty if there is none."""
+
+
+def read(folder: Path) -> Published:
+    """Return the documents in a folder. Raises ConfigError if the folder cannot be used."""
+    with _opened(folder) as descriptor:
+        for _ in range(_ATTEMPTS):
+            before = _identity_of(descriptor, _SUM)
+            found = _read_once(folder, descriptor)
+            if _identity_of(descriptor, _SUM) == before:
+                break
+        return found
+
+
+def add_up(folder: Path, add: Callable[[Document, Sequence[tuple[Path, Document]]], Document]) -> None:
+    """Add the documents of ended processes to the sum, and remove their files.
+
+    `add` returns the new sum from the present one and documents. Nothing happens while another process does this. A
+    process that is killed meanwhile leaves no document out, and none is counted twice: the sum names the files that it
+    contains.
+    """
+    with _opened(folder) as descriptor, _exclusively(descriptor) as is_alone:
+        if not is_alone:
+            return
+        known = _sum(folder, descriptor)
+        _remove(descriptor, known["files"])
+        _remove_abandoned(descriptor)
+        ended = _read_once(folder, descriptor).ended
+        if ended:
+            names = [path.name for path, _ in ended]
+            _replace(descriptor, _SUM, {"files": names, "sum": add(known["sum"], ended)})
+            _remove(descriptor, names)
+
+
+def seconds_since_record(folder: Path) -> float:
+    """Return how long ago `record` has replaced the record."""
+    return _age(None, os.fspath(folder / _RECORD))
+
+
+def record(folder: Path, interval: float, extend: Callable[[Document], Document]) -> None:
+    """Replace the record of the host by `extend(record)`, unless a process has done so within `interval` seconds."""
+    with _opened(folder) as descriptor, _exclusively(descriptor) as is_alone:
+            if is_alone and _age(descriptor, _RECORD) >= interval:
+                _replace(descriptor, _RECORD, extend(_document(folder, descriptor, _RECORD)))
+
+
+def recorded(folder: Path) -> Document:
+    """Return the record of the host; empty if there is none."""
+    with _opened(folder) as descriptor:
+        return _document(folder, descriptor, _RECORD)
+
+
+def announce_reader(folder: Path) -> None:
+    """Let the processes know that somebody reads their documents now."""
+    with contextlib.suppress(OSError), _opened(folder) as descriptor:
+        os.close(os.open(_READERS, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=descriptor))
+        os.utime(_READERS, dir_fd=descriptor, follow_symlinks=False)
+
+
+def seconds_since_reader(folder: Path) -> float:
+    """Return how long ago `announce_reader` was called."""
+    return _age(None, os.fspath(folder / _READERS))
 
 
 def warn_of_skipped_file(path: Path, error: Exception) -> None:
@@ -80,28 +150,154 @@ def warn_of_skipped_file(path: Path, error: Exception) -> None:
     warn_once(f"{path} is skipped, it was not written by this version of wsgipool: {error}")
 
 
-def _read(folder: int, name: str) -> dict[str, Any]:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(name, flags, dir_fd=folder)
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = open_folder(folder)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a regular file")
-        if status.st_size > _MAX_BYTES:
-            raise ValueError(f"it has {status.st_size} bytes")
-        document = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _exclusively(folder: int) -> Iterator[bool]:
+    """Lock the folder for one who changes the sum or the record; yield whether that worked at once."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+        return
+    yield True  # closing the folder unlocks it
+
+
+def _read_once(folder: Path, descriptor: int) -> Published:
+    known = _sum(folder, descriptor)
+    live: list[tuple[Path, Document]] = []
+    ended: list[tuple[Path, Document]] = []
+    for name in sorted(_names(descriptor)):
+        if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)) or name in known["files"]:
+            continue
+        try:
+            document, is_locked = _locked_document(descriptor, name)
+        except FileNotFoundError:
+            continue  # another reader has just added it up
+        except (OSError, ValueError, RecursionError) as error:
+            _skip(folder / name, error)
+        else:
+            (live if is_locked else ended).append((folder / name, document))
+    return Published(live, ended, known["sum"])
+
+
+def _names(descriptor: int) -> list[str]:
+    with os.scandir(descriptor) as entries:
+        return [entry.name for entry in entries]
+
+
+def _locked_document(folder: int, name: str) -> tuple[Document, bool]:
+    """Return a document, and whether its process lives."""
+    while True:
+        file = ByteLocks(os.open(name, _READ, dir_fd=folder))
+        try:
+            document = _parsed(file.fileno())
+            is_locked = file.is_locked_by_others(0, 1)
+            # A process drops the lock of its earlier file after it has replaced it.
+            if is_locked or _identity_of(folder, name) == identity(os.fstat(file.fileno())):
+                return document, is_locked
+        finally:
+            file.close()
+
+
+def _sum(folder: Path, descriptor: int) -> dict[str, Any]:
+    document = _document(folder, descriptor, _SUM)
+    files, total = document.get("files", []), document.get("sum", {})
+    if isinstance(files, list) and all(isinstance(name, str) for name in files) and isinstance(total, dict):
+        return {"files": [name for name in files if name.startswith(_PREFIX) and "/" not in name], "sum": total}
+    return {"files": [], "sum": {}}
+
+
+def _document(folder: Path, descriptor: int, name: str) -> Document:
+    """Return the document in a file; an empty one if there is none."""
+    try:
+        file = os.open(name, _READ, dir_fd=descriptor)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        _skip(folder / name, error)
+        return {}
+    try:
+        return _parsed(file)
+    except (OSError, ValueError, RecursionError) as error:
+        _skip(folder / name, error)
+        return {}
+    finally:
+        os.close(file)
+
+
+def _parsed(file: int) -> Document:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > _MAX_BYTES:
+        raise ValueError(f"it has {status.st_size} bytes")
+    text = os.pread(file, _MAX_BYTES, 0).decode()
+    document = json.loads(text, parse_constant=_refuse)
+    if "\\ud" in text or "\\uD" in text:
+        # A lone surrogate cannot be printed.
+        document = json.loads(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
     if isinstance(document, dict):
         return document
     raise ValueError("it holds no object")
 
 
-def _start_of(process: int) -> str:
-    """Return the start of a process in ticks since the host's start, or "" if there is none; see proc(5)."""
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
+
+
+def _replace(folder: int, name: str, document: Document) -> None:
+    temporary = name + _NEW
+    file = os.open(temporary, _CREATE, 0o600, dir_fd=folder)
     try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        _write(file, document)
+    finally:
+        os.close(file)
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _write(file: int, document: Document) -> None:
+    text = json.dumps(document, separators=(",", ":")).encode()
+    if os.write(file, text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _remove(folder: int, names: Sequence[str]) -> None:
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _remove_abandoned(folder: int) -> None:
+    """Remove unfinished files of killed processes."""
+    for name in _names(folder):
+        if name.startswith(_PREFIX) and name.endswith(_NEW) and _age(folder, name) > _ABANDONED_AFTER:
+            _remove(folder, [name])
+
+
+def _age(folder: int | None, name: str) -> float:
+    """Return the seconds since the last change of a file; infinity if there is none."""
+    try:
+        return abs(time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime)
     except OSError:
-        return ""
-    # The name of the program, in parentheses, may contain spaces and parentheses.
-    return status.rpartition(")")[2].split()[19]
+        return float("inf")
+
+
+def _identity_of(folder: int, name: str) -> Identity | None:
+    try:
+        return identity(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except OSError:
+        return None
+
+
+def _skip(path: Path, error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno is None:
+        raise error  # from a signal handler
+    warn_of_skipped_file(path, error)

@@ -1,0 +1,238 @@
+"""What this process does now: the report that it publishes.
+
+Takes no lock of a pool, so that the end of the process can collect in a signal handler. What a thread does comes from
+its frames. They are looked at only for threads that hold a connection, or wait for one, longer than a moment.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from wsgipool import pools
+from wsgipool._code import line_of
+from wsgipool.budget.budget import Budget
+from wsgipool.cache.shared_cache import all_stats
+from wsgipool.drivers import DRIVER_PACKAGES
+from wsgipool.httpd import process as httpd
+from wsgipool.pool import Pool
+from wsgipool.pool.stats import Checkout, Observation
+from wsgipool.scoreboard.model import (
+    MAX_ACTIVITIES,
+    Activity,
+    BudgetUse,
+    CacheReport,
+    PoolReport,
+    ProcessReport,
+    Totals,
+    added,
+)
+
+MOMENT = 0.2
+"""Seconds from which it is told what a thread does. Most checkouts are shorter."""
+
+_MAX_TEXT = 200
+"""Maximum characters of a path or a place."""
+_WAITS: Mapping[str, str] = {
+    "wsgipool.pool.": "waits for a connection",
+    "wsgipool.locks.": "waits for a lock",
+    "wsgipool.cache.": "waits for a value of a cache",
+    "wsgipool.drivers.": "waits for the database",
+    **{f"{package}.": "waits for the database" for package in DRIVER_PACKAGES - {"wsgipool"}},
+    "sqlite3": "waits for the database",
+}
+"""What a thread waits for that is in a module, by the start of the module's name."""
+
+_STARTED = time.time()
+
+
+def process_report() -> ProcessReport:
+    """Return the report of this process, or of this interpreter of it."""
+    server = _server()
+    frames = _Frames()
+    return ProcessReport(
+        pid=os.getpid(),
+        started=_STARTED,
+        at=time.time(),
+        mpm=server.mpm if server else "",
+        process_group=server.process_group if server else "",
+        application_group=server.application_group if server else "",
+        generation=_generation(),
+        threads=server.threads if server else 0,
+        max_processes=server.max_processes if server else 0,
+        is_stopping=pools.is_winding_down(),
+        settings=pools.origin(),
+        pools=[_pool_report(pool, frames) for pool in pools.created()],
+        caches=added(_cache_reports()),
+    )
+
+
+@functools.cache
+def _server() -> httpd.HttpdProcess | None:
+    return httpd.this_process()
+
+
+@functools.cache
+def _generation() -> int | None:
+    return httpd.generation()
+
+
+def _cache_reports() -> list[CacheReport]:
+    return [
+        CacheReport(
+            name=stats.name,
+            maxsize=stats.maxsize,
+            size=stats.size,
+            hits=stats.hits,
+            misses=stats.misses,
+            waits=stats.waits,
+            evictions=stats.evictions,
+            expirations=stats.expirations,
+            invalidations=stats.invalidations,
+            errors=stats.errors,
+        )
+        for stats in all_stats()
+    ]
+
+
+def _pool_report(pool: Pool[Any], frames: _Frames) -> PoolReport:
+    seen = pool.observe()
+    return PoolReport(
+        name=pool.name,
+        address=seen.address,
+        min_size=pool.min_size,
+        max_size=pool.max_size,
+        idle=seen.idle,
+        in_use=seen.in_use,
+        connecting=seen.connecting,
+        waiting=len(seen.waiters),
+        max_in_use=seen.max_in_use,
+        max_waiting=seen.max_waiting,
+        totals=_totals(seen),
+        holders=frames.activities(sorted(seen.holders, key=lambda holder: holder.since)),
+        waiters=frames.activities(seen.waiters),
+        failure=seen.failure,
+        budget=_budget_use(pool.permits) if isinstance(pool.permits, Budget) else None,
+    )
+
+
+def _totals(seen: Observation) -> Totals:
+    return Totals(
+        checkouts=seen.checkouts,
+        waits=seen.waits,
+        timeouts=seen.timeouts,
+        refused=seen.refused,
+        opened=seen.opened,
+        connect_failures=seen.connect_failures,
+        reset_failures=seen.reset_failures,
+        wait_seconds=seen.wait_time.seconds,
+        use_seconds=seen.use_time.seconds,
+        create_seconds=seen.create_time.seconds,
+        closed=dict(seen.closed),
+        wait_time=seen.wait_time.as_mapping(),
+        use_time=seen.use_time.as_mapping(),
+        create_time=seen.create_time.as_mapping(),
+    )
+
+
+def _budget_use(budget: Budget) -> BudgetUse:
+    limit, taken = budget.count()
+    return BudgetUse(budget.server, str(budget.path), limit, taken, budget.held, budget.is_starved)
+
+
+class _Frames:
+    """The frames of the threads of this interpreter, looked up once and only if needed."""
+
+    def __init__(self) -> None:
+        self._by_thread: Mapping[int, FrameType] | None = None
+
+    def activities(self, checkouts: Iterable[Checkout]) -> Sequence[Activity]:
+        """Return what the threads of the first checkouts do, in the order given."""
+        first = [checkout for checkout, _ in zip(checkouts, range(MAX_ACTIVITIES), strict=False)]
+        return [self._activity(checkout) for checkout in first]
+
+    def _activity(self, checkout: Checkout) -> Activity:
+        now = time.monotonic()
+        since = time.time() - (now - checkout.since)
+        code = checkout.code
+        place = _place(code.co_filename, line_of(code, checkout.instruction), code.co_name) if code else ""
+        frame = self._frame(checkout.thread) if now - checkout.since >= MOMENT else None
+        if frame is None:
+            return Activity(checkout.thread, since, place, "", "")
+        site = _site_frame(frame)
+        at = "" if site is None else _place(site.f_code.co_filename, site.f_lineno, site.f_code.co_name)
+        return Activity(checkout.thread, since, place or at, _path(frame), _doing(frame, at))
+
+    def _frame(self, thread: int) -> FrameType | None:
+        if self._by_thread is None:
+            self._by_thread = sys._current_frames()
+        return self._by_thread.get(thread)
+
+
+def _place(file: str, line: int | None, function: str) -> str:
+    return f"{file}:{line} in {function}"[-_MAX_TEXT:]
+
+
+def _doing(frame: FrameType, at: str) -> str:
+    """Return in words what a thread does, from its innermost frames: those inside the site's code."""
+    words = "runs"
+    inner: FrameType | None = frame
+    while inner is not None and _is_ours_or_python(inner):
+        module = _module(inner)
+        words = next((wait for start, wait in _WAITS.items() if module.startswith(start)), words)
+        inner = inner.f_back
+    return f"{words}, at {at}" if at else words
+
+
+def _site_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of the site's own code, or else of a library that it uses."""
+    library: FrameType | None = None
+    while frame is not None:
+        if not _is_ours_or_python(frame):
+            if "-packages" not in frame.f_code.co_filename:
+                return frame
+            library = library or frame
+        frame = frame.f_back
+    return library
+
+
+def _is_ours_or_python(frame: FrameType) -> bool:
+    package = _package(frame)
+    is_demo = _module(frame).startswith("wsgipool.demo.")
+    return package in sys.stdlib_module_names or (package in DRIVER_PACKAGES and not is_demo)
+
+
+def _package(frame: FrameType) -> str:
+    return _module(frame).partition(".")[0]
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _path(frame: FrameType) -> str:
+    """Return the path of the request's URL: from the `environ` that the server gave to the application.
+
+    No other way costs the request nothing. In mod_wsgi the application's frame is the outermost one. Other servers have
+    frames of their own around it.
+    """
+    path = ""
+    outer: FrameType | None = frame
+    while outer is not None:
+        arguments = outer.f_code.co_varnames[: outer.f_code.co_argcount]
+        if outer.f_back is None or "environ" in arguments:
+            found = outer.f_locals
+            environs = [found[name] for name in arguments if isinstance(found.get(name), dict)]
+            path = next((_path_in(environ) for environ in environs if "PATH_INFO" in environ), path)
+        outer = outer.f_back
+    # WSGI decodes the bytes of a path as Latin-1.
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")[:_MAX_TEXT]
+
+
+def _path_in(environ: Mapping[str, object]) -> str:
+    return f"{environ.get('SCRIPT_NAME', '')}{environ['PATH_INFO']}"

@@ -1,0 +1,130 @@
+"""Publishes what this process does, on the background thread.
+
+A process that uses a database publishes once a second, and four times a second while somebody looks. A checkout pays
+nothing for that. A process without connections publishes nothing new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from wsgipool import _runtime, pools, records
+from wsgipool._background import background
+from wsgipool.errors import ConfigError
+from wsgipool.httpd import process as httpd
+from wsgipool.locks import holding
+from wsgipool.locks.named import all_counts
+from wsgipool.locks.statistics import total
+from wsgipool.scoreboard import history
+from wsgipool.scoreboard.collecting import process_report
+from wsgipool.shared.one_time_warnings import warn_once
+from wsgipool.shared.published import Publication, seconds_since_reader
+
+INTERVAL, WATCHED_INTERVAL = 1.0, 0.25
+"""Seconds between two publications: usually, and while somebody looks."""
+_WATCHED_FOR = 5.0
+"""Seconds for which a reader is expected to look again."""
+
+
+class Publisher:
+    """Publishes the report of this process; a `wsgipool._background.Task`."""
+
+    _publication: Publication | None = None
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start with nothing published: in a new process, or after a fork."""
+        if self._publication is not None:
+            self._publication.close()
+        self._publication = None
+        self._lock = threading.Lock()
+        self._written: dict[str, Any] = {}
+
+    def register(self) -> None:
+        """Publish from now on."""
+        if _has_folder():
+            background.register(self)
+
+    def maintain(self) -> float | None:
+        """Publish; return the seconds until the next call, None for no more calls."""
+        if not _has_folder():
+            return None
+        try:
+            self.publish()
+        except (ConfigError, OSError) as error:
+            warn_once(f"the scoreboard cannot be written, so `wsgipool status` lacks this process: {error}")
+            return INTERVAL
+        if self._publication is None or not _can_change(self._written):
+            return None
+        history.record(self._publication.folder)
+        is_watched = seconds_since_reader(self._publication.folder) < _WATCHED_FOR
+        return WATCHED_INTERVAL if is_watched else INTERVAL
+
+    def publish(self) -> None:
+        """Write the report if it has changed, unless another thread does so now. Raises ConfigError or OSError."""
+        # Never waits: at the end of the process, a signal handler may run on top of the thread that has the lock.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._write_if_changed()
+            finally:
+                self._lock.release()
+
+    def end(self) -> None:
+        """Write the last report, at the end of the process."""
+        if self._publication is not None and self._publication.process == os.getpid():
+            with contextlib.suppress(ConfigError, OSError):
+                self.publish()
+
+    def _write_if_changed(self) -> None:
+        document = {"process": records.plain(process_report()), "locks": total(all_counts()).as_json()}
+        if not (_is_busy(document) or _without_time(document) != _without_time(self._written)):
+            return
+        if self._publication is None:
+            self._publication = Publication(pools.runtime_dir())
+        self._publication.write(document)
+        self._written = document
+
+
+def publish_in(folder: Path) -> None:
+    """Publish now, if this process shares the folder."""
+    if _has_folder() and pools.runtime_dir() == folder:
+        publisher.maintain()
+
+
+def _has_folder() -> bool:
+    """Return whether this process shares a folder with others: in httpd, with settings, or with registered pools."""
+    return pools.is_configured() or bool(pools.created()) or httpd.mod_wsgi() is not None
+
+
+def _without_time(document: dict[str, Any]) -> dict[str, Any]:
+    return document and {**document, "process": {**document["process"], "at": 0.0}}
+
+
+def _can_change(document: dict[str, Any]) -> bool:
+    """Return whether the numbers can change without a new connection, which wakes the background."""
+    process = document["process"]
+    return bool(process["caches"] or document["locks"]["locks"] or pools.count_connections())
+
+
+def _is_busy(document: dict[str, Any]) -> bool:
+    return any(pool["in_use"] or pool["waiting"] for pool in document["process"]["pools"])
+
+
+publisher = Publisher()
+
+
+def _after_fork_in_child() -> None:
+    publisher.reset()
+    background.register_passive(publisher)
+
+
+holding.on_new_thread = publisher.register
+background.register_passive(publisher)
+_runtime.at_end(publisher.end)
+_runtime.after_fork(_after_fork_in_child)
