@@ -1,4 +1,4 @@
-"""Histograms of times, exact to 25 %: twelve buckets for each power of ten, from a microsecond to a thousand seconds."""
+"""Histograms of times, exact to 25 %: twelve buckets for each power of ten, from 1 µs to 1,000 s."""
 
 from __future__ import annotations
 

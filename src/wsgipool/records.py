@@ -61,14 +61,14 @@ def _key(kind: Any, key: str) -> Any:
 def _record(kind: type[Any], value: Any) -> Any:
     if not isinstance(value, dict):
         raise _mismatch(kind, value)
-    hints = _hints(kind)
+    hints = _hints(typing.cast(Any, kind))
     if list(hints) != list(value):
         raise _mismatch(kind, value)
     return kind(**{name: restored(hint, value[name]) for name, hint in hints.items()})
 
 
 @functools.cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}

@@ -20,10 +20,8 @@ from unit.test_locks import OtherThread, other_thread, waiting
 from wsgipool import Locks, LockTimeout, pools
 from wsgipool.cli import main
 from wsgipool.handlers import status
-from wsgipool.locks import publisher
 from wsgipool.locks.lock_set import TIMED
 from wsgipool.locks.statistics import Counts, LockCounts, LockRow, LocksReport, TakeCounts, report
-from wsgipool.shared.published import Publication, published
 
 SHOP = ("process", "", "shop")
 MS = 20  # the bucket of 1 ms
@@ -159,87 +157,25 @@ def _configured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     pools.close()
 
 
-def test_counts_of_living_processes_are_read_and_those_of_ended_ones_removed(folder: Path) -> None:
-    Publication(folder).write({"number": 1})
-    python = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from wsgipool.shared.published import Publication;"
-            "Publication(Path(sys.argv[1])).write({'number': 2})",
-            str(folder),
-        ],
-        check=True,
-    )
-    assert python.returncode == 0
-    assert len(list(folder.iterdir())) == 2
-
-    assert [document for _, document in published(folder)] == [{"pid": os.getpid(), "number": 1}]
-
-    assert len(list(folder.iterdir())) == 1
-
-
-def test_unreadable_counts_are_skipped(folder: Path) -> None:
-    publication = Publication(folder)
-    publication.write({"number": 1})
-    (file,) = folder.iterdir()
-    file.write_text("{")
-
-    assert list(published(folder)) == []
-
-
 GOOD_LOCK = ["process", "", "stock", 0, 0, {"5": 1}]
-GOOD = {"locks": [{"locks": [GOOD_LOCK], "takes": [[[["process", "", "stock"]], 1, {"5": 1}]]}]}
 LOCKS_OF_STRANGERS = [
     ["process", "", "stock", -1, 0, {}], ["process", "", "stock", 0, 1 << 70, {}], ["process", "", "stock", "1", 0, {}],
     ["process", "", "stock", 0, 0.5, {}], ["process", "", 5, 0, 0, {}], ["process", ["a"], "stock", 0, 0, {}],
     ["moon", "", "stock", 0, 0, {}], ["process", "", "stock", 0, 0, []], ["process", "", "stock", 0, 0, {"a": 1}],
     ["process", "", "stock", 0, 0, {"1000000000": 1}], ["process", "", "stock", 0, 0, {"-1": 1}], [], 5, None, {},
 ]  # fmt: skip
-DOCUMENTS = [
-    b"", b"{", b"5", b"null", b"[]", b'"locks"', b"\xff\xfe", b"\0" * 100, b"[" * 100_000, b"1" * 5000, bytes(5 << 20),
-    *(
-        json.dumps(document).encode()
-        for document in [
-            {"locks": 5}, {"locks": [5]}, {"locks": {"a": 1}}, {"locks": [{}]}, {"locks": [{"locks": [], "takes": 7}]},
-            {"locks": [{"locks": [], "takes": [[[["process", "", "a"]], "1", {}]]}]},
-            {"locks": [{"locks": [], "takes": [[5, 1, {}]]}]},
-            *({"locks": [{"locks": [lock], "takes": []}]} for lock in LOCKS_OF_STRANGERS),
-        ]
-    ),
+STRANGE_COUNTS: list[object] = [
+    5, [5], {"a": 1}, {}, {"locks": [], "takes": 7}, {"locks": [], "takes": [[[["process", "", "a"]], "1", {}]]},
+    {"locks": [], "takes": [[5, 1, {}]]}, *({"locks": [lock], "takes": []} for lock in LOCKS_OF_STRANGERS),
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("_configured")
-@pytest.mark.parametrize("content", DOCUMENTS, ids=range(len(DOCUMENTS)))
-def test_a_foreign_file_is_skipped_and_logged_once(folder: Path, log: pytest.LogCaptureFixture, content: bytes) -> None:
-    Publication(folder).write(GOOD)
-    stranger = Publication(folder)
-    stranger.write({})
-    (path,) = (path for path in folder.iterdir() if "stock" not in path.read_text())
-    path.write_bytes(content)
+@pytest.mark.parametrize("document", STRANGE_COUNTS, ids=range(len(STRANGE_COUNTS)))
+def test_a_strange_document_of_counts_is_refused(document: object) -> None:
+    Counts.from_json({"locks": [GOOD_LOCK], "takes": []})
 
-    for _ in range(2):
-        line, _, text = get(QUERY_STRING="format=json")
-        assert line == "200 OK"
-        assert [lock["name"] for lock in json.loads(text)["locks"]] == ["stock"]
-    assert log.text.count(f"{path} is skipped") == 1
-
-
-@pytest.mark.usefixtures("_configured")
-def test_a_folder_among_the_files_is_skipped(folder: Path) -> None:
-    Publication(folder).write(GOOD)
-    (good,) = folder.iterdir()
-    name = good.name.rpartition("-")[0]
-    (folder / f"{name}-1.json").mkdir()
-    os.mkfifo(folder / f"{name}-2.json")
-    (folder / f"{name}-3.json").symlink_to("/etc/passwd")
-    (folder / "process-1-²-5-x.json").mkdir()
-    (folder / "process-1-99999999999999999999999-5-x.json").touch()
-    (folder / "process-1-").touch()
-
-    assert [document["locks"] for _, document in published(folder)] == [GOOD["locks"]]
-    assert get()[0] == "200 OK"
+    with pytest.raises(ValueError, match="."):
+        Counts.from_json(document)
 
 
 PROGRAM = """
@@ -257,7 +193,7 @@ def run_cli(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["locks", *arguments])
 
 
-def test_the_command_line_shows_running_processes_only(folder: Path) -> None:
+def test_the_command_line_shows_the_locks_of_running_and_ended_processes(folder: Path) -> None:
     python = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(folder)], stdin=subprocess.PIPE, text=True
     )  # fmt: skip
@@ -277,22 +213,8 @@ def test_the_command_line_shows_running_processes_only(folder: Path) -> None:
     assert re.search(r"^1 process of \S+; the folder is ", text, re.M)
 
     python.communicate()
-    assert counts_of_host() == {}
-    assert list(folder.iterdir()) == []
-    assert "has taken a lock so far" in run_cli("--runtime-dir", str(folder)).stdout
-
-
-@pytest.mark.usefixtures("_configured")
-def test_locks_work_without_a_usable_folder_for_counts(folder: Path, log: pytest.LogCaptureFixture) -> None:
-    folder.mkdir(mode=0o755)
-    page = publisher.CountsPublisher()
-
-    page._written = [{"something": "else"}]
-    page.publish()
-    page.publish()
-
-    assert log.text.count("lock counts cannot be published") == 1
-    assert page.maintain() is None
+    assert counts_of_host() == {"stock": 7, "catalogue": 7}
+    assert "0 processes of " in run_cli("--runtime-dir", str(folder)).stdout
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -307,11 +229,9 @@ def get(**environ: str) -> tuple[str, dict[str, str], str]:
 
 @pytest.mark.usefixtures("_configured")
 def test_the_page_is_html_or_json_as_requested(folder: Path) -> None:
-    numbers = Counts(
-        [LockCounts(("process", "", "<b>stock</b>"), 0, 0, Counter())],
-        [TakeCounts((("process", "", "<b>stock</b>"),), 12, Counter({5: 12}))],
-    )
-    Publication(folder).write({"locks": [numbers.as_json()]})
+    work = Locks().requires("<b>stock</b>")(lambda: None)
+    for _ in range(12):
+        work()
     pools.pool("shop")
 
     line, headers, page = get()

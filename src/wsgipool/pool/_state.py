@@ -133,9 +133,11 @@ class PoolState(Generic[C]):
         return slot
 
     def add_waiter(self, waiter: Waiter[C]) -> None:
-        """Add a waiter at the end of the queue."""
-        self.max_waiting = max(self.max_waiting, len(self.waiting) + 1)
+        """Add a waiter at the end of the queue, and serve it if possible."""
         self.waiting.append(waiter)
+        self.serve(waiter.asked)
+        waiter.is_asleep = waiter.slot is None
+        self.max_waiting = max(self.max_waiting, len(self.waiting))
 
     def is_deadlocked(self, thread: ThreadRecord) -> bool:
         """Return whether waiting threads hold all slots, this thread among them."""

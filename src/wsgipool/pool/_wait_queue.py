@@ -50,8 +50,6 @@ class WaitQueue(Generic[C]):
             with self._state.lock:
                 self._check_may_wait(thread)
                 self._state.add_waiter(waiter)
-                self._state.serve(asked)
-                waiter.is_asleep = waiter.slot is None
             if waiter.slot is None:
                 self._request_connection()
                 if not self._sleep(waiter):

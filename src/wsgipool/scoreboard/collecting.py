@@ -133,7 +133,7 @@ def _totals(seen: Observation) -> Totals:
         wait_seconds=seen.wait_time.seconds,
         use_seconds=seen.use_time.seconds,
         create_seconds=seen.create_time.seconds,
-        closed=dict(seen.closed),
+        closed={str(reason): count for reason, count in seen.closed.items()},
         wait_time=seen.wait_time.as_mapping(),
         use_time=seen.use_time.as_mapping(),
         create_time=seen.create_time.as_mapping(),

@@ -24,12 +24,13 @@ def record(folder: Path) -> None:
         return
 
     def extend(document: Document) -> Document:
-        samples = [*combining.samples(document), _sample(combining.report(folder)[0])]
+        samples = [*combining.samples(document), sample]
         now = time.time()
-        return {"samples": records.plain([sample for sample in samples if now - combining.PERIOD <= sample.at <= now])}
+        return {"samples": records.plain([each for each in samples if now - combining.PERIOD <= each.at <= now])}
 
     with contextlib.suppress(OSError, ConfigError):
         combining.add_up(folder)
+        sample = _sample(combining.report(folder)[0])
         published.record(folder, INTERVAL, extend)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 Buckets = Mapping[int, int]
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What has happened in one pool, or in several, since the start: numbers that never decrease."""
+    """The counts of one pool, or of several, since the start: numbers that never decrease."""
 
     checkouts: int = 0
     waits: int = 0
@@ -43,7 +44,10 @@ class Totals:
 
     def __add__(self, other: Totals) -> Totals:
         """Return the sums of both."""
-        return Totals(**{each.name: _sum(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)})
+        sums: dict[str, Any] = {
+            each.name: _sum(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)
+        }
+        return Totals(**sums)
 
     @property
     def leaked(self) -> int:
@@ -312,7 +316,5 @@ def added(caches: Iterable[CacheReport]) -> list[CacheReport]:
     return [by_name[name] for name in sorted(by_name)]
 
 
-def _sum(one: object, other: object) -> object:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return dict(Counter(one) + Counter(other))
-    return one + other  # type: ignore[operator] # numbers
+def _sum(one: Any, other: Any) -> Any:
+    return dict(Counter(one) + Counter(other)) if isinstance(one, Mapping) else one + other

@@ -83,12 +83,22 @@ class Publisher:
 
     def _write_if_changed(self) -> None:
         document = {"process": records.plain(process_report()), "locks": total(all_counts()).as_json()}
+        if self._has_moved():
+            self._publication, self._written = None, {}
         if not (_is_busy(document) or _without_time(document) != _without_time(self._written)):
             return
+        self._opened().write(document)
+        self._written = document
+
+    def _opened(self) -> Publication:
         if self._publication is None:
             self._publication = Publication(pools.runtime_dir())
-        self._publication.write(document)
-        self._written = document
+        return self._publication
+
+    def _has_moved(self) -> bool:
+        """Return whether the settings have named another folder since the last report."""
+        publication = self._publication
+        return publication is not None and pools.is_configured() and publication.folder != pools.runtime_dir()
 
 
 def publish_in(folder: Path) -> None:

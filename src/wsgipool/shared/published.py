@@ -37,9 +37,10 @@ _RECORD = "record-2.json"
 _READERS = "readers-2"
 _MAX_BYTES = 4 << 20
 """Maximum size of a file. A process with four pools writes some 4,000 bytes."""
-_ATTEMPTS = 10
-"""How often a reader begins again because the sum has changed meanwhile."""
-_ABANDONED_AFTER = 60.0
+_ADDING_TIMEOUT = 0.5
+"""Seconds for which a reader waits while another process adds documents up. That takes milliseconds, unless the other
+process was stopped."""
+_UNFINISHED_AFTER = 60.0
 """Seconds after which an unfinished file without a lock is removed. Between creation and lock lie microseconds."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -87,12 +88,15 @@ class Published:
 def read(folder: Path) -> Published:
     """Return the documents in a folder. Raises ConfigError if the folder cannot be used."""
     with _opened(folder) as descriptor:
-        for _ in range(_ATTEMPTS):
-            before = _identity_of(descriptor, _SUM)
-            found = _read_once(folder, descriptor)
-            if _identity_of(descriptor, _SUM) == before:
-                break
-        return found
+        # While a document moves to the sum, it could be missed, or counted twice.
+        deadline = time.monotonic() + _ADDING_TIMEOUT
+        while not _lock(descriptor, fcntl.LOCK_SH) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        known = _sum(folder, descriptor)
+        ended = _ended(folder, descriptor)
+        live = [name for name in _names(descriptor) if name not in ended]
+        new = [name for name in ended if name not in known["files"]]
+        return Published(_documents(folder, descriptor, live), _documents(folder, descriptor, new), known["sum"])
 
 
 def add_up(folder: Path, add: Callable[[Document, Sequence[tuple[Path, Document]]], Document]) -> None:
@@ -102,13 +106,13 @@ def add_up(folder: Path, add: Callable[[Document, Sequence[tuple[Path, Document]
     process that is killed meanwhile leaves no document out, and none is counted twice: the sum names the files that it
     contains.
     """
-    with _opened(folder) as descriptor, _exclusively(descriptor) as is_alone:
-        if not is_alone:
+    with _opened(folder) as descriptor:
+        if not _ended(folder, descriptor) or not _lock(descriptor, fcntl.LOCK_EX):
             return
         known = _sum(folder, descriptor)
         _remove(descriptor, known["files"])
-        _remove_abandoned(descriptor)
-        ended = _read_once(folder, descriptor).ended
+        _remove_unfinished(descriptor)
+        ended = _documents(folder, descriptor, _ended(folder, descriptor))
         if ended:
             names = [path.name for path, _ in ended]
             _replace(descriptor, _SUM, {"files": names, "sum": add(known["sum"], ended)})
@@ -122,15 +126,15 @@ def seconds_since_record(folder: Path) -> float:
 
 def record(folder: Path, interval: float, extend: Callable[[Document], Document]) -> None:
     """Replace the record of the host by `extend(record)`, unless a process has done so within `interval` seconds."""
-    with _opened(folder) as descriptor, _exclusively(descriptor) as is_alone:
-            if is_alone and _age(descriptor, _RECORD) >= interval:
-                _replace(descriptor, _RECORD, extend(_document(folder, descriptor, _RECORD)))
+    with _opened(folder) as descriptor:
+        if _lock(descriptor, fcntl.LOCK_EX) and _age(descriptor, _RECORD) >= interval:
+            _replace(descriptor, _RECORD, extend(_document(folder, descriptor, _RECORD) or {}))
 
 
 def recorded(folder: Path) -> Document:
     """Return the record of the host; empty if there is none."""
     with _opened(folder) as descriptor:
-        return _document(folder, descriptor, _RECORD)
+        return _document(folder, descriptor, _RECORD) or {}
 
 
 def announce_reader(folder: Path) -> None:
@@ -159,76 +163,77 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _exclusively(folder: int) -> Iterator[bool]:
-    """Lock the folder for one who changes the sum or the record; yield whether that worked at once."""
+def _lock(folder: int, how: int) -> bool:
+    """Lock the folder until it is closed; return whether that worked at once."""
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        yield False
-        return
-    yield True  # closing the folder unlocks it
-
-
-def _read_once(folder: Path, descriptor: int) -> Published:
-    known = _sum(folder, descriptor)
-    live: list[tuple[Path, Document]] = []
-    ended: list[tuple[Path, Document]] = []
-    for name in sorted(_names(descriptor)):
-        if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)) or name in known["files"]:
-            continue
-        try:
-            document, is_locked = _locked_document(descriptor, name)
-        except FileNotFoundError:
-            continue  # another reader has just added it up
-        except (OSError, ValueError, RecursionError) as error:
-            _skip(folder / name, error)
-        else:
-            (live if is_locked else ended).append((folder / name, document))
-    return Published(live, ended, known["sum"])
+        fcntl.flock(folder, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _names(descriptor: int) -> list[str]:
+    """Return the names of the documents."""
     with os.scandir(descriptor) as entries:
-        return [entry.name for entry in entries]
+        names = [entry.name for entry in entries]
+    return sorted(name for name in names if name.startswith(_PREFIX) and name.endswith(_SUFFIX))
 
 
-def _locked_document(folder: int, name: str) -> tuple[Document, bool]:
-    """Return a document, and whether its process lives."""
+def _ended(folder: Path, descriptor: int) -> list[str]:
+    """Return the names of the documents whose processes have ended."""
+    names = []
+    for name in _names(descriptor):
+        try:
+            if not _is_locked(descriptor, name):
+                names.append(name)
+        except FileNotFoundError:
+            pass  # another process has added it up
+        except OSError as error:
+            _skip(folder / name, error)
+    return names
+
+
+def _is_locked(folder: int, name: str) -> bool:
+    """Return whether the process of a document lives."""
     while True:
         file = ByteLocks(os.open(name, _READ, dir_fd=folder))
         try:
-            document = _parsed(file.fileno())
-            is_locked = file.is_locked_by_others(0, 1)
             # A process drops the lock of its earlier file after it has replaced it.
-            if is_locked or _identity_of(folder, name) == identity(os.fstat(file.fileno())):
-                return document, is_locked
+            if file.is_locked_by_others(0, 1):
+                return True
+            if _identity_of(folder, name) == identity(os.fstat(file.fileno())):
+                return False
         finally:
             file.close()
 
 
+def _documents(folder: Path, descriptor: int, names: Sequence[str]) -> list[tuple[Path, Document]]:
+    found = ((folder / name, _document(folder, descriptor, name)) for name in names)
+    return [(path, document) for path, document in found if document is not None]
+
+
 def _sum(folder: Path, descriptor: int) -> dict[str, Any]:
-    document = _document(folder, descriptor, _SUM)
+    document = _document(folder, descriptor, _SUM) or {}
     files, total = document.get("files", []), document.get("sum", {})
     if isinstance(files, list) and all(isinstance(name, str) for name in files) and isinstance(total, dict):
         return {"files": [name for name in files if name.startswith(_PREFIX) and "/" not in name], "sum": total}
     return {"files": [], "sum": {}}
 
 
-def _document(folder: Path, descriptor: int, name: str) -> Document:
-    """Return the document in a file; an empty one if there is none."""
+def _document(folder: Path, descriptor: int, name: str) -> Document | None:
+    """Return the document in a file; None if there is none."""
     try:
         file = os.open(name, _READ, dir_fd=descriptor)
     except FileNotFoundError:
-        return {}
+        return None
     except OSError as error:
         _skip(folder / name, error)
-        return {}
+        return None
     try:
         return _parsed(file)
     except (OSError, ValueError, RecursionError) as error:
         _skip(folder / name, error)
-        return {}
+        return None
     finally:
         os.close(file)
 
@@ -275,10 +280,10 @@ def _remove(folder: int, names: Sequence[str]) -> None:
             os.unlink(name, dir_fd=folder)
 
 
-def _remove_abandoned(folder: int) -> None:
+def _remove_unfinished(folder: int) -> None:
     """Remove unfinished files of killed processes."""
     for name in _names(folder):
-        if name.startswith(_PREFIX) and name.endswith(_NEW) and _age(folder, name) > _ABANDONED_AFTER:
+        if name.startswith(_PREFIX) and name.endswith(_NEW) and _age(folder, name) > _UNFINISHED_AFTER:
             _remove(folder, [name])
 
 
