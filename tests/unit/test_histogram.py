@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -11,7 +12,7 @@ from wsgipool.histogram import BOUNDS, Histogram, count_up_to, percentile
 
 
 def test_neighbouring_bounds_differ_by_a_quarter_at_most() -> None:
-    assert all(1 < above / below <= 1.25 + 1e-9 for below, above in zip(BOUNDS, BOUNDS[1:], strict=False))
+    assert all(1 < above / below <= 1.25 + 1e-9 for below, above in itertools.pairwise(BOUNDS))
     assert (BOUNDS[0], BOUNDS[-1]) == (1e-6, 1000.0)
 
 

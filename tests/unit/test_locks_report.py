@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -174,7 +173,7 @@ STRANGE_COUNTS: list[object] = [
 def test_a_strange_document_of_counts_is_refused(document: object) -> None:
     Counts.from_json({"locks": [GOOD_LOCK], "takes": []})
 
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         Counts.from_json(document)
 
 
@@ -228,7 +227,7 @@ def get(**environ: str) -> tuple[str, dict[str, str], str]:
 
 
 @pytest.mark.usefixtures("_configured")
-def test_the_page_is_html_or_json_as_requested(folder: Path) -> None:
+def test_the_page_is_html_or_json_as_requested() -> None:
     work = Locks().requires("<b>stock</b>")(lambda: None)
     for _ in range(12):
         work()
