@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_PLURALS = {"process": "processes", "child": "children", "is": "are", "was": "were"}
+_PLURALS = {"process": "processes", "child": "children", "is": "are", "was": "were", "has": "have", "its": "their"}
 
 
 def counted(number: int, noun: str) -> str:
@@ -24,6 +24,16 @@ def rounded(number: float, digits: int = 2) -> str:
     decimals = digits - 1 - math.floor(math.log10(abs(number)))
     shown = f"{round(number, decimals):.{max(0, decimals)}f}"
     return shown.rstrip("0").rstrip(".") if "." in shown else shown
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration for people: 4.2 ms, 0.31 s, 12 s, 3 min, 2.5 h, 4 d."""
+    if seconds < 0.1:
+        return f"{rounded(max(0.0, seconds) * 1000)} ms"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{rounded(seconds / length)} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
+    return f"{rounded(seconds)} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def describe(error: BaseException) -> str:

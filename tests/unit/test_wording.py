@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wsgipool.locks.statistics import seconds
-from wsgipool.wording import counted, plural, printable, rounded, shortened
+from wsgipool.wording import counted, lasting, plural, printable, rounded, shortened
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,22 @@ def test_a_long_text_keeps_its_ends() -> None:
     assert shortened(f"begin{'x' * 5000}end", 100).startswith("begin")
     assert shortened(f"begin{'x' * 5000}end", 100).endswith("end")
     assert len(shortened("x" * 5000, 100)) < 150
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-0.001, "0 ms"),
+        (0.0042, "4.2 ms"),
+        (0.31, "0.31 s"),
+        (9.96, "10 s"),
+        (12.4, "12 s"),
+        (119, "119 s"),
+        (185, "3.1 min"),
+        (1800, "30 min"),
+        (9000, "2.5 h"),
+        (345600, "4 d"),
+    ],
+)
+def test_a_duration_has_the_unit_that_people_say(seconds: float, text: str) -> None:
+    assert lasting(seconds) == text

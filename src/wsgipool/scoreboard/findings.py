@@ -1,16 +1,74 @@
-"""What an operator should know first: what is wrong on the host, why, since when, and what to change."""
+"""What an operator should know first: what is wrong on the host, why, since when, and what to change.
+
+Each check looks at the report only, and reads no clock: ages are those at the moment of the report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wsgipool.scoreboard.model import HostReport
+from wsgipool.scoreboard.model import Activity, BudgetUse, DatabaseReport, HostReport, PoolReport, ProcessReport
+from wsgipool.wording import counted, lasting, plural, printable, rounded, shortened
 
 Severity = Literal["critical", "warning", "notice"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "notice")
 """All severities, the worst first."""
+
+CODES: Mapping[str, Severity] = {
+    "pool-exhausted": "critical",
+    "budget-exhausted": "critical",
+    "connects-failing": "critical",
+    "checkouts-timed-out": "warning",
+    "threads-waited": "warning",
+    "long-holder": "warning",
+    "connections-leaked": "warning",
+    "resets-failing": "warning",
+    "connects-slow": "warning",
+    "connections-not-reused": "warning",
+    "report-late": "warning",
+    "old-generation": "warning",
+    "interpreter-per-host-name": "warning",
+    "name-of-two-databases": "warning",
+    "requests-refused": "notice",
+    "process-stopping": "notice",
+    "pool-larger-than-threads": "notice",
+    "pool-never-full": "notice",
+}
+"""All codes of findings. Critical: requests wait or fail now. Warning: they did, or will. Notice: worth knowing."""
+
+RECENT = 300.0
+"""Seconds that count as recent: long enough to open a terminal after a user's call, and within the history."""
+LONG_HOLD = 5.0
+"""Seconds after which a holder is named. Few pages may take this long, and their visitors notice."""
+MANY_WAITING = 0.5
+"""Threads that waited on average in recent times, from which a pool is too small for its bursts."""
+MUCH_OF_A_POOL = 0.5
+"""Share of the holders from which one page is named as the cause."""
+MIN_OPENED = 100
+"""Connections that must have been opened before their number means anything: the first ones are never reused."""
+FEW_CHECKOUTS = 5
+"""Checkouts for each connection, below which connecting costs more than the pool saves."""
+MIN_CONNECTS = 10
+"""Connects that are needed for a mean."""
+SLOW_CONNECT = 0.5
+"""Mean seconds of a connect. A near server takes milliseconds; a name server that does not answer takes seconds."""
+MIN_RESET_FAILURES = 10
+"""Failed resets that a restart of the database cannot explain alone."""
+RESET_FAILURES = 0.01
+"""Share of the checkouts whose reset failed, from which connecting again costs time."""
+LATE = 10.0
+"""Age of a report in seconds. A process writes one each second while it works."""
+RESTARTED = 30.0
+"""Seconds after a restart in which old processes may finish their requests."""
+SETTLED = 3600.0
+"""Seconds after which a process has seen its usual load."""
+MIN_CHECKOUTS = 10_000
+"""Checkouts that are needed to know the usual load."""
+SMALL_PART = 0.25
+"""Share of its size below which a pool is larger than its load needs."""
 
 
 @dataclass(frozen=True)
@@ -30,4 +88,479 @@ class Finding:
 
 def findings(host: HostReport) -> Sequence[Finding]:
     """Return the findings, the worst first."""
-    raise NotImplementedError
+    codes = list(CODES)
+    found = [finding for check in _CHECKS for finding in check(host)]
+    return sorted(found, key=lambda finding: (codes.index(finding.code), finding.database))
+
+
+def _finding(code: str, database: str, text: str, advice: str) -> Finding:
+    return Finding(CODES[code], code, database, text, advice)
+
+
+# --- Now -------------------------------------------------------------------------------------------------------------
+
+
+def _pool_exhausted(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        full = _full(database)
+        if not full:
+            continue
+        waiting = sum(pool.waiting for _, pool in full)
+        size = sum(pool.max_size for _, pool in full)
+        how_long = _how_long(host, database, [waiter for _, pool in full for waiter in pool.waiters])
+        holders = _holders(full)
+        yield _finding(
+            "pool-exhausted",
+            database.name,
+            f"{counted(waiting, 'thread')} of {counted(len(full), 'process')} {_verb(waiting, 'wait')} for a "
+            f"connection{how_long}: all {size} are in use. {_who_holds(host, holders)}".rstrip(),
+            _advice_for_full(database.name, full, holders),
+        )
+
+
+def _budget_exhausted(host: HostReport) -> Iterator[Finding]:
+    for budget, pools in _budgets(host):
+        starved = [(process, pool) for process, pool in pools if pool.budget is not None and pool.budget.is_starved]
+        if budget.limit is None or budget.taken < budget.limit or not starved:
+            continue
+        names = sorted({pool.name for _, pool in starved})
+        waiting = sum(pool.waiting for _, pool in starved)
+        held = Counter[int]()
+        for process, pool in pools:
+            held[process.pid] += pool.budget.held if pool.budget is not None else 0
+        most = " and ".join(f"process {pid} has {number}" for pid, number in held.most_common(2) if number)
+        yield _finding(
+            "budget-exhausted",
+            names[0] if len(names) == 1 else "",
+            f"All {budget.limit} connections that the budget of {_shown(budget.server)} allows this host are taken, "
+            f"and {counted(len(starved), 'pool')} ({', '.join(map(_shown, names))}) with "
+            f"{counted(waiting, 'waiting thread')} {_verb(len(starved), 'need')} more{f': {most}' if most else ''}. "
+            f"{_who_holds(host, _holders(pools))}".rstrip(),
+            "Shorten what the longest holders do, or raise connections in [budget] if the server allows more "
+            "(`wsgipool plan` prints the sum).",
+        )
+
+
+def _connects_failing(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        failing = [(process, pool) for process, pool in database.pools if pool.failure]
+        if failing:
+            process, pool = max(failing, key=lambda each: each[0].at)
+            yield _finding(
+                "connects-failing",
+                database.name,
+                f"{len(failing)} of {counted(len(database.pools), 'pool')} cannot open a connection to "
+                f"{_shown(database.address)}: {_shown(pool.failure, 300)} (process {process.pid}; "
+                f"{counted(database.totals.connect_failures, 'connect')} failed so far).",
+                "Look whether the database runs and accepts this user; `wsgipool doctor` tries to connect, and prints "
+                "the remedy.",
+            )
+
+
+def _long_holder(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        long = [(process, holder) for process, holder in _holders(database.pools) if host.at - holder.since > LONG_HOLD]
+        if long and not _full(database):
+            yield _finding(
+                "long-holder",
+                database.name,
+                f"{counted(len(long), 'thread')} {_verb(len(long), 'hold')} a connection for more than "
+                f"{lasting(LONG_HOLD)}. {_who_holds(host, long)}",
+                "Make its queries faster, or return the connection before slow work that needs no database.",
+            )
+
+
+# --- The last minutes ------------------------------------------------------------------------------------------------
+
+
+def _checkouts_timed_out(host: HostReport) -> Iterator[Finding]:
+    for name, change in _changes(host):
+        if change.timeouts:
+            yield _finding(
+                "checkouts-timed-out",
+                name,
+                f"In the last {lasting(change.seconds)}, {change.timeouts} of "
+                f"{counted(change.checkouts + change.timeouts, 'checkout')} got no connection in time (PoolTimeout).",
+                f"Read the messages in the error log: they name the holders. Then {_more_connections(name)}.",
+            )
+
+
+def _threads_waited(host: HostReport) -> Iterator[Finding]:
+    exhausted = {database.name for database in host.databases() if _full(database)}
+    for name, change in _changes(host):
+        waiting = change.wait_seconds / change.seconds
+        if waiting >= MANY_WAITING and name not in exhausted:
+            yield _finding(
+                "threads-waited",
+                name,
+                f"In the last {lasting(change.seconds)}, {rounded(waiting)} threads waited for a connection on "
+                "average.",
+                f"{_more_connections(name).capitalize()}, or shorten the requests that hold connections longest.",
+            )
+
+
+# --- Since the start -------------------------------------------------------------------------------------------------
+
+
+def _connections_leaked(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        leaked = database.totals.leaked
+        if leaked:
+            yield _finding(
+                "connections-leaked",
+                database.name,
+                f"{counted(leaked, 'connection')} of {counted(database.totals.checkouts, 'checkout')} "
+                f"{plural(leaked, 'was')} not returned, and had to be closed.",
+                "The error log names the place of each checkout. Use `with wsgipool.connection(...)` there.",
+            )
+
+
+def _resets_failing(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        failures, checkouts = database.totals.reset_failures, database.totals.checkouts
+        if failures >= max(MIN_RESET_FAILURES, RESET_FAILURES * checkouts):
+            yield _finding(
+                "resets-failing",
+                database.name,
+                f"{failures} of {counted(checkouts, 'returned connection')} could not be cleaned, and were closed.",
+                "The error log has the reason. Usual ones: a proxy that refuses the reset, and results that the "
+                "program did not read to their end.",
+            )
+
+
+def _connects_slow(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        opened = database.totals.opened
+        mean = database.totals.create_seconds / opened if opened else 0.0
+        if opened >= MIN_CONNECTS and mean >= SLOW_CONNECT:
+            yield _finding(
+                "connects-slow",
+                database.name,
+                f"Opening a connection took {lasting(mean)} on average, {opened} times.",
+                "Look for a slow name server (skip_name_resolve in the server, an address in place of a name in url) "
+                "or a slow network; min_size keeps connections ready.",
+            )
+
+
+def _connections_not_reused(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        opened, checkouts = database.totals.opened, database.totals.checkouts
+        if opened >= MIN_OPENED and checkouts < FEW_CHECKOUTS * opened:
+            reason, number = max(database.totals.closed.items(), key=lambda each: each[1], default=("", 0))
+            why = f" Most were closed as {reason} ({number})." if number else ""
+            yield _finding(
+                "connections-not-reused",
+                database.name,
+                f"{counted(opened, 'connection')} {plural(opened, 'was')} opened for "
+                f"{counted(checkouts, 'checkout')}.{why}",
+                _REUSE.get(
+                    reason,
+                    "Look for processes that end after a few requests (MaxConnectionsPerChild, maximum-requests).",
+                ).format(name=database.name),
+            )
+
+
+_REUSE = {
+    "idle": "Raise max_idle in [databases.{name}], or set min_size.",
+    "lifetime": "Raise max_lifetime in [databases.{name}].",
+    "broken": "Keep max_idle in [databases.{name}] below the wait_timeout of the server and of proxies before it.",
+    "budget": "Raise connections in [budget], or run fewer processes: they take connections from each other.",
+    "leaked": "Return connections: use `with wsgipool.connection(...)`.",
+}
+
+
+def _requests_refused(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        refused = database.totals.refused
+        if refused:
+            yield _finding(
+                "requests-refused",
+                database.name,
+                f"{counted(refused, 'checkout')} {plural(refused, 'was')} refused since the start, because too many "
+                "threads waited (TooManyRequests).",
+                f"If this happens at the usual load, {_more_connections(database.name)}.",
+            )
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+
+def _report_late(host: HostReport) -> Iterator[Finding]:
+    late = [process for process in host.processes if host.at - process.at > LATE]
+    if late:
+        oldest = min(late, key=lambda process: process.at)
+        yield _finding(
+            "report-late",
+            "",
+            f"{_processes(late)} {plural(len(late), 'has')} not reported for up to "
+            f"{lasting(host.at - oldest.at)}, so {plural(len(late), 'its')} numbers are old.",
+            "The process is stopped, or runs C code that keeps Python's lock, or the machine is overloaded: look at it "
+            "with `top -p PID`.",
+        )
+
+
+def _old_generation(host: HostReport) -> Iterator[Finding]:
+    old = [process for process in _old_processes(host) if _size(process)]
+    newest = [process for process in host.processes if process.generation == _newest(host)]
+    if old and host.at - min(process.started for process in newest) > RESTARTED:
+        holders = _holders([(process, pool) for process in old for pool in process.pools])
+        yield _finding(
+            "old-generation",
+            "",
+            f"{_processes(old)} of before the last restart {plural(len(old), 'has')} "
+            f"{counted(sum(map(_size, old)), 'connection')} still. {_who_holds(host, holders)}".rstrip(),
+            "The requests end by themselves. GracefulShutdownTimeout, or graceful-timeout= of WSGIDaemonProcess, "
+            "limits how long they may take.",
+        )
+
+
+def _process_stopping(host: HostReport) -> Iterator[Finding]:
+    old = _old_processes(host)
+    stopping = [process for process in host.processes if process.is_stopping and _size(process) and process not in old]
+    if stopping:
+        holders = _holders([(process, pool) for process in stopping for pool in process.pools])
+        yield _finding(
+            "process-stopping",
+            "",
+            f"{_processes(stopping)} {_verb(len(stopping), 'stop')} and {plural(len(stopping), 'has')} "
+            f"{counted(sum(map(_size, stopping)), 'connection')} until the last request ends. "
+            f"{_who_holds(host, holders)}".rstrip(),
+            "",
+        )
+
+
+def _interpreter_per_host_name(host: HostReport) -> Iterator[Finding]:
+    named = sorted({process.application_group for process in host.processes if "|" in process.application_group})
+    if named:
+        yield _finding(
+            "interpreter-per-host-name",
+            "",
+            f"{counted(len(named), 'interpreter')} {plural(len(named), 'has')} a name that comes from the request, "
+            f"such as {_shown(named[0])}. Each Host header may start one more, with pools of its own.",
+            "Write `WSGIApplicationGroup %{GLOBAL}`, or application-group= in WSGIScriptAlias.",
+        )
+
+
+def _name_of_two_databases(host: HostReport) -> Iterator[Finding]:
+    addresses: dict[str, dict[str, str]] = {}
+    for process in host.processes:
+        for pool in process.pools:
+            addresses.setdefault(pool.name, {}).setdefault(pool.address, process.settings)
+    for name, places in addresses.items():
+        if len(places) > 1:
+            where = " and ".join(
+                f"{_shown(address)} ({_shown(settings) or 'without a settings file'})"
+                for address, settings in sorted(places.items())
+            )
+            yield _finding(
+                "name-of-two-databases",
+                name,
+                f"Processes use this name for {counted(len(places), 'database')}: {where}. The plots add them up.",
+                "Give each a name of its own in its wsgipool.toml. After a change of url, restart the old processes.",
+            )
+
+
+# --- Sizes -----------------------------------------------------------------------------------------------------------
+
+
+def _pool_larger_than_threads(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        large = [
+            (process, pool) for process, pool in database.pools if process.mpm and pool.max_size > process.threads > 0
+        ]
+        if large:
+            process, pool = large[0]
+            yield _finding(
+                "pool-larger-than-threads",
+                database.name,
+                f"max_size is {pool.max_size}, but process {process.pid} ({_shown(process.place)}) has "
+                f"{counted(process.threads, 'thread')}.",
+                f"Leave max_size out of [databases.{_shown(database.name)}]: then it is the number of threads. Keep it "
+                "if requests take two connections, or threads of your own take some.",
+            )
+
+
+def _pool_never_full(host: HostReport) -> Iterator[Finding]:
+    for database in host.databases():
+        settled = [pool for process, pool in database.pools if host.at - process.started >= SETTLED]
+        if not settled or sum(pool.totals.checkouts for pool in settled) < MIN_CHECKOUTS:
+            continue
+        largest = max(pool.max_in_use for _, pool in database.pools)
+        size = min(pool.max_size for _, pool in database.pools)
+        if largest < SMALL_PART * size:
+            yield _finding(
+                "pool-never-full",
+                database.name,
+                f"No process has had more than {largest} of {counted(size, 'connection')} in use at the same time.",
+                f"If the server's connections are scarce, lower max_size in [databases.{_shown(database.name)}].",
+            )
+
+
+_CHECKS: tuple[Callable[[HostReport], Iterator[Finding]], ...] = (
+    _pool_exhausted,
+    _budget_exhausted,
+    _connects_failing,
+    _long_holder,
+    _checkouts_timed_out,
+    _threads_waited,
+    _connections_leaked,
+    _resets_failing,
+    _connects_slow,
+    _connections_not_reused,
+    _requests_refused,
+    _report_late,
+    _old_generation,
+    _process_stopping,
+    _interpreter_per_host_name,
+    _name_of_two_databases,
+    _pool_larger_than_threads,
+    _pool_never_full,
+)
+
+# --- Parts of the report ---------------------------------------------------------------------------------------------
+
+_Pools = Sequence[tuple[ProcessReport, PoolReport]]
+_Holders = Sequence[tuple[ProcessReport, Activity]]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What happened to one database in the last minutes."""
+
+    seconds: float
+    checkouts: int
+    timeouts: int
+    wait_seconds: float
+
+
+def _full(database: DatabaseReport) -> _Pools:
+    """Return the pools with waiting threads that have all their connections in use."""
+    return [(process, pool) for process, pool in database.pools if pool.waiting and pool.in_use >= pool.max_size]
+
+
+def _holders(pools: _Pools) -> _Holders:
+    """Return the holders, the longest first."""
+    holders = [(process, holder) for process, pool in pools for holder in pool.holders]
+    return sorted(holders, key=lambda each: each[1].since)
+
+
+def _budgets(host: HostReport) -> Iterator[tuple[BudgetUse, _Pools]]:
+    """Return each budget as the latest report has it, and its pools."""
+    by_path: dict[str, list[tuple[ProcessReport, PoolReport]]] = {}
+    for process in host.processes:
+        for pool in process.pools:
+            if pool.budget is not None:
+                by_path.setdefault(pool.budget.path, []).append((process, pool))
+    for pools in by_path.values():
+        latest = max(pools, key=lambda each: each[0].at)[1].budget
+        assert latest is not None
+        yield latest, pools
+
+
+def _changes(host: HostReport) -> Iterator[tuple[str, _Change]]:
+    """Return what has happened to the databases of each name since the first recent sample."""
+    by_name: dict[str, list[DatabaseReport]] = {}
+    for database in host.databases():
+        by_name.setdefault(database.name, []).append(database)
+    for name, databases in by_name.items():
+        samples = [each for each in host.history if host.at - RECENT <= each.at < host.at and name in each.databases]
+        if not samples:
+            continue
+        before, totals = samples[0].databases[name], [database.totals for database in databases]
+        yield (
+            name,
+            _Change(
+                host.at - samples[0].at,
+                sum(each.checkouts for each in totals) - before.checkouts,
+                sum(each.timeouts for each in totals) - before.timeouts,
+                sum(each.wait_seconds for each in totals) - before.wait_seconds,
+            ),
+        )
+
+
+def _newest(host: HostReport) -> int:
+    return max((process.generation for process in host.processes if process.generation is not None), default=0)
+
+
+def _old_processes(host: HostReport) -> Sequence[ProcessReport]:
+    newest = _newest(host)
+    return [each for each in host.processes if each.generation is not None and each.generation < newest]
+
+
+def _size(process: ProcessReport) -> int:
+    return sum(pool.size for pool in process.pools)
+
+
+# --- Words -----------------------------------------------------------------------------------------------------------
+
+
+def _who_holds(host: HostReport, holders: _Holders) -> str:
+    """Return sentences about the longest holder, and the page that holds most."""
+    if not holders:
+        return ""
+    process, longest = holders[0]
+    doing = f", {_shown(longest.doing)}" if longest.doing else ""
+    place = f" at {_shown(longest.place)}" if longest.place else ""
+    text = f"{_page(longest)} holds longest: {lasting(host.at - longest.since)} in process {process.pid}{place}{doing}."
+    page, number = _main_page(holders)
+    if page and len(holders) > 1:
+        text += f" {page} holds {number} of {len(holders)}."
+    return text
+
+
+def _main_page(holders: _Holders) -> tuple[str, int]:
+    """Return the page that has much of the connections, and how many; "" if there is none."""
+    if not holders:
+        return "", 0
+    page, number = Counter(_page(holder) for _, holder in holders).most_common(1)[0]
+    return (page, number) if number >= MUCH_OF_A_POOL * len(holders) else ("", 0)
+
+
+def _page(activity: Activity) -> str:
+    return _shown(activity.path) if activity.path else "A thread outside requests"
+
+
+def _how_long(host: HostReport, database: DatabaseReport, waiters: Sequence[Activity]) -> str:
+    """Return how long threads have waited without a pause, as far as known."""
+    moments = [waiter.since for waiter in waiters]
+    for sample in reversed(host.history):
+        gauges = sample.databases.get(database.name)
+        if gauges is None or not gauges.waiting:
+            break
+        moments.append(sample.at)
+    return f" for {lasting(host.at - min(moments))}" if moments else ""
+
+
+def _advice_for_full(name: str, full: _Pools, holders: _Holders) -> str:
+    page, _ = _main_page(holders)
+    process, pool = full[0]
+    first = f"Make the queries of {page} faster, or return its connection before slow work. " if page else ""
+    if pool.max_size < process.threads or not process.mpm:
+        return (
+            f"{first}Raise max_size in [databases.{_shown(name)}], which is {pool.max_size} for "
+            f"{counted(process.threads, 'thread')} of a process."
+        )
+    return (
+        f"{first}max_size is {pool.max_size}, enough for each of the {counted(process.threads, 'thread')}: look for "
+        "requests that take a second connection, and for threads of your own."
+    )
+
+
+def _more_connections(name: str) -> str:
+    return f"raise max_size in [databases.{_shown(name)}]"
+
+
+def _processes(processes: Sequence[ProcessReport]) -> str:
+    """Return the numbers of a few processes, such as "Processes 12, 13 and 5 more"."""
+    pids = sorted({process.pid for process in processes})
+    shown = ", ".join(map(str, pids[:3])) + (f" and {len(pids) - 3} more" if len(pids) > 3 else "")
+    return f"{plural(len(pids), 'process').capitalize()} {shown}"
+
+
+def _verb(number: int, verb: str) -> str:
+    """Return the form of a verb for a number of subjects."""
+    return f"{verb}s" if number == 1 else verb
+
+
+def _shown(text: str, length: int = 120) -> str:
+    return printable(shortened(text, length))
