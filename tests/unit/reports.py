@@ -26,11 +26,8 @@ BUDGET = "/run/wsgipool/budget-db"
 
 def holder(path: str = "/orders", seconds: float = 1.0, **changes: Any) -> Activity:
     """Return a thread that has held or awaited a connection for some seconds."""
-    values: dict[str, Any] = {
-        "thread": 1,
-        "place": "/srv/shop/views.py:42 in orders",
-        "doing": "runs SELECT * FROM orders",
-    } | changes
+    place = changes.get("place", "/srv/shop/views.py:42 in orders")
+    values = {"thread": 1, "place": place, "doing": f"waits for the database, at {place}"} | changes
     return Activity(since=NOW - seconds, path=path, **values)
 
 

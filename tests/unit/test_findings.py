@@ -44,8 +44,9 @@ def test_an_exhausted_pool_names_the_page_the_process_and_the_time() -> None:
         "critical",
         "pool-exhausted",
         "orders",
-        "3 threads of 1 process wait for a connection for 9 s: all 4 are in use. /report holds longest: 30 s in "
-        "process 100 at /srv/shop/views.py:77 in report, runs SELECT * FROM orders. /report holds 3 of 4.",
+        "3 threads of 1 process wait for a connection for 9 s: all 4 are in use. The longest holder is "
+        "/report in process 100, for 30 s; it waits for the database, at /srv/shop/views.py:77 in report. 3 of 4 "
+        "holders are /report.",
         "Make the queries of /report faster, or return its connection before slow work. max_size is 4, enough for each "
         "of the 4 threads: look for requests that take a second connection, and for threads of your own.",
     )
@@ -62,7 +63,7 @@ def test_no_page_is_blamed_for_an_exhausted_pool_that_many_pages_hold() -> None:
 
     finding = found(host(process(1, [full_pool(holders=holders)], threads=25)), "pool-exhausted")
 
-    assert "of 4." not in finding.text
+    assert "of 4 holders" not in finding.text
     assert finding.advice.startswith("Raise max_size")
 
 
@@ -84,10 +85,20 @@ def test_a_full_pool_without_waiting_threads_is_not_exhausted() -> None:
     assert "pool-exhausted" not in codes(host(process(1, [full_pool(waiting=0)])))
 
 
-def test_a_holder_outside_requests_is_named_so() -> None:
-    finding = found(host(process(1, [full_pool(holders=[holder("", 9)])])), "pool-exhausted")
+def test_a_holder_outside_requests_is_named_by_its_place() -> None:
+    holders = [holder("", 9, doing="runs")]
 
-    assert "A thread outside requests holds longest: 9 s in process 1" in finding.text
+    finding = found(host(process(1, [full_pool(holders=holders)])), "pool-exhausted")
+
+    assert "holder is /srv/shop/views.py:42 in orders in process 1, for 9 s; it runs." in finding.text
+
+
+def test_the_checkout_of_a_holder_that_went_on_to_other_code_is_named() -> None:
+    holders = [holder("/orders", 9, doing="runs, at /srv/shop/pdf.py:7 in draw")]
+
+    finding = found(host(process(1, [full_pool(holders=holders)])), "pool-exhausted")
+
+    assert "for 9 s, from /srv/shop/views.py:42 in orders; it runs, at /srv/shop/pdf.py:7 in draw." in finding.text
 
 
 def test_names_and_paths_of_strangers_cannot_write_to_a_terminal() -> None:
@@ -109,8 +120,8 @@ def test_an_exhausted_budget_names_who_has_most() -> None:
     assert finding.database == "orders"
     assert finding.text == (
         "All 15 connections that the budget of db.example:3306 allows this host are taken, and 1 pool (orders) with "
-        "2 waiting threads needs more: process 1 has 10 and process 2 has 1. /report holds longest: 4 s in process 1 "
-        "at /srv/shop/views.py:42 in orders, runs SELECT * FROM orders."
+        "2 waiting threads needs more: process 1 has 10 and process 2 has 1. The longest holder is /report in "
+        "process 1, for 4 s; it waits for the database, at /srv/shop/views.py:42 in orders."
     )
 
 
@@ -135,7 +146,7 @@ def test_a_thread_that_holds_a_connection_for_long_is_named() -> None:
 
     finding = found(host(process(1, [pool(in_use=2, holders=holders)])), "long-holder")
 
-    assert finding.text.startswith("1 thread holds a connection for more than 5 s. /export holds longest: 65 s in pro")
+    assert finding.text.startswith("1 thread holds a connection for more than 5 s. The longest holder is /export in")
 
 
 # --- The last minutes ------------------------------------------------------------------------------------------------
@@ -167,6 +178,12 @@ def test_threads_that_waited_in_the_last_minutes_are_a_finding() -> None:
     finding = found(host(process(1, [pool(totals=totals)]), history=history), "threads-waited")
 
     assert finding.text == "In the last 100 s, 1.5 threads waited for a connection on average."
+
+
+def test_a_wait_that_ended_just_now_is_no_average() -> None:
+    history = [sample(5, orders={"wait_seconds": 0.0})]
+
+    assert codes(host(process(1, [pool(totals=Totals(wait_seconds=200.0))]), history=history)) == []
 
 
 def test_the_last_minutes_include_processes_that_have_ended() -> None:
@@ -243,9 +260,15 @@ def test_the_advice_to_reuse_connections_depends_on_why_they_are_closed(reason: 
 
 
 def test_a_process_that_does_not_report_is_named() -> None:
-    finding = found(host(process(1), process(2, at=NOW - 60)), "report-late")
+    late = process(2, [pool(in_use=1)], at=NOW - 60)
+
+    finding = found(host(process(1), late), "report-late")
 
     assert finding.text == "Process 2 has not reported for up to 60 s, so its numbers are old."
+
+
+def test_a_process_without_connections_in_use_has_nothing_to_report() -> None:
+    assert codes(host(process(1, at=NOW - 60))) == []
 
 
 def test_processes_of_before_a_restart_that_keep_connections_are_named() -> None:

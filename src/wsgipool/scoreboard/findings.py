@@ -45,6 +45,8 @@ LONG_HOLD = 5.0
 """Seconds after which a holder is named. Few pages may take this long, and their visitors notice."""
 MANY_WAITING = 0.5
 """Threads that waited on average in recent times, from which a pool is too small for its bursts."""
+MIN_PERIOD = 30.0
+"""Seconds that are needed for an average. A wait is counted when it ends, so it may be longer than a short period."""
 MUCH_OF_A_POOL = 0.5
 """Share of the holders from which one page is named as the cause."""
 MIN_OPENED = 100
@@ -60,7 +62,7 @@ MIN_RESET_FAILURES = 10
 RESET_FAILURES = 0.01
 """Share of the checkouts whose reset failed, from which connecting again costs time."""
 LATE = 10.0
-"""Age of a report in seconds. A process writes one each second while it works."""
+"""Age of a report in seconds. A process writes one each second while it has connections in use."""
 RESTARTED = 30.0
 """Seconds after a restart in which old processes may finish their requests."""
 SETTLED = 3600.0
@@ -189,7 +191,7 @@ def _threads_waited(host: HostReport) -> Iterator[Finding]:
     exhausted = {database.name for database in host.databases() if _full(database)}
     for name, change in _changes(host):
         waiting = change.wait_seconds / change.seconds
-        if waiting >= MANY_WAITING and name not in exhausted:
+        if change.seconds >= MIN_PERIOD and waiting >= MANY_WAITING and name not in exhausted:
             yield _finding(
                 "threads-waited",
                 name,
@@ -286,7 +288,7 @@ def _requests_refused(host: HostReport) -> Iterator[Finding]:
 
 
 def _report_late(host: HostReport) -> Iterator[Finding]:
-    late = [process for process in host.processes if host.at - process.at > LATE]
+    late = [process for process in host.processes if host.at - process.at > LATE and _is_busy(process)]
     if late:
         oldest = min(late, key=lambda process: process.at)
         yield _finding(
@@ -487,6 +489,10 @@ def _old_processes(host: HostReport) -> Sequence[ProcessReport]:
     return [each for each in host.processes if each.generation is not None and each.generation < newest]
 
 
+def _is_busy(process: ProcessReport) -> bool:
+    return any(pool.in_use or pool.waiting for pool in process.pools)
+
+
 def _size(process: ProcessReport) -> int:
     return sum(pool.size for pool in process.pools)
 
@@ -499,12 +505,13 @@ def _who_holds(host: HostReport, holders: _Holders) -> str:
     if not holders:
         return ""
     process, longest = holders[0]
-    doing = f", {_shown(longest.doing)}" if longest.doing else ""
-    place = f" at {_shown(longest.place)}" if longest.place else ""
-    text = f"{_page(longest)} holds longest: {lasting(host.at - longest.since)} in process {process.pid}{place}{doing}."
+    place = f", from {_shown(longest.place)}" if longest.path and longest.place not in longest.doing else ""
+    doing = f"; it {_shown(longest.doing)}" if longest.doing else ""
+    age = lasting(host.at - longest.since)
+    text = f"The longest holder is {_page(longest)} in process {process.pid}, for {age}{place}{doing}."
     page, number = _main_page(holders)
     if page and len(holders) > 1:
-        text += f" {page} holds {number} of {len(holders)}."
+        text += f" {number} of {len(holders)} holders are {page}."
     return text
 
 
@@ -517,7 +524,8 @@ def _main_page(holders: _Holders) -> tuple[str, int]:
 
 
 def _page(activity: Activity) -> str:
-    return _shown(activity.path) if activity.path else "A thread outside requests"
+    """Return the URL's path of a request, or the place of a checkout outside requests."""
+    return _shown(activity.path or activity.place) or "a thread"
 
 
 def _how_long(host: HostReport, database: DatabaseReport, waiters: Sequence[Activity]) -> str:
