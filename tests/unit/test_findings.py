@@ -47,8 +47,8 @@ def test_an_exhausted_pool_names_the_page_the_process_and_the_time() -> None:
         "3 threads of 1 process wait for a connection for 9 s: all 4 are in use. The longest holder is "
         "/report in process 100, for 30 s; it waits for the database, at /srv/shop/views.py:77 in report. 3 of 4 "
         "holders are /report.",
-        "Make the queries of /report faster, or return its connection before slow work. max_size is 4, enough for each "
-        "of the 4 threads: look for requests that take a second connection, and for threads of your own.",
+        "Make the queries of /report faster. max_size is 4, enough for each of the 4 threads: look for requests that "
+        "take a second connection, and for threads of your own.",
     )
 
 
@@ -56,6 +56,20 @@ def test_an_exhausted_pool_with_more_threads_than_connections_can_grow() -> None
     finding = found(host(process(1, [full_pool()], threads=25)), "pool-exhausted")
 
     assert finding.advice.endswith("Raise max_size in [databases.orders], which is 4 for 25 threads of a process.")
+
+
+def test_a_page_that_works_without_the_database_should_return_its_connection() -> None:
+    holders = [holder("/pdf", 9, doing="runs, at /srv/shop/pdf.py:7 in draw")]
+
+    finding = found(host(process(1, [full_pool(holders=holders)])), "pool-exhausted")
+
+    assert finding.advice.startswith("Let /pdf return its connection before work that needs no database. ")
+
+
+def test_outside_httpd_the_size_of_an_exhausted_pool_is_the_advice() -> None:
+    finding = found(host(process(1, [full_pool()], mpm="", threads=0, generation=None)), "pool-exhausted")
+
+    assert finding.advice.endswith("Raise max_size in [databases.orders], which is 4.")
 
 
 def test_no_page_is_blamed_for_an_exhausted_pool_that_many_pages_hold() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from wsgipool.scoreboard.changes import changes
 from wsgipool.scoreboard.model import Activity, BudgetUse, DatabaseReport, HostReport, PoolReport, ProcessReport
 from wsgipool.wording import counted, lasting, plural, printable, rounded, shortened
 
@@ -73,6 +74,10 @@ SMALL_PART = 0.25
 """Share of its size below which a pool is larger than its load needs."""
 
 
+_Pools = Sequence[tuple[ProcessReport, PoolReport]]
+_Holders = Sequence[tuple[ProcessReport, Activity]]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to know."""
@@ -90,9 +95,17 @@ class Finding:
 
 def findings(host: HostReport) -> Sequence[Finding]:
     """Return the findings, the worst first."""
+    seen = _Seen(host, host.databases())
+    found = [finding for check in _CHECKS for finding in check(seen)]
     codes = list(CODES)
-    found = [finding for check in _CHECKS for finding in check(host)]
     return sorted(found, key=lambda finding: (codes.index(finding.code), finding.database))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    host: HostReport
+    databases: Sequence[DatabaseReport]
+    """The databases of the host, added up once."""
 
 
 def _finding(code: str, database: str, text: str, advice: str) -> Finding:
@@ -102,26 +115,26 @@ def _finding(code: str, database: str, text: str, advice: str) -> Finding:
 # --- Now -------------------------------------------------------------------------------------------------------------
 
 
-def _pool_exhausted(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _pool_exhausted(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         full = _full(database)
         if not full:
             continue
         waiting = sum(pool.waiting for _, pool in full)
         size = sum(pool.max_size for _, pool in full)
-        how_long = _how_long(host, database, [waiter for _, pool in full for waiter in pool.waiters])
+        how_long = _how_long(seen.host, database, [waiter for _, pool in full for waiter in pool.waiters])
         holders = _holders(full)
         yield _finding(
             "pool-exhausted",
             database.name,
             f"{counted(waiting, 'thread')} of {counted(len(full), 'process')} {_verb(waiting, 'wait')} for a "
-            f"connection{how_long}: all {size} are in use. {_who_holds(host, holders)}".rstrip(),
+            f"connection{how_long}: all {size} are in use. {_who_holds(seen.host, holders)}".rstrip(),
             _advice_for_full(database.name, full, holders),
         )
 
 
-def _budget_exhausted(host: HostReport) -> Iterator[Finding]:
-    for budget, pools in _budgets(host):
+def _budget_exhausted(seen: _Seen) -> Iterator[Finding]:
+    for budget, pools in _budgets(seen.host):
         starved = [(process, pool) for process, pool in pools if pool.budget is not None and pool.budget.is_starved]
         if budget.limit is None or budget.taken < budget.limit or not starved:
             continue
@@ -137,14 +150,14 @@ def _budget_exhausted(host: HostReport) -> Iterator[Finding]:
             f"All {budget.limit} connections that the budget of {_shown(budget.server)} allows this host are taken, "
             f"and {counted(len(starved), 'pool')} ({', '.join(map(_shown, names))}) with "
             f"{counted(waiting, 'waiting thread')} {_verb(len(starved), 'need')} more{f': {most}' if most else ''}. "
-            f"{_who_holds(host, _holders(pools))}".rstrip(),
+            f"{_who_holds(seen.host, _holders(pools))}".rstrip(),
             "Shorten what the longest holders do, or raise connections in [budget] if the server allows more "
             "(`wsgipool plan` prints the sum).",
         )
 
 
-def _connects_failing(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _connects_failing(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         failing = [(process, pool) for process, pool in database.pools if pool.failure]
         if failing:
             process, pool = max(failing, key=lambda each: each[0].at)
@@ -159,15 +172,17 @@ def _connects_failing(host: HostReport) -> Iterator[Finding]:
             )
 
 
-def _long_holder(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
-        long = [(process, holder) for process, holder in _holders(database.pools) if host.at - holder.since > LONG_HOLD]
+def _long_holder(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
+        long = [
+            (process, holder) for process, holder in _holders(database.pools) if seen.host.at - holder.since > LONG_HOLD
+        ]
         if long and not _full(database):
             yield _finding(
                 "long-holder",
                 database.name,
                 f"{counted(len(long), 'thread')} {_verb(len(long), 'hold')} a connection for more than "
-                f"{lasting(LONG_HOLD)}. {_who_holds(host, long)}",
+                f"{lasting(LONG_HOLD)}. {_who_holds(seen.host, long)}",
                 "Make its queries faster, or return the connection before slow work that needs no database.",
             )
 
@@ -175,8 +190,8 @@ def _long_holder(host: HostReport) -> Iterator[Finding]:
 # --- The last minutes ------------------------------------------------------------------------------------------------
 
 
-def _checkouts_timed_out(host: HostReport) -> Iterator[Finding]:
-    for name, change in _changes(host):
+def _checkouts_timed_out(seen: _Seen) -> Iterator[Finding]:
+    for name, change in changes(seen.host, seen.databases, RECENT).items():
         if change.timeouts:
             yield _finding(
                 "checkouts-timed-out",
@@ -187,9 +202,9 @@ def _checkouts_timed_out(host: HostReport) -> Iterator[Finding]:
             )
 
 
-def _threads_waited(host: HostReport) -> Iterator[Finding]:
-    exhausted = {database.name for database in host.databases() if _full(database)}
-    for name, change in _changes(host):
+def _threads_waited(seen: _Seen) -> Iterator[Finding]:
+    exhausted = {database.name for database in seen.databases if _full(database)}
+    for name, change in changes(seen.host, seen.databases, RECENT).items():
         waiting = change.wait_seconds / change.seconds
         if change.seconds >= MIN_PERIOD and waiting >= MANY_WAITING and name not in exhausted:
             yield _finding(
@@ -204,8 +219,8 @@ def _threads_waited(host: HostReport) -> Iterator[Finding]:
 # --- Since the start -------------------------------------------------------------------------------------------------
 
 
-def _connections_leaked(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _connections_leaked(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         leaked = database.totals.leaked
         if leaked:
             yield _finding(
@@ -217,8 +232,8 @@ def _connections_leaked(host: HostReport) -> Iterator[Finding]:
             )
 
 
-def _resets_failing(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _resets_failing(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         failures, checkouts = database.totals.reset_failures, database.totals.checkouts
         if failures >= max(MIN_RESET_FAILURES, RESET_FAILURES * checkouts):
             yield _finding(
@@ -230,8 +245,8 @@ def _resets_failing(host: HostReport) -> Iterator[Finding]:
             )
 
 
-def _connects_slow(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _connects_slow(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         opened = database.totals.opened
         mean = database.totals.create_seconds / opened if opened else 0.0
         if opened >= MIN_CONNECTS and mean >= SLOW_CONNECT:
@@ -244,8 +259,8 @@ def _connects_slow(host: HostReport) -> Iterator[Finding]:
             )
 
 
-def _connections_not_reused(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _connections_not_reused(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         opened, checkouts = database.totals.opened, database.totals.checkouts
         if opened >= MIN_OPENED and checkouts < FEW_CHECKOUTS * opened:
             reason, number = max(database.totals.closed.items(), key=lambda each: each[1], default=("", 0))
@@ -271,8 +286,8 @@ _REUSE = {
 }
 
 
-def _requests_refused(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _requests_refused(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         refused = database.totals.refused
         if refused:
             yield _finding(
@@ -287,38 +302,43 @@ def _requests_refused(host: HostReport) -> Iterator[Finding]:
 # --- Processes -------------------------------------------------------------------------------------------------------
 
 
-def _report_late(host: HostReport) -> Iterator[Finding]:
-    late = [process for process in host.processes if host.at - process.at > LATE and _is_busy(process)]
+def _report_late(seen: _Seen) -> Iterator[Finding]:
+    late = [process for process in seen.host.processes if seen.host.at - process.at > LATE and _is_busy(process)]
     if late:
         oldest = min(late, key=lambda process: process.at)
         yield _finding(
             "report-late",
             "",
             f"{_processes(late)} {plural(len(late), 'has')} not reported for up to "
-            f"{lasting(host.at - oldest.at)}, so {plural(len(late), 'its')} numbers are old.",
+            f"{lasting(seen.host.at - oldest.at)}, so {plural(len(late), 'its')} numbers are old.",
             "The process is stopped, or runs C code that keeps Python's lock, or the machine is overloaded: look at it "
             "with `top -p PID`.",
         )
 
 
-def _old_generation(host: HostReport) -> Iterator[Finding]:
-    old = [process for process in _old_processes(host) if _size(process)]
-    newest = [process for process in host.processes if process.generation == _newest(host)]
-    if old and host.at - min(process.started for process in newest) > RESTARTED:
+def _old_generation(seen: _Seen) -> Iterator[Finding]:
+    newest = _newest(seen.host)
+    old = [process for process in seen.host.processes if _is_older(process, newest) and _size(process)]
+    started = [process.started for process in seen.host.processes if process.generation == newest]
+    if old and seen.host.at - min(started) > RESTARTED:
         holders = _holders([(process, pool) for process in old for pool in process.pools])
         yield _finding(
             "old-generation",
             "",
             f"{_processes(old)} of before the last restart {plural(len(old), 'has')} "
-            f"{counted(sum(map(_size, old)), 'connection')} still. {_who_holds(host, holders)}".rstrip(),
+            f"{counted(sum(map(_size, old)), 'connection')} still. {_who_holds(seen.host, holders)}".rstrip(),
             "The requests end by themselves. GracefulShutdownTimeout, or graceful-timeout= of WSGIDaemonProcess, "
             "limits how long they may take.",
         )
 
 
-def _process_stopping(host: HostReport) -> Iterator[Finding]:
-    old = _old_processes(host)
-    stopping = [process for process in host.processes if process.is_stopping and _size(process) and process not in old]
+def _process_stopping(seen: _Seen) -> Iterator[Finding]:
+    newest = _newest(seen.host)
+    stopping = [
+        process
+        for process in seen.host.processes
+        if process.is_stopping and _size(process) and not _is_older(process, newest)
+    ]
     if stopping:
         holders = _holders([(process, pool) for process in stopping for pool in process.pools])
         yield _finding(
@@ -326,13 +346,13 @@ def _process_stopping(host: HostReport) -> Iterator[Finding]:
             "",
             f"{_processes(stopping)} {_verb(len(stopping), 'stop')} and {plural(len(stopping), 'has')} "
             f"{counted(sum(map(_size, stopping)), 'connection')} until the last request ends. "
-            f"{_who_holds(host, holders)}".rstrip(),
+            f"{_who_holds(seen.host, holders)}".rstrip(),
             "",
         )
 
 
-def _interpreter_per_host_name(host: HostReport) -> Iterator[Finding]:
-    named = sorted({process.application_group for process in host.processes if "|" in process.application_group})
+def _interpreter_per_host_name(seen: _Seen) -> Iterator[Finding]:
+    named = sorted({process.application_group for process in seen.host.processes if "|" in process.application_group})
     if named:
         yield _finding(
             "interpreter-per-host-name",
@@ -343,9 +363,9 @@ def _interpreter_per_host_name(host: HostReport) -> Iterator[Finding]:
         )
 
 
-def _name_of_two_databases(host: HostReport) -> Iterator[Finding]:
+def _name_of_two_databases(seen: _Seen) -> Iterator[Finding]:
     addresses: dict[str, dict[str, str]] = {}
-    for process in host.processes:
+    for process in seen.host.processes:
         for pool in process.pools:
             addresses.setdefault(pool.name, {}).setdefault(pool.address, process.settings)
     for name, places in addresses.items():
@@ -365,8 +385,8 @@ def _name_of_two_databases(host: HostReport) -> Iterator[Finding]:
 # --- Sizes -----------------------------------------------------------------------------------------------------------
 
 
-def _pool_larger_than_threads(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
+def _pool_larger_than_threads(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
         large = [
             (process, pool) for process, pool in database.pools if process.mpm and pool.max_size > process.threads > 0
         ]
@@ -382,9 +402,9 @@ def _pool_larger_than_threads(host: HostReport) -> Iterator[Finding]:
             )
 
 
-def _pool_never_full(host: HostReport) -> Iterator[Finding]:
-    for database in host.databases():
-        settled = [pool for process, pool in database.pools if host.at - process.started >= SETTLED]
+def _pool_never_full(seen: _Seen) -> Iterator[Finding]:
+    for database in seen.databases:
+        settled = [pool for process, pool in database.pools if seen.host.at - process.started >= SETTLED]
         if not settled or sum(pool.totals.checkouts for pool in settled) < MIN_CHECKOUTS:
             continue
         largest = max(pool.max_in_use for _, pool in database.pools)
@@ -398,7 +418,7 @@ def _pool_never_full(host: HostReport) -> Iterator[Finding]:
             )
 
 
-_CHECKS: tuple[Callable[[HostReport], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
     _pool_exhausted,
     _budget_exhausted,
     _connects_failing,
@@ -420,19 +440,6 @@ _CHECKS: tuple[Callable[[HostReport], Iterator[Finding]], ...] = (
 )
 
 # --- Parts of the report ---------------------------------------------------------------------------------------------
-
-_Pools = Sequence[tuple[ProcessReport, PoolReport]]
-_Holders = Sequence[tuple[ProcessReport, Activity]]
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What happened to one database in the last minutes."""
-
-    seconds: float
-    checkouts: int
-    timeouts: int
-    wait_seconds: float
 
 
 def _full(database: DatabaseReport) -> _Pools:
@@ -459,34 +466,12 @@ def _budgets(host: HostReport) -> Iterator[tuple[BudgetUse, _Pools]]:
         yield latest, pools
 
 
-def _changes(host: HostReport) -> Iterator[tuple[str, _Change]]:
-    """Return what has happened to the databases of each name since the first recent sample."""
-    by_name: dict[str, list[DatabaseReport]] = {}
-    for database in host.databases():
-        by_name.setdefault(database.name, []).append(database)
-    for name, databases in by_name.items():
-        samples = [each for each in host.history if host.at - RECENT <= each.at < host.at and name in each.databases]
-        if not samples:
-            continue
-        before, totals = samples[0].databases[name], [database.totals for database in databases]
-        yield (
-            name,
-            _Change(
-                host.at - samples[0].at,
-                sum(each.checkouts for each in totals) - before.checkouts,
-                sum(each.timeouts for each in totals) - before.timeouts,
-                sum(each.wait_seconds for each in totals) - before.wait_seconds,
-            ),
-        )
-
-
 def _newest(host: HostReport) -> int:
     return max((process.generation for process in host.processes if process.generation is not None), default=0)
 
 
-def _old_processes(host: HostReport) -> Sequence[ProcessReport]:
-    newest = _newest(host)
-    return [each for each in host.processes if each.generation is not None and each.generation < newest]
+def _is_older(process: ProcessReport, generation: int) -> bool:
+    return process.generation is not None and process.generation < generation
 
 
 def _is_busy(process: ProcessReport) -> bool:
@@ -540,14 +525,20 @@ def _how_long(host: HostReport, database: DatabaseReport, waiters: Sequence[Acti
 
 
 def _advice_for_full(name: str, full: _Pools, holders: _Holders) -> str:
-    page, _ = _main_page(holders)
     process, pool = full[0]
-    first = f"Make the queries of {page} faster, or return its connection before slow work. " if page else ""
-    if pool.max_size < process.threads or not process.mpm:
-        return (
-            f"{first}Raise max_size in [databases.{_shown(name)}], which is {pool.max_size} for "
-            f"{counted(process.threads, 'thread')} of a process."
-        )
+    page, _ = _main_page(holders)
+    own = [holder for _, holder in holders if page and _page(holder) == page]
+    if not own:
+        first = ""
+    elif any("the database" in holder.doing for holder in own):
+        first = f"Make the queries of {page} faster. "
+    else:
+        first = f"Let {page} return its connection before work that needs no database. "
+    setting = f"max_size in [databases.{_shown(name)}], which is {pool.max_size}"
+    if not process.mpm:
+        return f"{first}Raise {setting}."
+    if pool.max_size < process.threads:
+        return f"{first}Raise {setting} for {counted(process.threads, 'thread')} of a process."
     return (
         f"{first}max_size is {pool.max_size}, enough for each of the {counted(process.threads, 'thread')}: look for "
         "requests that take a second connection, and for threads of your own."
