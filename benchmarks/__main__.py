@@ -10,6 +10,7 @@ from benchmarks import (
     queries,
     report,
     roundtrips,
+    scoreboard,
     threads,
     uncontended,
 )
@@ -24,6 +25,7 @@ if __name__ == "__main__":
         price.measure,
         httpd.measure,
         budget.measure,
+        scoreboard.measure,
         threads.measure,
         frameworks.measure,
     )

@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,7 @@ def measure(run: Run) -> list[report.Table]:
 
 def compared(
     run: Run,
-    start: Callable[[str, Database], express.Httpd],
+    start: Callable[[str, Database], AbstractContextManager[express.Httpd]],
     paths: Mapping[str, str],
     *,
     rounds: int,
