@@ -20,7 +20,7 @@ from wsgipool.httpd.express import PACKAGE
 OFF, ON, READ = "nothing is published", "published, nobody looks", "published, with all readers"
 PATHS = {OFF: "/wsgipool", ON: "/wsgipool", READ: "/wsgipool"}
 READERS = {"/wsgipool-status?json": 2.0, "/wsgipool-metrics": 5.0, "/wsgipool-health": 1.0}
-"""What is read, and how often in seconds: as an open status page, a Prometheus and a load balancer do."""
+"""The paths that are read, and every how many seconds: by an open status page, a Prometheus and a load balancer."""
 SHAPES = {"worker MPM, 2 processes x 8 threads": Shape(), "prefork MPM, 16 processes": Shape("prefork", 16, 1)}
 QUIET = (
     "from wsgipool import pools\n"

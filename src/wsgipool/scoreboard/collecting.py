@@ -219,20 +219,23 @@ def _path(frame: FrameType) -> str:
     """Return the path of the request's URL: from the `environ` that the server gave to the application.
 
     No other way costs the request nothing. In mod_wsgi the application's frame is the outermost one. Other servers have
-    frames of their own around it.
+    frames of their own around it. Before Python 3.13, a frame whose variables were looked at keeps their values until it
+    ends. So only one frame is looked at, whose variables mostly live as long as the request.
     """
-    path = ""
-    outer: FrameType | None = frame
-    while outer is not None:
-        arguments = outer.f_code.co_varnames[: outer.f_code.co_argcount]
-        if outer.f_back is None or "environ" in arguments:
-            found = outer.f_locals
-            environs = [found[name] for name in arguments if isinstance(found.get(name), dict)]
-            path = next((_path_in(environ) for environ in environs if "PATH_INFO" in environ), path)
-        outer = outer.f_back
-    # WSGI decodes the bytes of a path as Latin-1.
-    return path.encode("latin-1", "replace").decode("utf-8", "replace")[:_MAX_TEXT]
+    frames = [frame]
+    while (outer := frames[-1].f_back) is not None:
+        frames.append(outer)
+    for each in reversed(frames):
+        arguments = each.f_code.co_varnames[: each.f_code.co_argcount]
+        if each.f_back is None or "environ" in arguments:
+            variables = each.f_locals
+            for name in arguments:
+                if isinstance(environ := variables.get(name), dict) and "PATH_INFO" in environ:
+                    return _path_in(environ)
+    return ""
 
 
 def _path_in(environ: Mapping[str, object]) -> str:
-    return f"{environ.get('SCRIPT_NAME', '')}{environ['PATH_INFO']}"
+    path = f"{environ.get('SCRIPT_NAME', '')}{environ['PATH_INFO']}"
+    # WSGI decodes the bytes of a path as Latin-1.
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")[:_MAX_TEXT]
