@@ -13,6 +13,11 @@ def line_of(code: CodeType, instruction: int) -> int | None:
     return next(itertools.islice(code.co_positions(), instruction // 2, None), (None,))[0]
 
 
+def place_of(code: CodeType, instruction: int) -> str:
+    """Return file, line and function of an instruction: "/srv/shop/views.py:42 in orders"."""
+    return f"{code.co_filename}:{line_of(code, instruction)} in {code.co_name}"
+
+
 def level_outside(packages: Container[str]) -> int:
     """Return the `stacklevel`, for a call by the caller, of the first frame outside of some packages."""
     level, frame = 1, sys._getframe(1)

@@ -78,6 +78,7 @@ def pool_settings(database: DatabaseSettings) -> dict[str, Any]:
         "pipeline": database.pipeline,
         "close_returns": database.close_returns,
         "debug": database.debug,
+        "log_slow": database.log_slow,
     }
 
 

@@ -140,6 +140,9 @@ class DatabaseSettings:
     SQLSTATEs only."""
     debug: Annotated[bool, BOOLEAN] = False
     """Whether the stack of each checkout is recorded, for the messages about deadlocks and leaks."""
+    log_slow: Annotated[float, SECONDS] = 0.0
+    """A checkout that waited, or connected, for longer than this many seconds is logged, with its place in the program
+    and that of the holder for which it waited. 0 logs none."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ WRONG: dict[str, list[Any]] = {
     "max_waiting": NO_COUNT,
     "max_connecting": [0, *NO_COUNT],
     "check_after": NO_SECONDS,
+    "log_slow": NO_SECONDS,
     "max_idle": NO_SECONDS,
     "max_lifetime": NO_SECONDS,
     "reset": [*OBJECTS, *TEXTS, None, True, False, 0, "Rollback", "rollback ", "all", LONG],

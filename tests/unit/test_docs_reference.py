@@ -23,6 +23,7 @@ from wsgipool.drivers.psycopg import PsycopgDriver
 from wsgipool.drivers.tls import Mode
 from wsgipool.handlers import status
 from wsgipool.locks.statistics import LockRow
+from wsgipool.pool._log import Event
 from wsgipool.pool._slot import CloseReason
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +237,12 @@ def test_the_page_has_every_metric(names: list[str]) -> None:
     documented = {name for row in rows(page("metrics")) for name in names_in(row[0])}
 
     assert set(names) <= documented
+
+
+def test_the_page_has_every_event_of_a_pool() -> None:
+    documented = [names_in(row[0])[0] for row in rows(page("logs")) if len(row) == 4 and names_in(row[0])]
+
+    assert documented == ["pool_event", *get_args(Event)]
 
 
 def test_the_page_has_every_key_of_wsgipool_locks(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "a driver that pings and reads later": {"plain": False, "pipelined": True, "check_after": -1.0, "reset": "session"},
     "a callable": {"plain": True},
     "a callable and no reset": {"plain": True, "reset": None, "close_returns": True},
-    "a callable and its stacks": {"plain": True, "debug": True},
+    "a callable and its stacks": {"plain": True, "debug": True, "log_slow": 1e-9},
 }
 EXCEPTIONS = (Interrupt, Alarm, Interrupt, PoolAlarm)
 SEEDS = range(len(EXCEPTIONS))

@@ -21,9 +21,8 @@ from wsgipool.drivers.codes import OUT_OF_SERVICE, SESSION_ENDED, is_database_er
 from wsgipool.drivers.session_end import SessionEnd
 from wsgipool.errors import ConfigError, ConnectFailed, PoolError
 from wsgipool.pool._close_hook import set_close_hook
+from wsgipool.pool._log import log
 from wsgipool.wording import describe
-
-logger = logging.getLogger("wsgipool")
 
 _FIRST_REFUSAL_PAUSE, _MAX_REFUSAL_PAUSE = 1.0, 30.0
 """Seconds without a connect after the server refused the password: each failure counts for its max_password_errors."""
@@ -150,7 +149,16 @@ class Connector(Generic[C]):
             try:
                 self._on_close(connection)
             except Exception as error:
-                logger.warning("on_close of pool %r failed: %s", self._name, describe(error))
+                description = describe(error)
+                log(
+                    logging.WARNING,
+                    "on_close_failed",
+                    self._name,
+                    "on_close of pool %r failed: %s",
+                    self._name,
+                    description,
+                    error=description,
+                )
         return self.driver.close(connection)
 
     def _check_idle(self, connection: C, idle_for: float, timeout: float) -> None:
@@ -173,13 +181,18 @@ class Connector(Generic[C]):
         is_new = is_new and not is_one_of(SESSION_ENDED, error)
         if is_new:
             self._warned.add(kind)
-        logger.log(
+        description = describe(error)
+        log(
             logging.WARNING if is_new else logging.INFO,
+            "closing",
+            self._name,
             "a connection of pool %r is closed, %s: %s%s",
             self._name,
             when,
-            describe(error),
+            description,
             " (further ones of this kind are logged at level INFO)" if is_new else "",
+            cause=when,
+            error=description,
         )
 
     def out_of_service_pause_left(self) -> float:
@@ -231,7 +244,15 @@ class Connector(Generic[C]):
             self._failures = self._refusals = 0
             self._last_failure = None
         if is_change:
-            logger.warning("pool %r is connected to %s again", self._name, self.driver.address)
+            log(
+                logging.WARNING,
+                "connected_again",
+                self._name,
+                "pool %r is connected to %s again",
+                self._name,
+                self.driver.address,
+                address=self.driver.address,
+            )
 
     def _failed(self, error: Exception, started: float, timeout: float) -> ConnectFailed:
         message = f"cannot connect pool {self._name!r} to {self.driver.address}: {describe(error)}"
@@ -257,7 +278,15 @@ class Connector(Generic[C]):
             self._failures += 1
             self._last_failure = failure
         if is_change:
-            logger.error("%s", message)
+            log(
+                logging.ERROR,
+                "connect_failed",
+                self._name,
+                "%s",
+                message,
+                address=self.driver.address,
+                error=describe(error),
+            )
         return self.driver.errors.ConnectFailed(message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threading import get_ident
 from time import monotonic
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from wsgipool.budget.permits import Permits
 from wsgipool.drivers import C
@@ -12,6 +12,22 @@ from wsgipool.errors import PoolError, WrongThread
 from wsgipool.pool._connector import Connector
 from wsgipool.pool._slot import Slot, describe_holders, describe_stacks
 from wsgipool.pool._state import PoolState
+
+
+class Counts(NamedTuple):
+    """The number of connections in each state, and of waiters."""
+
+    in_use: int
+    connecting: int
+    idle: int
+    max_size: int
+    waiting: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.in_use} in use, {self.connecting} connecting, {self.idle} idle of max_size {self.max_size}, "
+            f"{self.waiting} waiting"
+        )
 
 
 class ErrorFactory(Generic[C]):
@@ -24,15 +40,19 @@ class ErrorFactory(Generic[C]):
         self._driver = connector.driver
         self._permits = permits
 
-    def counts(self) -> str:
+    def counts(self) -> Counts:
         """Return the number of connections in each state, for messages."""
         state = self._state
         with state.lock:
-            size, idle, connecting = len(state.slots), len(state.idle), state.connecting
-            return (
-                f"{size - idle - connecting} in use, {connecting} connecting, {idle} idle of max_size "
-                f"{state.max_size}, {len(state.waiting)} waiting"
-            )
+            size, idle, connecting, waiting = len(state.slots), len(state.idle), state.connecting, len(state.waiting)
+            max_size = state.max_size
+        return Counts(size - idle - connecting, connecting, idle, max_size, waiting)
+
+    def reasons(self) -> str:
+        """Return the known reasons why no further connection can be opened, each after a semicolon."""
+        failure = self._connector.describe_failure()
+        budget = self._permits.describe() if self._permits is not None and self._permits.is_starved else ""
+        return "".join(f"; {reason}" for reason in (failure, budget) if reason)
 
     def closed(self) -> PoolError:
         return self._driver.errors.PoolClosed(f"pool {self._name!r} is closed")
@@ -54,6 +74,14 @@ class ErrorFactory(Generic[C]):
             "for one; it cannot wait, because that thread is served first"
         )
 
+    def reentered_while_logging(self) -> PoolError:
+        """Return the error for a logging handler that would have to wait while it writes a line of this pool."""
+        return self._driver.errors.PoolDeadlock(
+            f"a logging handler asked pool {self._name!r} for a connection while it handled a line of that pool, and "
+            "none was idle; it cannot wait, because the thread under it may have to go on first; write to the database "
+            "on another thread, by logging.handlers.QueueHandler"
+        )
+
     def deadlock(self) -> PoolError:
         held = self._state.held()
         return self._driver.errors.PoolDeadlock(
@@ -71,12 +99,10 @@ class ErrorFactory(Generic[C]):
     def timed_out(self, limit: float) -> PoolError:
         held = self._state.held()
         holders = f"; held: {describe_holders(held, monotonic())}" if held else ""
-        failure = self._connector.describe_failure()
         is_budget = self._permits is not None and self._permits.is_starved
-        budget = f"; {self._permits.describe()}" if self._permits is not None and is_budget else ""
         return self._driver.errors.PoolTimeout(
             f"no connection of pool {self._name!r} became free within {limit:g} s: {self.counts()}{holders}"
-            f"{failure and f'; {failure}'}{budget}. "
+            f"{self.reasons()}. "
             f"Hold connections for less time, {'' if is_budget else 'raise max_size, '}or wait longer with timeout"
         )
 

@@ -17,13 +17,12 @@ from wsgipool.budget.permits import IDLE_PERIOD, Permit, Permits
 from wsgipool.drivers import C
 from wsgipool.errors import ConnectFailed
 from wsgipool.pool._connector import Connector
+from wsgipool.pool._log import log
 from wsgipool.pool._orphans import orphaned_slots, orphaned_waiters
 from wsgipool.pool._sessions import Sessions
 from wsgipool.pool._slot import CHECKED_OUT, Slot
 from wsgipool.pool._state import PoolState
 from wsgipool.pool._threads import current, last_end
-
-logger = logging.getLogger("wsgipool")
 
 _MIN_PAUSE, _MAX_PAUSE = 0.05, 30.0
 """Minimum and maximum seconds between two rounds. The pause is a tenth of the shortest maximum age."""
@@ -116,12 +115,18 @@ class Maintenance(Generic[C]):
     def _warn_of_leaks(self, leaked: Iterable[Slot[C]], how: str) -> None:
         """Log where the leaked connections were checked out."""
         for slot in leaked:
-            logger.warning(
+            now = monotonic()
+            log(
+                logging.WARNING,
+                "leaked",
+                self._name,
                 "a connection of pool %r was not returned %s; it was checked out %s%s",
                 self._name,
                 how,
-                slot.origin(monotonic()),
+                slot.origin(now),
                 slot.stack and f":\n{slot.stack}",
+                place=slot.hold().place,
+                held_for=now - slot.since,
             )
 
     def _round(self) -> float | None:

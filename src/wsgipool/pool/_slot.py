@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from enum import Enum
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Generic, Literal, cast
+from typing import Generic, Literal, NamedTuple, cast
 
-from wsgipool._code import line_of
+from wsgipool._code import place_of
 from wsgipool._wakeup import Wakeup
 from wsgipool.budget.permits import Permit
 from wsgipool.drivers import C
@@ -105,8 +105,29 @@ class Slot(Generic[C]):
     def origin(self, now: float) -> str:
         """Return place and time of the checkout, for messages."""
         code = self.code
-        place = f"at {code.co_filename}:{line_of(code, self.instruction)} in {code.co_name}, " if code else ""
+        place = f"at {place_of(code, self.instruction)}, " if code else ""
         return f"{place}{now - self.since:.1f} s ago"
+
+    def hold(self) -> Hold:
+        """Return the checkout, as a record that does not refer to this slot."""
+        return Hold(self.thread.ident, self.since, self.code, self.instruction)
+
+
+class Hold(NamedTuple):
+    """One checkout of a connection, for messages."""
+
+    thread: int
+    since: float
+    code: CodeType | None
+    instruction: int
+
+    @property
+    def place(self) -> str:
+        return place_of(self.code, self.instruction) if self.code else "an unknown place"
+
+    def describe(self, now: float) -> str:
+        """Return thread, place and time of the checkout."""
+        return f"by thread {self.thread}, checked out at {self.place}, {now - self.since:.1f} s ago"
 
 
 class Waiter(Generic[C]):
@@ -145,6 +166,24 @@ def describe_holders(slots: Iterable[Slot[C]], now: float, limit: int = 5) -> st
     if len(held) > limit:
         described.append(f"{len(held) - limit} more")
     return "; ".join(described)
+
+
+def longest_hold(slots: Iterable[Slot[C]]) -> Hold | None:
+    """Return the checkout that has lasted for longest, or None."""
+    return min((slot.hold() for slot in slots), key=lambda hold: hold.since, default=None)
+
+
+def describe_places(slots: Iterable[Slot[C]], now: float, limit: int = 3) -> str:
+    """Return the places where these connections were checked out, and for how long they are held, the longest first."""
+    by_place: dict[str, list[float]] = {}
+    for hold in sorted((slot.hold() for slot in slots), key=lambda hold: hold.since):
+        by_place.setdefault(hold.place, []).append(now - hold.since)
+    places = [
+        f"{len(held)} checked out at {place}, {'the longest ' if len(held) > 1 else ''}for {held[0]:.1f} s"
+        for place, held in by_place.items()
+    ]
+    more = [f"{len(places) - limit} more places"] if len(places) > limit else []
+    return "; ".join(places[:limit] + more)
 
 
 def describe_stacks(slots: Iterable[Slot[C]]) -> str:

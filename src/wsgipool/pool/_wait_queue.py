@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
+from types import FrameType
 from typing import Generic
 
 from wsgipool._background import background
@@ -10,9 +11,12 @@ from wsgipool.budget.permits import Permits
 from wsgipool.drivers import C
 from wsgipool.errors import PoolError
 from wsgipool.pool._errors import ErrorFactory
+from wsgipool.pool._exhaustion import Exhaustion
+from wsgipool.pool._log import is_logging
 from wsgipool.pool._maintenance import Maintenance
 from wsgipool.pool._sessions import Sessions
 from wsgipool.pool._slot import PREPARING, RESERVED, Slot, Waiter
+from wsgipool.pool._slow_checkouts import SlowCheckouts, Wait
 from wsgipool.pool._state import PoolState
 from wsgipool.pool._threads import ThreadRecord
 
@@ -25,23 +29,32 @@ class WaitQueue(Generic[C]):
 
     def __init__(
         self,
+        name: str,
         state: PoolState[C],
         sessions: Sessions[C],
         maintenance: Maintenance[C],
         errors: ErrorFactory[C],
+        exhaustion: Exhaustion[C],
+        slow_checkouts: SlowCheckouts[C],
         permits: Permits | None,
         max_waiting: int,
     ) -> None:
+        self._name = name
         self._state = state
         self._sessions = sessions
         self._maintenance = maintenance
         self._errors = errors
+        self._exhaustion = exhaustion
+        self._slow_checkouts = slow_checkouts
         self._permits = permits
         self._max_waiting = max_waiting
         self.timeouts = self.refused = 0
 
-    def wait_for_slot(self, thread: ThreadRecord, limit: float, asked: float) -> Slot[C]:
-        """Wait in the queue; return the slot assigned to this thread, with a connection or to open one."""
+    def wait_for_slot(self, thread: ThreadRecord, limit: float, asked: float, frame: FrameType) -> Slot[C]:
+        """Wait in the queue; return the slot assigned to this thread, with a connection or to open one.
+
+        `frame`: that of the checkout, for log lines.
+        """
         if self._sessions.is_inside():
             raise self._errors.reentered()
         self._maintenance.reclaim_ended()
@@ -51,9 +64,9 @@ class WaitQueue(Generic[C]):
                 self._check_may_wait(thread)
                 self._state.add_waiter(waiter)
             if waiter.slot is None:
-                self._request_connection()
-                if not self._sleep(waiter):
-                    self._give_up(waiter)
+                if is_logging(self._name):
+                    raise self._errors.reentered_while_logging()
+                self._wait(waiter, frame)
             slot = waiter.slot
             if slot is None:
                 raise self._errors.closed_while_waiting()
@@ -92,7 +105,20 @@ class WaitQueue(Generic[C]):
                 self._maintenance.begin()  # it must ask for a permit, even without a connection
         self._sessions.settle()
 
-    def _sleep(self, waiter: Waiter[C]) -> bool:
+    def _wait(self, waiter: Waiter[C], frame: FrameType) -> None:
+        """Wait until the waiter is served or the pool is closed. Raises PoolTimeout."""
+        self._request_connection()
+        wait = self._slow_checkouts.begin_wait(waiter.asked)
+        error = None if self._sleep(waiter, wait) else self._give_up(waiter)
+        if waiter.limit > 0 and not self._state.is_closed:
+            # A checkout with a timeout of 0 does not show that the pool is too busy.
+            self._exhaustion.count(waiter.asked, timed_out=error is not None)
+            if wait is not None:
+                self._slow_checkouts.end_wait(wait, frame, timed_out=error is not None)
+        if error is not None:
+            raise error
+
+    def _sleep(self, waiter: Waiter[C], wait: Wait[C] | None) -> bool:
         """Wait until the waiter is served or the pool is closed; return False if the deadline has passed."""
         while not waiter.wait(_MAINTENANCE_INTERVAL):
             if monotonic() >= waiter.deadline:
@@ -100,16 +126,19 @@ class WaitQueue(Generic[C]):
             if not background.is_running:
                 self._sessions.supply_permit()  # the process ends: its last requests must ask themselves
             background.wake()
+            if wait is not None:
+                wait.look()
+            self._exhaustion.maintain()
         return True
 
-    def _give_up(self, waiter: Waiter[C]) -> None:
-        """Raise PoolTimeout, unless the waiter is served at the last moment."""
+    def _give_up(self, waiter: Waiter[C]) -> PoolError | None:
+        """Return PoolTimeout, or None if the waiter is served at the last moment."""
         error = self._errors.timed_out(waiter.limit)
         with self._state.lock:
             if not self._state.withdraw(waiter):
-                return
+                return None
             is_last = not self._state.waiting
         self.timeouts += 1
         if is_last and self._permits is not None:
             self._permits.satisfied()
-        raise error
+        return error

@@ -11,7 +11,6 @@ To follow a checkout, read this file and `_state`: `PoolState` decides, `Pool` c
 from __future__ import annotations
 
 import itertools
-import logging
 import sys
 import time
 import weakref
@@ -37,6 +36,7 @@ from wsgipool.drivers import C, CallableDriver, Driver, Reset
 from wsgipool.pool._block import Block, is_asynchronous
 from wsgipool.pool._connector import Connector, pause
 from wsgipool.pool._errors import ErrorFactory, is_pool_error
+from wsgipool.pool._exhaustion import Exhaustion
 from wsgipool.pool._maintenance import Maintenance
 from wsgipool.pool._sessions import Sessions
 from wsgipool.pool._slot import (
@@ -48,12 +48,11 @@ from wsgipool.pool._slot import (
     Slot,
     stack_of,
 )
+from wsgipool.pool._slow_checkouts import SlowCheckouts
 from wsgipool.pool._state import PoolState
 from wsgipool.pool._threads import current, live_threads
 from wsgipool.pool._wait_queue import WaitQueue
 from wsgipool.pool.stats import Checkout, Observation, Stats
-
-logger = logging.getLogger("wsgipool")
 
 T = TypeVar("T")
 
@@ -98,6 +97,8 @@ class Pool(Generic[C]):
             signal handler.
         debug: Whether the stack of each checkout is recorded, for the messages of ``PoolDeadlock`` and of leaks.
             Default ``False``.
+        log_slow: Seconds; a checkout that waited or connected for longer is logged, with its place and that of the
+            holder for which it waited. Default 0, which logs none.
         permits: The pool's part in a budget that is shared with other processes; ``wsgipool.pools`` sets it.
 
     Raises:
@@ -132,6 +133,7 @@ class Pool(Generic[C]):
         on_connect: Callable[[C], object] | None = None,
         on_close: Callable[[C], object] | None = None,
         debug: bool = False,
+        log_slow: float = 0.0,
         permits: Permits | None = None,
     ) -> None:
         self.name = name
@@ -167,9 +169,21 @@ class Pool(Generic[C]):
             has_background=lambda: background.is_running,
         )
         self._sessions = Sessions(self._state, self._connector, permits, max_lifetime)
-        self._maintenance = Maintenance(name, self._state, self._sessions, self._connector, permits, max_lifetime)
         self._errors = ErrorFactory(name, self._state, self._connector, permits)
-        self._queue = WaitQueue(self._state, self._sessions, self._maintenance, self._errors, permits, max_waiting)
+        self._exhaustion = Exhaustion(name, self._state, self._errors)
+        self._slow_checkouts = SlowCheckouts(name, self._state, permits, log_slow)
+        self._maintenance = Maintenance(name, self._state, self._sessions, self._connector, permits, max_lifetime)
+        self._queue = WaitQueue(
+            name,
+            self._state,
+            self._sessions,
+            self._maintenance,
+            self._errors,
+            self._exhaustion,
+            self._slow_checkouts,
+            permits,
+            max_waiting,
+        )
         self._closed_by_holder: weakref.WeakValueDictionary[int, C] = weakref.WeakValueDictionary()
         _every_pool.add(self)
         if min_size:
@@ -292,7 +306,7 @@ class Pool(Generic[C]):
             with state.lock:
                 slot = state.take_idle(thread)
             if slot is None:
-                slot = self._queue.wait_for_slot(thread, limit, asked)
+                slot = self._queue.wait_for_slot(thread, limit, asked, frame)
             while True:
                 slot.token = token
                 slot.since = now = monotonic()
@@ -330,9 +344,12 @@ class Pool(Generic[C]):
             raise self._errors.closed_while_waiting()
         if monotonic() >= deadline:
             raise self._queue.timed_out(limit)
-        self._sessions.open(slot, deadline - monotonic())
+        began = monotonic()
+        self._sessions.open(slot, deadline - began)
+        seconds = monotonic() - began
         self._sessions.settle()  # the next thread may connect
         self._maintenance.begin()
+        self._slow_checkouts.log_connect(slot, seconds, self._driver.address)
 
     # --- check in ---------------------------------------------------------------------------------------------------
 
@@ -624,6 +641,7 @@ class Pool(Generic[C]):
             slot.state = CLOSED  # so that a block in the child returns nothing
         self._state.reset()
         self._connector.reset()
+        self._exhaustion.reset()
         for slot in inherited:
             if slot.connection is not None:
                 self._driver.after_fork(slot.connection)

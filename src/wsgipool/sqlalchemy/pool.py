@@ -61,7 +61,7 @@ class Pool(pooling.Pool):
         reset_on_return: ``pool_reset_on_return``: ``"rollback"`` (the default), ``"commit"`` or ``None``. The rollback
             of a dialect of wsgipool does not wait for the answer, and is left out if the transaction has ended.
         pool_settings: Further settings, named as in ``wsgipool.toml``: ``max_size``, ``min_size``, ``max_waiting``,
-            ``max_connecting``, ``check_after``, ``max_idle``, ``pipeline``, ``debug``.
+            ``max_connecting``, ``check_after``, ``max_idle``, ``pipeline``, ``debug``, ``log_slow``.
         dialect: The dialect; ``create_engine`` sets it.
         **kw: ``echo``, ``logging_name`` and ``events``, as for SQLAlchemy's pools.
 
