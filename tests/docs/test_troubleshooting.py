@@ -17,10 +17,13 @@ from MySQLdb.cursors import SSCursor
 import wsgipool
 from docs.blocks import ROOT
 from faults.harness import pool_of, session_of, value
+from unit.fakes import eventually
 from wsgipool import Pool, config
+from wsgipool._background import background
 from wsgipool.demo.mariadb import MariaDB
 from wsgipool.drivers.pymysql import misuse
 from wsgipool.httpd.express import free_port
+from wsgipool.pool import _exhaustion
 from wsgipool.pools import find_config
 
 
@@ -188,6 +191,35 @@ def test_wrong_thread(pool: Pool[Any]) -> None:
 
     assert_quoted(*errors, after.value)
     assert without_details(str(twice.value)).partition(":")[0] in QUOTED
+
+
+def test_an_exhausted_pool_and_slow_checkouts(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_of(url, max_size=4, log_slow=1e-9)
+
+    def check_out(timeout: float | None = None) -> Any:
+        return pool.getconn(timeout)
+
+    held = [check_out() for _ in range(3)]
+    held.append(pool.getconn())
+    errors = [outcome_in_thread(lambda: check_out(0.01)) for _ in range(2)]
+    waiters = [threading.Thread(target=lambda: pool.putconn(check_out())) for _ in range(3)]
+    for number, waiter in enumerate(waiters, 1):
+        waiter.start()
+        eventually(lambda number=number: pool.waiting == number)  # type: ignore[misc]
+    for connection in held:
+        pool.putconn(connection)
+    for waiter in waiters:
+        waiter.join()
+    monkeypatch.setattr(_exhaustion, "RECOVERED_AFTER", 0.0)
+    background.wake()
+    eventually(lambda: "has recovered" in caplog.text)
+    pool.close()
+
+    assert all(isinstance(error, wsgipool.PoolTimeout) for error in errors)
+    quoted = {vars(record)["pool_event"] for record in caplog.records if without_details(record.getMessage()) in QUOTED}
+    assert quoted == {"slow_connect", "exhausted", "slow_checkout", "recovered"}
 
 
 def test_pool_timeout_and_deadlock(pool: Pool[Any]) -> None:

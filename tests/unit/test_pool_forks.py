@@ -50,6 +50,17 @@ def test_a_forks_child_opens_connections_of_its_own() -> None:
     assert fork(child) == "False False\n"
 
 
+def test_a_forks_child_does_not_log_that_the_parents_pool_has_recovered() -> None:
+    before = """
+pool.getconn()
+try:
+    pool.getconn(timeout=0.01)
+except Exception:
+    pass"""
+
+    assert fork("print(pool._exhaustion.maintain(), flush=True)", before=before) == "None\n"
+
+
 def test_the_parent_of_a_fork_keeps_its_connections() -> None:
     parent = "pool.putconn(held); print(repr(pool), pool.getconn() is held, database.left_to_parent)"
 

@@ -19,6 +19,7 @@ from wsgipool.pool._errors import ErrorFactory
 from wsgipool.pool._log import log
 from wsgipool.pool._slot import describe_places, longest_hold
 from wsgipool.pool._state import PoolState
+from wsgipool.wording import counted
 
 EXHAUSTED_AFTER = 1.0
 """Seconds that a checkout waits before the pool counts as exhausted."""
@@ -67,6 +68,8 @@ class Exhaustion(Generic[C]):
 
     def count(self, asked: float, *, timed_out: bool) -> None:
         """Count a checkout that has waited from `asked` until now."""
+        if self._episode is None and not timed_out and monotonic() - asked < EXHAUSTED_AFTER:
+            return
         began = None
         with self._state.lock:
             now = monotonic()
@@ -93,8 +96,8 @@ class Exhaustion(Generic[C]):
         background.register(self)
         now = monotonic()
         waited = episode.until - episode.since
-        counts, held = self._errors.counts(), self._state.held()
-        hold = longest_hold(held)
+        counts, hold = self._errors.counts(), longest_hold(self._state.held())
+        places = describe_places(self._state.held(), now)
         log(
             logging.WARNING,
             "exhausted",
@@ -103,7 +106,7 @@ class Exhaustion(Generic[C]):
             self._name,
             waited,
             counts,
-            f"; held: {describe_places(held, now)}" if held else "",
+            f"; held: {places}" if places else "",
             self._errors.reasons(),
             waited=waited,
             **counts._asdict(),
@@ -118,11 +121,11 @@ class Exhaustion(Generic[C]):
             logging.WARNING,
             "recovered",
             self._name,
-            "pool %r has recovered: it was exhausted for %.1f s, in which %d checkouts waited, at most %.1f s, and %d "
-            "of them timed out",
+            "pool %r has recovered: it was exhausted for %.1f s, in which %s waited, at most %.1f s, and %d of them "
+            "timed out",
             self._name,
             lasted,
-            episode.waits,
+            counted(episode.waits, "checkout"),
             episode.longest_wait,
             episode.timeouts,
             exhausted_for=lasted,
