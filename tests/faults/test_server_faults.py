@@ -51,6 +51,7 @@ def errors_and_recoveries(log: pytest.LogCaptureFixture) -> list[str]:
         record.levelname
         for record in log.records
         if record.name.startswith("wsgipool") and record.levelname in ("ERROR", "WARNING")
+        if getattr(record, "pool_event", "") not in ("exhausted", "recovered")
     ]
 
 
