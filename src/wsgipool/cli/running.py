@@ -124,14 +124,25 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
 
 
-def run_until_stopped(site: Site, stop: Stop, announcement: str, warnings: Sequence[str] = ()) -> None:
+def run_until_stopped(
+    site: Site,
+    stop: Stop,
+    announcement: str,
+    warnings: Sequence[str] = (),
+    *,
+    on_start: Callable[[Httpd], object] | None = None,
+    on_line: Callable[[str], object] | None = None,
+) -> None:
     """Start httpd, print the warnings and the announcement, wait for the signal, stop httpd.
 
-    Raises HttpdFailed if httpd ends early.
+    `on_start` is called when httpd accepts connections, `on_line` with each line of its error log. Raises HttpdFailed
+    if httpd ends early.
     """
-    with Httpd(site) as httpd:
+    with Httpd(site, on_line) as httpd:
         httpd.start(stopped=stop)
         if not stop():
+            if on_start is not None:
+                on_start(httpd)
             for warning in warnings:
                 click.echo(f"wsgipool: warning: {printable(warning)}", err=True)
             click.echo(announcement)

@@ -84,8 +84,10 @@ class Site:
 class Httpd:
     """A running httpd; a context manager that stops it."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, on_line: Callable[[str], object] | None = None) -> None:
+        """Take the site; `on_line` is called with each line that httpd writes to the terminal."""
         self.site = site
+        self._on_line = on_line
         self.url = f"http://{site.host}:{site.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._relay: threading.Thread | None = None
@@ -119,7 +121,7 @@ class Httpd:
             umask=umask_of_httpd(),
             preexec_fn=partial(end_with_parent, os.getpid()),
         )
-        self._relay = threading.Thread(target=_copy, args=(self._process.stderr,), daemon=True)
+        self._relay = threading.Thread(target=_copy, args=(self._process.stderr, self._on_line), daemon=True)
         self._relay.start()
         deadline = time.monotonic() + timeout
         while not stopped():
@@ -130,6 +132,10 @@ class Httpd:
             if time.monotonic() > deadline:
                 raise HttpdFailed(f"httpd accepts no connections after {timeout:g} s; see {self._log()}")
             time.sleep(0.05)
+
+    def children(self) -> list[int]:
+        """Return the process ids of httpd's children, those of daemon mode among them."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def graceful_restart(self) -> None:
         """Ask httpd to read its configuration again and to replace each process once its requests are done."""
@@ -179,10 +185,13 @@ def _environment(site: Site) -> dict[str, str]:
     return {**kept, **site.environment}
 
 
-def _copy(stderr: IO[bytes]) -> None:
+def _copy(stderr: IO[bytes], on_line: Callable[[str], object] | None) -> None:
     with stderr:
         for line in stderr:
-            sys.stderr.write(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
+            sys.stderr.write(text)
+            if on_line is not None:
+                on_line(text)
 
 
 def express_command(site: Site) -> list[str]:
