@@ -247,20 +247,24 @@ def database_urls(arguments: tuple[str, ...], origin: str = "--database") -> dic
     return urls
 
 
-def write_config(path: Path, urls: Mapping[str, str], **settings: object) -> dict[str, str]:
+def write_config(
+    path: Path, urls: Mapping[str, str], pool_settings: Mapping[str, object] | None = None, **settings: object
+) -> dict[str, str]:
     """Write a wsgipool.toml that the Apache user can read; return its passwords as environment variables.
+
+    All databases have the `pool_settings`; `settings` are those above all tables.
 
     The file contains no password, since a killed process would leave it behind.
     """
     passwords: dict[str, str] = {}
-    databases = {}
+    databases: dict[str, dict[str, object]] = {}
     for number, (name, url) in enumerate(urls.items(), 1):
         password = config.parse_url(url, "--database").password
-        databases[name] = {"url": url}
+        databases[name] = {"url": url, **(pool_settings or {})}
         if password:
             variable = f"WSGIPOOL_PASSWORD_{number}"
             passwords[variable] = _for_environment(password)
-            databases[name] = {"url": _without_password(url), "password_env": variable}
+            databases[name] |= {"url": _without_password(url), "password_env": variable}
     path.touch(mode=0o600)
     path.write_text(tomlkit.dumps({**settings, "databases": databases}), encoding="utf-8")
     if os.geteuid() == 0:
