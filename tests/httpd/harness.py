@@ -129,8 +129,7 @@ class ExpressSite(RunningSite):
         path.touch()
 
     def children(self) -> list[int]:
-        pid = self.httpd.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return self.httpd.children()
 
     def kill(self, pid: int) -> bool:
         with contextlib.suppress(ProcessLookupError):

@@ -133,6 +133,8 @@ def test_the_bookshop_sells_books_in_every_mode_on_either_database(
         slow = visit(f"{site.url}/slow?seconds=0.1")
         missing = visit(f"{site.url}/books/77")
         style = visit(f"{site.url}/static/style.css")
+        pool_page = visit(f"{site.url}/pool", accept="text/html")
+        numbers = get_json(f"{site.url}/pool")
         status = get_json(f"{site.url}/wsgipool-status")
 
     assert (app in site.output, mode in site.output, database in site.output) == (True, True, True)
@@ -148,6 +150,10 @@ def test_the_bookshop_sells_books_in_every_mode_on_either_database(
     assert [order["customer"] for order in orders["orders"]] == ["Ada"]
     assert failed["rolled_back"] is True
     assert "no such book" in missing.text
+    assert 'href="/wsgipool-status"' in pool_page.text
+    assert numbers["processes"][0]["max_size"] == (1 if mode == "prefork" else 4)
+    assert numbers["totals"]["checkouts"] > numbers["totals"]["opened"] > 0
+    assert (numbers["budget"] is None) == (database == "sqlite")
     (pool,) = status["pools"]
     assert pool["checkouts"] > pool["opened"] > 0
 

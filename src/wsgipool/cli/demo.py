@@ -8,12 +8,14 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import click
 
-from wsgipool.cli.running import Stop, run_until_stopped, shape, site_options, temporary_folder
+from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
 from wsgipool.cli.serve import write_config
-from wsgipool.demo import schema
+from wsgipool.demo import POOL_SIZE, schema
+from wsgipool.demo.action_runner import ActionRunner
 from wsgipool.demo.mariadb import DatabaseServerFailed, MariaDB, is_installed
 from wsgipool.errors import ConfigError
 from wsgipool.httpd.express import PACKAGE, Site, apache_user, refuse_taken_port
@@ -23,8 +25,6 @@ APPS = {"plain": ["flask"], "flask": ["flask", "sqlalchemy"], "django": ["django
 """The packages that each site imports."""
 
 _DATABASE = "bookshop"
-_BUDGET = 100
-"""Connections that all processes of a site together may open; MariaDB's default is 151."""
 
 
 @click.command()
@@ -48,6 +48,8 @@ def demo(
     """Run a small bookshop on a real httpd until Ctrl-C.
 
     The database is a new MariaDB server on a free loopback port, or an SQLite file. Everything is removed at the end.
+
+    The page /pool shows the pools at work. Its buttons act on this httpd and this MariaDB only.
     """
     chosen = shape(mode, processes, threads)
     missing = [package for package in APPS[app] if importlib.util.find_spec(package) is None]
@@ -58,14 +60,16 @@ def demo(
         database = "mariadb" if is_installed() else "sqlite"
     with Stop().on_signals() as stop, contextlib.ExitStack() as undo:
         folder = undo.enter_context(temporary_folder())
-        url = _mariadb(folder, undo) if database == "mariadb" else _sqlite(folder)
+        server = _mariadb(folder, undo) if database == "mariadb" else None
+        url = _sqlite(folder) if server is None else _bookshop(server)
         if stop():
             return
-        settings_file, environment = _write_settings(app, url, folder)
+        settings_file, environment = _write_settings(app, url, folder, chosen)
+        actions = undo.enter_context(ActionRunner(folder, server))
         site = Site(
             script=PACKAGE / "demo" / f"{app}.wsgi",
             config=settings_file,
-            environment=environment,
+            environment={**environment, **actions.environment},
             folder=folder,
             mode=chosen.mode,
             processes=chosen.processes,
@@ -79,11 +83,14 @@ def demo(
             site,
             stop,
             f"the bookshop is open on {address} ({app}; {chosen}; {database}); Ctrl-C closes it\n"
-            f"its locks and pools: {address}/wsgipool-status",
+            f"the pool at work: {address}/pool\n"
+            f"its status page: {address}/wsgipool-status",
+            on_start=actions.on_start,
+            on_line=actions.on_line,
         )
 
 
-def _mariadb(folder: Path, undo: contextlib.ExitStack) -> str:
+def _mariadb(folder: Path, undo: contextlib.ExitStack) -> MariaDB:
     if not is_installed():
         raise DatabaseServerFailed(
             "mariadbd is not installed: apt-get install mariadb-server, or choose DB=sqlite (--db sqlite)"
@@ -93,6 +100,10 @@ def _mariadb(folder: Path, undo: contextlib.ExitStack) -> str:
     data.mkdir()
     server = undo.enter_context(MariaDB(data))
     server.start()
+    return server
+
+
+def _bookshop(server: MariaDB) -> str:
     url = server.create_database(_DATABASE)
     with server.admin(_DATABASE) as connection:
         schema.create(connection)
@@ -111,14 +122,16 @@ def _sqlite(folder: Path) -> str:
     return f"sqlite:///{file}"
 
 
-def _write_settings(app: str, url: str, folder: Path) -> tuple[Path, dict[str, str]]:
+def _write_settings(app: str, url: str, folder: Path, chosen: Shape) -> tuple[Path, dict[str, str]]:
     """Write the site's wsgipool.toml; return its path and the environment of the site's processes."""
     file = folder / CONFIG_NAME
-    runtime_dir = str(_runtime_dir(folder))
+    # Half as many connections as threads. So the pool's page shows visitors that wait, in prefork for the budget.
+    budget = max(1, chosen.processes * chosen.threads // 2)
+    shared: dict[str, Any] = {"runtime_dir": str(_runtime_dir(folder)), "budget": {"connections": budget}}
     if app == "plain":
-        return file, write_config(file, {_DATABASE: url}, runtime_dir=runtime_dir)
+        return file, write_config(file, {_DATABASE: url}, {"max_size": POOL_SIZE}, **shared)
     # The site itself names its database, so the settings have only what all its pools share.
-    write_config(file, {}, runtime_dir=runtime_dir, budget={"connections": _BUDGET})
+    write_config(file, {}, **shared)
     return file, {"BOOKSHOP_DATABASE": url.replace("mysql:", "mysql+wsgipool:")}
 
 

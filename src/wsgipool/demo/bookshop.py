@@ -92,6 +92,9 @@ class Queries(Protocol):
     def fail(self, customer: str) -> Failure:
         """Insert an order of this customer and raise before the commit, then look for the order."""
 
+    def pool(self) -> wsgipool.Pool[Any]:
+        """Return the pool of this process, for handlers that use it wrongly on purpose."""
+
 
 @dataclass
 class Answer:

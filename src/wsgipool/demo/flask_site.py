@@ -6,8 +6,9 @@ import flask
 from flask import Flask, Response, request, url_for
 from werkzeug.exceptions import HTTPException
 
-from wsgipool.demo import bookshop
+from wsgipool.demo import bookshop, pool_page
 from wsgipool.demo.bookshop import Answer, Bookshop, Queries, Refusal
+from wsgipool.demo.pool_page import PoolPage
 
 BOOK = f"/books/<int(max={bookshop.MAX_ID}):book_id>"
 ORDER = f"/orders/<int(max={bookshop.MAX_ID}):order_id>"
@@ -19,10 +20,12 @@ def create_application(queries: Queries) -> Flask:
     application.before_request(bookshop.begin_visit)
     application.after_request(sign)
     application.add_template_filter(bookshop.money)
+    application.add_template_global(pool_page.status_page)
     application.register_error_handler(Refusal, refused)
     application.register_error_handler(HTTPException, http_error)
     application.register_error_handler(Exception, unavailable)
     shop = Bookshop(queries)
+    pool = PoolPage(queries)
 
     @application.get("/")
     def book_list() -> Response:
@@ -58,6 +61,18 @@ def create_application(queries: Queries) -> Flask:
     @application.get("/fail")
     def fail() -> Response:
         return respond(shop.fail())
+
+    @application.get("/pool")
+    def show_pool() -> Response:
+        return respond(pool.show())
+
+    @application.post("/pool/actions/<action>")
+    def request_action(action: str) -> Response:
+        return respond(pool.request_action(action, request.headers.get))
+
+    @application.post("/pool/mistakes/<mistake>")
+    def make_mistake(mistake: str) -> Response:
+        return respond(pool.make_mistake(mistake, request.headers.get))
 
     return application
 

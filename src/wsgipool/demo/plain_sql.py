@@ -95,6 +95,10 @@ def fail(customer: str) -> Failure:
         return Failure(orders_during, count_orders(conn), bool(left_behind))
 
 
+def pool() -> wsgipool.Pool[Any]:
+    return wsgipool.pool("bookshop")
+
+
 def insert_order(conn: Any, customer: str, total: int) -> int:
     insert = "INSERT INTO orders (customer, placed_at, total) VALUES (%s, %s, %s)"
     order_id: int = execute(conn, insert, customer, str(now()), total).lastrowid

@@ -15,11 +15,14 @@ from typing import Any
 from sqlalchemy import ForeignKey, Integer, cast, create_engine, event, func, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
+import wsgipool
+from wsgipool import pools
+from wsgipool.demo import POOL_SIZE
 from wsgipool.demo.bookshop import FailedOnPurposeError, Failure, Row, now, remember
 from wsgipool.sqlalchemy import Pool
 
 # A URL mysql+wsgipool:// is all that MySQL needs; the pool class is for SQLite.
-engine = create_engine(os.environ["BOOKSHOP_DATABASE"], poolclass=Pool)
+engine = create_engine(os.environ["BOOKSHOP_DATABASE"], poolclass=Pool, pool_settings={"max_size": POOL_SIZE})
 new_session = sessionmaker(engine)
 
 
@@ -139,6 +142,12 @@ def fail(customer: str) -> Failure:
     with new_session() as session:
         left_behind = fetch(session, select(Order.id).where(Order.customer == customer))
         return Failure(orders_during, count_orders(session), bool(left_behind))
+
+
+def pool() -> wsgipool.Pool[Any]:
+    engine.connect().close()  # the first connection creates the pool
+    (stats,) = pools.stats()
+    return pools.pool(stats.name)
 
 
 def count_orders(session: Session) -> int:

@@ -14,6 +14,8 @@ from django.db.backends.signals import connection_created
 from django.db.models import F, Sum
 from django.dispatch import receiver
 
+import wsgipool
+from wsgipool import pools
 from wsgipool.demo.bookshop import FailedOnPurposeError, Failure, Row, now, remember
 from wsgipool.demo.django_site.models import Book, Order, OrderLine
 
@@ -83,3 +85,7 @@ def fail(customer: str) -> Failure:
         raise FailedOnPurposeError
     is_left_behind = Order.objects.filter(customer=customer).exists()
     return Failure(orders_during, Order.objects.count(), is_left_behind)
+
+
+def pool() -> wsgipool.Pool[Any]:
+    return pools.pool(connection.pool_name(connection.get_connection_params()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
+from wsgipool.demo import POOL_SIZE
 from wsgipool.demo.bookshop import DEMO, MAX_BODY
 
 _url = urlsplit(os.environ["BOOKSHOP_DATABASE"])
@@ -17,6 +18,7 @@ DATABASES = {
         "PORT": _url.port,
         "USER": _url.username,
         "PASSWORD": _url.password,
+        "OPTIONS": {"pool": {"max_size": POOL_SIZE}},
     }
 }
 

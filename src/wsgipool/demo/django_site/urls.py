@@ -14,6 +14,9 @@ urlpatterns = [
     path("orders/<int:order_id>", views.order_page, name="order_page"),
     path("slow", views.slow_report, name="slow_report"),
     path("fail", views.fail, name="fail"),
+    path("pool", views.show_pool, name="show_pool"),
+    path("pool/actions/<action>", views.request_action, name="request_action"),
+    path("pool/mistakes/<mistake>", views.make_mistake, name="make_mistake"),
     path("static/<path:filename>", views.static, name="static"),
 ]
 

@@ -14,11 +14,13 @@ from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.views.decorators.http import require_POST, require_safe
 from jinja2 import Environment
 
-from wsgipool.demo import bookshop
+from wsgipool.demo import bookshop, pool_page
 from wsgipool.demo.bookshop import Answer, Bookshop, Refusal
 from wsgipool.demo.django_site import queries
+from wsgipool.demo.pool_page import PoolPage
 
 shop = Bookshop(queries)
+pool = PoolPage(queries)
 
 
 @require_safe
@@ -64,6 +66,21 @@ def fail(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+def show_pool(request: HttpRequest) -> HttpResponse:
+    return respond(request, pool.show())
+
+
+@require_POST
+def request_action(request: HttpRequest, action: str) -> HttpResponse:
+    return respond(request, pool.request_action(action, request.headers.get))
+
+
+@require_POST
+def make_mistake(request: HttpRequest, mistake: str) -> HttpResponse:
+    return respond(request, pool.make_mistake(mistake, request.headers.get))
+
+
+@require_safe
 def static(request: HttpRequest, filename: str) -> HttpResponse:
     return django.views.static.serve(request, filename, document_root=bookshop.DEMO / "static")
 
@@ -104,6 +121,7 @@ def environment(**options: Any) -> Environment:
     """Return the environment of the templates, with the names that Flask gives them."""
     environment = Environment(**options)  # noqa: S701 - Django's options contain autoescape=True
     environment.globals["url_for"] = lambda name, **arguments: reverse(name, kwargs=arguments)
+    environment.globals["status_page"] = pool_page.status_page
     environment.filters["money"] = bookshop.money
     return environment
 
