@@ -1,6 +1,7 @@
 """`python -m benchmarks` runs all benchmarks, `python -m benchmarks NAME` one of them."""
 
 from benchmarks import (
+    auth,
     budget,
     contended,
     frameworks,
@@ -24,6 +25,7 @@ if __name__ == "__main__":
         locks.measure,
         price.measure,
         httpd.measure,
+        auth.measure,
         budget.measure,
         scoreboard.measure,
         threads.measure,

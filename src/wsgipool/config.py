@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from wsgipool import _passwords, files, hints, showing
+from wsgipool._queries import Query, query_by
 from wsgipool._values import (
     BOOLEAN,
     ERROR_CODES,
@@ -68,6 +69,9 @@ DEFAULT_MAX_LIFETIME = 3600.0
 
 DEFAULT_CHECK_AFTER = 30.0
 """For networks that forget connections silently: a closed socket is seen at each checkout."""
+
+DEFAULT_AUTH_CACHE = 60.0
+"""Long enough for the requests of a page and of the next ones, and short for an administrator who removes a user."""
 
 
 _Reset = Literal["rollback", "session", "none"]
@@ -159,12 +163,36 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True)
+class AuthSettings:
+    """The table `[auth]`: the users and groups that Apache asks for; see `handlers/auth.py`.
+
+    A query may write a parameter by its name or as `%s`, and writes `%%` for a percent sign, for every driver.
+    """
+
+    database: Annotated[str, STRING]
+    """NAME of the database with the users. Required."""
+    password_query: Annotated[Query | None, query_by("user")] = None
+    """Query that returns the stored password of a user, for `AuthType Basic`: one row with one column, no row for an
+    unknown user. Example: `"SELECT password FROM users WHERE name = %s"`."""
+    realm_query: Annotated[Query | None, query_by("user", "realm")] = None
+    """Query that returns the MD5 of `user:realm:password` in hexadecimal digits, as `htdigest` writes it, for
+    `AuthType Digest`."""
+    group_query: Annotated[Query | None, query_by("user")] = None
+    """Query that returns the groups of a user, for `Require wsgi-group`: a row with one column for each."""
+    cache_seconds: Annotated[float, SECONDS] = DEFAULT_AUTH_CACHE
+    """How long a process remembers an accepted password, a digest or the groups of a user, in seconds, and asks neither
+    the database nor calculates again. So a changed password, or a removed user, is accepted that much longer. Refusals
+    are not remembered. 0 remembers nothing."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole wsgipool.toml; these settings stand above all tables."""
 
     databases: Mapping[str, DatabaseSettings]
     origin: str
     budget: BudgetSettings | None = None
+    auth: AuthSettings | None = None
     install: Annotated[tuple[str, ...], MODULES] = ()
     """Modules whose `connect()` is pooled without a change of the program: `["pymysql"]`, `["MySQLdb"]` or both. The
     settings must be loaded before the program connects, so let `Define WSGIPOOL_CONFIG` name the file."""
@@ -174,7 +202,9 @@ class Settings:
     `/run/wsgipool-UID` if that exists, else `wsgipool-UID` in the folder of temporary files."""
 
 
-_TABLES = ("budget", "databases")
+_TABLES = ("auth", "budget", "databases")
+_QUERIES = ("password_query", "realm_query", "group_query")
+_AUTH_HINTS = {"query": "write password_query", "user_query": "write password_query", "cache": "write cache_seconds"}
 _BUDGET_HINTS = dict.fromkeys(("max_connections", "limit", "size", "max_size", "max"), "write connections")
 
 
@@ -212,12 +242,14 @@ def _settings(table: Table, directory: Path, environment: Mapping[str, str]) -> 
     for name in databases.content:
         _check_name(name, databases)
     budget = _budget(table.table("budget")) if "budget" in table.content else None
+    auth = _auth(table.table("auth"), databases) if "auth" in table.content else None
     return Settings(
         databases=MappingProxyType(
             {name: _database(name, databases.table(name), budget, directory, environment) for name in databases.content}
         ),
         origin=table.origin,
         budget=budget,
+        auth=auth,
         install=table.read(Settings).get("install", ()),
         runtime_dir=_runtime_dir(table),
     )
@@ -299,6 +331,21 @@ def _budget(table: Table) -> BudgetSettings:
                 'connections = "auto"'
             )
     return BudgetSettings(**given)
+
+
+def _auth(table: Table, databases: Table) -> AuthSettings:
+    table.check_keys(kinds_of(AuthSettings), lambda key, _: _AUTH_HINTS.get(key.lower()))
+    given = table.read(AuthSettings)
+    if "database" not in given:
+        raise ConfigError(f"{table.where('database')} must be the NAME of a table [databases.NAME]")
+    if given["database"] not in databases.content:
+        hint = showing.unknown_key(given["database"], databases.content)
+        raise ConfigError(
+            f"{table.where('database')}: there is no [databases.{showing.name(given['database'])}]; {hint}"
+        )
+    if not given.keys() & set(_QUERIES):
+        raise ConfigError(f"{table.where()} has no query; write {', '.join(_QUERIES[:-1])} or {_QUERIES[-1]}")
+    return AuthSettings(**given)
 
 
 def _runtime_dir(table: Table) -> Path | None:

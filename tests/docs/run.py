@@ -30,7 +30,8 @@ from wsgipool.httpd.express import DROP_IN, PACKAGE
 _PATIENCE = 120
 _MPMS = ("prefork", "worker", "event")
 _MODULES = (
-    *("access_compat", "alias", "auth_basic", "authn_core", "authn_file", "authz_core", "authz_host", "authz_user"),
+    *("access_compat", "alias", "auth_basic", "auth_digest", "authn_core", "authn_file"),
+    *("authz_core", "authz_host", "authz_user"),
     *("autoindex", "deflate", "dir", "env", "expires", "filter", "headers", "mime", "negotiation", "proxy"),
     *("proxy_http", "remoteip", "reqtimeout", "rewrite", "setenvif", "slotmem_shm", "socache_shmcb", "status", "unixd"),
 )

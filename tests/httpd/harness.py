@@ -49,6 +49,8 @@ class SiteOptions(TypedDict, total=False):
     budget: Settings
     install: list[str]
     """The DB-API modules that the settings make pooled; on this machine only."""
+    auth: Settings
+    """The table [auth] of the settings; on this machine only."""
     script: Path
     """The WSGI script. Default: that of tests/httpd/app."""
 
@@ -163,6 +165,9 @@ def running_site(
     write_config(config, databases, options.get("settings", {}))
     if "budget" in options:
         add_budget(config, made_runtime_dir(folder), options["budget"])
+    if "auth" in options:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in options["auth"].items()]
+        config.write_text("\n".join([config.read_text(), "[auth]", *lines, ""]))
     if "install" in options:
         config.write_text(f"install = {json.dumps(options['install'])}\n{config.read_text()}")
     site = Site(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from wsgipool import ConfigError
-from wsgipool.config import DEFAULT_TIMEOUT, BudgetSettings, Settings, load, parse_url
+from wsgipool._queries import Query
+from wsgipool.config import DEFAULT_TIMEOUT, AuthSettings, BudgetSettings, Settings, load, parse_url
 from wsgipool.impersonation import as_user
 
 URL = "mysql://shop@db.example.com/orders"
@@ -148,7 +149,7 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
         ("", "", "no database; add a table [databases.NAME] with a url"),
         ("[databases]", "", "no database; add a table [databases.NAME] with a url"),
         ("[databses.orders]", "databses", "is not a setting; did you mean databases?"),
-        ("colour = 1", "colour", "is not a setting; known are: budget, databases, install, runtime_dir"),
+        ("colour = 1", "colour", "is not a setting; known are: auth, budget, databases, install, runtime_dir"),
         ("databases = 3", "databases", "must be a table, [databases...], is a number"),
         ('[databases]\norders = "mysql://"', "databases.orders", "must be a table, [databases.orders], is a string"),
         ("[databases.orders]", "databases.orders", 'no url; write url = "mysql://user@host/database"'),
@@ -356,3 +357,96 @@ def test_a_password_from_a_file_is_in_no_repr(tmp_path: Path) -> None:
     file.write_text("s3cret")
 
     assert "s3cret" not in repr(settings(password_file=str(file)))
+
+
+# --- [auth] ----------------------------------------------------------------------------------------------------------
+
+
+def auth_document(lines: str) -> str:
+    return f'[databases.orders]\nurl = "{URL}"\n[auth]\ndatabase = "orders"\n{lines}\n'
+
+
+def auth_of(tmp_path: Path, lines: str) -> AuthSettings:
+    auth = load(write(tmp_path, auth_document(lines))).auth
+    assert auth is not None
+    return auth
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "names"),
+    [
+        ("SELECT p FROM u WHERE n = %s", "SELECT p FROM u WHERE n = %s", ("user",)),
+        ("SELECT p FROM u WHERE n = %(user)s", "SELECT p FROM u WHERE n = %s", ("user",)),
+        (
+            "SELECT p FROM u WHERE n = %(user)s OR m = %(user)s",
+            "SELECT p FROM u WHERE n = %s OR m = %s",
+            ("user", "user"),
+        ),
+        ("SELECT p FROM u WHERE n = %s AND k LIKE 'a%%'", "SELECT p FROM u WHERE n = %s AND k LIKE 'a%%'", ("user",)),
+    ],
+)
+def test_a_query_has_one_parameter_in_either_notation(
+    tmp_path: Path, query: str, text: str, names: tuple[str, ...]
+) -> None:
+    assert auth_of(tmp_path, f'password_query = "{query}"').password_query == Query(text, names)
+
+
+def test_the_query_of_a_digest_has_two_parameters(tmp_path: Path) -> None:
+    by_name = auth_of(tmp_path, 'realm_query = "SELECT h FROM u WHERE r = %(realm)s AND n = %(user)s"').realm_query
+    in_order = auth_of(tmp_path, 'realm_query = "SELECT h FROM u WHERE n = %s AND r = %s"').realm_query
+
+    assert by_name is not None
+    assert by_name.arguments({"user": "ann", "realm": "club"}) == ("club", "ann")
+    assert in_order is not None
+    assert in_order.arguments({"user": "ann", "realm": "club"}) == ("ann", "club")
+
+
+def test_sqlite_gets_its_own_notation(tmp_path: Path) -> None:
+    query = auth_of(tmp_path, "password_query = \"SELECT p FROM u WHERE n = %s AND k LIKE 'a%%'\"").password_query
+
+    assert query is not None
+    assert query.for_sqlite() == "SELECT p FROM u WHERE n = ? AND k LIKE 'a%'"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("", "auth has no query; write password_query, realm_query or group_query"),
+        ("query = 'SELECT %s'", "auth.query is not a setting; write password_query"),
+        ("password_query = 3", "auth.password_query must be a string in quotes, is a number"),
+        ("password_query = ''", "auth.password_query must be a query in quotes with one parameter, %s or %(user)s"),
+        ("password_query = 'SELECT 1'", "auth.password_query must be a query in quotes with one parameter"),
+        ("password_query = 'SELECT %s, %s'", "auth.password_query must be a query in quotes with one parameter"),
+        ("password_query = 'SELECT %(name)s'", "auth.password_query must be a query in quotes with one parameter"),
+        ("password_query = 'SELECT %(user)s, %s'", "auth.password_query must be a query in quotes with one parameter"),
+        ("password_query = 'SELECT ?'", "auth.password_query must be a query in quotes with one parameter"),
+        ("password_query = 'SELECT %d'", "has a % that begins no parameter; write %% for a percent sign"),
+        ("password_query = 'SELECT % s'", "has a % that begins no parameter; write %% for a percent sign"),
+        ("password_query = \"SELECT '%s'\"", "has a parameter or a % in quotes; write %s without quotes"),
+        ("password_query = \"SELECT '%(user)s'\"", "has a parameter or a % in quotes; write %s without quotes"),
+        ("password_query = \"SELECT %s LIKE 'a%'\"", "has a parameter or a % in quotes"),
+        ("realm_query = 'SELECT %s'", "with 2 parameters, %s and %s or %(user)s and %(realm)s"),
+        ("realm_query = 'SELECT %(user)s'", "with 2 parameters, %s and %s or %(user)s and %(realm)s"),
+        ("group_query = 'SELECT %s'\ncache_seconds = -1", "auth.cache_seconds must be a number of seconds from 0"),
+    ],
+)
+def test_a_wrong_query_names_its_key_and_what_to_write(tmp_path: Path, lines: str, reason: str) -> None:
+    message = complaint(write(tmp_path, auth_document(lines)))
+
+    assert message.startswith(f"{tmp_path}/")
+    assert reason in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("", "auth.database must be the NAME of a table [databases.NAME]"),
+        ('database = "order"', "auth.database: there is no [databases.order]; did you mean orders?"),
+        ("database = 3", "auth.database must be a string in quotes, is a number"),
+    ],
+)
+def test_the_users_are_in_a_database_of_the_settings(tmp_path: Path, line: str, reason: str) -> None:
+    document = auth_document("password_query = 'SELECT %s'").replace('database = "orders"', line)
+
+    assert reason in complaint(write(tmp_path, document))

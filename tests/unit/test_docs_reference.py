@@ -17,7 +17,7 @@ import wsgipool
 from wsgipool import drivers, errors, pools
 from wsgipool._values import kinds_of
 from wsgipool.cli import main
-from wsgipool.config import BudgetSettings, DatabaseSettings, Settings, parse_url
+from wsgipool.config import AuthSettings, BudgetSettings, DatabaseSettings, Settings, parse_url
 from wsgipool.drivers import mysql_options, psycopg_options, sqlite
 from wsgipool.drivers.psycopg import PsycopgDriver
 from wsgipool.drivers.tls import Mode
@@ -75,12 +75,19 @@ def test_the_sample_says_the_defaults_of_a_budget() -> None:
     assert f"`hosts` (default: {BudgetSettings(1).hosts})" in SAMPLE
 
 
-@pytest.mark.parametrize("settings", [DatabaseSettings, BudgetSettings, Settings])
+def test_the_sample_has_every_setting_of_users() -> None:
+    table = SAMPLE.partition("#[auth]\n")[2]
+
+    assert set(re.findall(r"(?m)^#(\w+) = ", table)) == set(kinds_of(AuthSettings))
+    assert f"#cache_seconds = {AuthSettings('orders').cache_seconds:g}\n" in table
+
+
+@pytest.mark.parametrize("settings", [DatabaseSettings, BudgetSettings, AuthSettings, Settings])
 def test_the_page_is_made_from_every_dataclass_of_settings(settings: type) -> None:
     assert f"{{settings-of}} wsgipool.config.{settings.__name__}\n" in page("settings")
 
 
-@pytest.mark.parametrize("settings", [DatabaseSettings, BudgetSettings, Settings])
+@pytest.mark.parametrize("settings", [DatabaseSettings, BudgetSettings, AuthSettings, Settings])
 def test_every_setting_is_documented_where_it_is_declared(settings: type) -> None:
     source = (ROOT / "src" / "wsgipool" / "config.py").read_text()
 

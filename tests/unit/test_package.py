@@ -20,7 +20,7 @@ PACKAGE = Path(wsgipool.__file__).parent
 ORDER = [
     *("errors", "wording", "showing", "records", "files", "hints", "histogram", "plan"),
     *("_code", "_runtime", "_wakeup", "_background"),
-    *("database_url", "_values", "_passwords", "config"),
+    *("database_url", "_values", "_passwords", "_queries", "config"),
     "shared",
     *("httpd", "impersonation", "privileged"),
     "drivers",
@@ -33,7 +33,7 @@ ORDER = [
     "wsgipool",
     "sqlalchemy",
     *("_checkouts", "_connection_proxy", "_stand_in", "pymysql", "MySQLdb"),
-    *("doctor", "handlers", "demo", "pytest"),
+    *("doctor", "auth", "handlers", "demo", "pytest"),
     *("cli", "__main__"),
     "django",
 ]
