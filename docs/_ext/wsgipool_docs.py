@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
@@ -81,4 +82,5 @@ def _toml(value: object) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("settings-of", SettingsOf)
     app.add_directive("defines-of", DefinesOf)
+    app.add_lexer("haproxy", TextLexer)  # Pygments knows none of its own
     return {"parallel_read_safe": True}

@@ -142,7 +142,7 @@ def debian_apache(folder: Path, mode: str, shop: str) -> DebianApache:
         "conf-available/shop.conf",  # read before wsgipool.conf by the order of names
         f"Define WSGIPOOL_PROCESSES {PROCESSES}\nDefine WSGIPOOL_THREADS {THREADS}\n"
         f"Define WSGIPOOL_REQUEST_WORKERS {PROCESSES * THREADS}\n"
-        f"Define WSGIPOOL_SIZING\nDefine WSGIPOOL_STATUS\nErrorLog {folder}/error_log\n"
+        f"Define WSGIPOOL_SIZING\nDefine WSGIPOOL_STATUS\nDefine WSGIPOOL_HEALTH\nErrorLog {folder}/error_log\n"
         f"WSGISocketPrefix {folder}/wsgi\n",  # Debian's default is in root's /run
     )
     daemon = (
@@ -171,12 +171,14 @@ def test_a_debian_site_has_one_pool_a_process_on_its_own_mod_wsgi(
     with debian_site(folder, mode, shop) as site, SessionMonitor(mariadb, user) as monitor:
         known = site.get("/server")
         status_page = site.get("/wsgipool-status?format=json")
+        health = site.request("/wsgipool-health/ready")
         answers = site.load(lambda _: "/hold?seconds=0.02", requests=120, clients=12)
         # On a busy machine one process may answer all requests before the other has started.
         size = f"up to {counted(threads, 'connection')} a process"
         eventually(lambda: site.log().count(size) >= PROCESSES, "every process to say the size of its pool")
         log = site.log()
 
+    assert (health.status_code, health.text) == (200, "ready\n")
     assert known["version"] < [6]
     assert [pool["name"] for pool in status_page["pools"]] == ["shop"]
     assert (known["threads"], known["max_processes"]) == (threads, PROCESSES)

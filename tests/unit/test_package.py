@@ -111,6 +111,7 @@ def test_the_package_is_typed() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "health.conf",
         "mpm-event.conf",
         "mpm-prefork.conf",
         "mpm-worker.conf",
@@ -128,7 +129,7 @@ def test_the_files_that_the_drop_in_includes_are_installed() -> None:
     naming = [line for line in lines if line.lstrip().startswith("Include ")]
     named = [line.split()[1].strip('"') for line in naming]
 
-    assert len(named) == 4
+    assert len(named) == 5
     assert all(Path(path.replace("${WSGIPOOL_HOME}", str(PACKAGE))).is_file() for path in named)
 
 

@@ -177,3 +177,27 @@ def test_the_pool_is_complete_after_many_threads_with_many_errors(
     assert database.most_sessions <= 5
     assert counts(pool) == all_idle(pool.size)
     assert database.sessions == pool.size
+
+
+# --- ping ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ping_opens_a_connection_and_keeps_it(make_pool: MakePool) -> None:
+    pool = make_pool()
+
+    pool.ping(1.0)
+
+    (connection,) = use(pool)
+    assert connection.calls == ["ping", "rollback"], "a ping leaves nothing to roll back"
+
+
+def test_a_ping_without_an_answer_closes_its_connection(make_pool: MakePool) -> None:
+    pool = make_pool()
+    (connection,) = use(pool)
+    connection.hooks["ping"] = raising(OSError("no answer"))
+
+    with pytest.raises(OSError, match="no answer"):
+        pool.ping(1.0)
+
+    assert connection.closed
+    assert counts(pool) == {"size": 0, "idle": 0, "in_use": 0, "waiting": 0}

@@ -160,7 +160,7 @@ class _Asking:
     def _source(self, answer: Answer) -> Directive | None:
         """Return the directive by which mod_wsgi would run the request."""
         if Path(answer.file).parent.parts[-2:] == _OWN_SCRIPTS:
-            return None  # such as the status page, which needs no connection
+            return None  # such as the status page, which runs beside the site's script
         if answer.handler in self._handlers:
             return self._handlers[answer.handler]
         if answer.handler not in SCRIPT_HANDLERS:

@@ -18,7 +18,7 @@ _MAX_SCANNED = 20_000
 
 SCRIPT_HANDLERS = ("wsgi-script", "application/x-httpd-wsgi")
 """Handlers that run the requested file itself."""
-_STATUS_PAGE = ("wsgipool", "apache", "status.conf")
+_OWN_FILES = ("wsgipool", "apache")
 
 _BELOW = "wsgipool-sample"
 _DEFAULT_PORTS = ("80", "443")
@@ -186,8 +186,8 @@ def handled_extensions(directive: Directive) -> Sequence[str] | None:
     name, arguments = directive.kind, directive.arguments
     if not arguments or arguments[0].lower() not in SCRIPT_HANDLERS:
         return None
-    if Path(directive.file).parts[-3:] == _STATUS_PAGE:
-        return None  # the page runs beside the site's script, and needs no connection
+    if Path(directive.file).parts[-3:-1] == _OWN_FILES:
+        return None  # such as the status page, which runs beside the site's script
     if name in ("addhandler", "addtype"):
         return [extension.lstrip(".").lower() for extension in arguments[1:]]
     return [] if name in ("sethandler", "forcetype") else None

@@ -32,7 +32,7 @@ from wsgipool.config import (
     DEFAULT_MAX_LIFETIME,
     DEFAULT_TIMEOUT,
 )
-from wsgipool.drivers import C, CallableDriver, Driver, Reset
+from wsgipool.drivers import MIN_ANSWER_TIMEOUT, C, CallableDriver, Driver, Reset
 from wsgipool.pool._block import Block, is_asynchronous
 from wsgipool.pool._connector import Connector, pause
 from wsgipool.pool._errors import ErrorFactory, is_pool_error
@@ -381,6 +381,24 @@ class Pool(Generic[C]):
         error = sys.exception()
         keep = not discard and (error is None or not is_asynchronous(error))
         self._check_in(slot, self._reset if reset is ... else reset, keep=keep)
+
+    def ping(self, timeout: float) -> None:
+        """Check a connection out, ask the server for an answer, and return the connection.
+
+        Args:
+            timeout: Maximum seconds to wait for a connection, and again for the answer.
+
+        Raises:
+            PoolError: No connection can be had; see ``getconn``.
+            Exception: The server does not answer; the driver's own error. The connection is closed.
+        """
+        connection = self.getconn(timeout, stacklevel=2)
+        try:
+            self._driver.ping(connection, max(timeout, MIN_ANSWER_TIMEOUT))
+        except BaseException:
+            self.putconn(connection, discard=True)
+            raise
+        self.putconn(connection, reset=None)
 
     def adopt(self, connection: C, *, share: bool = False) -> None:
         """Make the calling thread the holder of a connection that another thread has checked out.
