@@ -57,6 +57,27 @@ def test_the_numbers_of_one_moment_agree_while_connections_come_and_go(make_pool
     assert all(stats.size == stats.idle + stats.in_use + stats.connecting <= 3 for stats in moments)
 
 
+def test_observed_checkouts_never_decrease_while_threads_wait(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    is_over = threading.Event()
+
+    def work() -> None:
+        while not is_over.is_set():
+            with pool.connection():
+                is_over.wait(0.0001)
+
+    workers = [Task(work) for _ in range(4)]
+    moments = [pool.observe() for _ in range(3000)]
+    is_over.set()
+    for worker in workers:
+        worker.result()
+    last = pool.observe()
+
+    for numbers in ([each.checkouts for each in moments], [each.without_wait for each in moments]):
+        assert numbers == sorted(numbers)
+    assert last.checkouts == last.without_wait + last.waits
+
+
 def test_a_connection_that_the_collector_returns_during_stats_serves_a_waiter(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

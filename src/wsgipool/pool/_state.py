@@ -94,6 +94,7 @@ class PoolState(Generic[C]):
         """How long served waiters waited, connections were checked out, and connects took."""
         self.closed: dict[CloseReason, int] = dict.fromkeys(get_args(CloseReason), 0)
         self._checkouts_of_closed = 0
+        self._counted = (0, 0)
         self._by_connection: dict[int, Slot[C]] = {}
 
     # --- counts -----------------------------------------------------------------------------------------------------
@@ -105,6 +106,15 @@ class PoolState(Generic[C]):
     @property
     def checkouts(self) -> int:
         return self._checkouts_of_closed + sum(slot.checkouts for slot in tuple(self.slots))
+
+    def count_checkouts(self) -> tuple[int, int]:
+        """Return the checkouts so far, and those without a wait. Takes no lock; the numbers never decrease.
+
+        A wait is counted before its checkout, and the checkouts of a slot are moved when it is closed.
+        """
+        checkouts, (known, known_without_wait) = self.checkouts, self._counted
+        self._counted = max(known, checkouts), max(known_without_wait, checkouts - self.waits)
+        return self._counted
 
     def held(self) -> list[Slot[C]]:
         """Return the slots that are checked out."""

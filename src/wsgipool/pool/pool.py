@@ -543,13 +543,15 @@ class Pool(Generic[C]):
         """
         state = self._state
         slots = tuple(state.slots)
+        checkouts, without_wait = state.count_checkouts()
         return Observation(
             idle=sum(slot.state is IDLE for slot in slots),
             in_use=sum(slot.state not in (IDLE, CONNECTING, CLOSED) for slot in slots),
             connecting=sum(slot.state is CONNECTING for slot in slots),
             max_in_use=state.max_in_use,
             max_waiting=state.max_waiting,
-            checkouts=state.checkouts,
+            checkouts=checkouts,
+            without_wait=without_wait,
             waits=state.waits,
             timeouts=self._queue.timeouts,
             refused=self._queue.refused,

@@ -89,6 +89,8 @@ class Observation:
     max_in_use: int
     max_waiting: int
     checkouts: int
+    without_wait: int
+    """Checkouts that did not wait."""
     waits: int
     timeouts: int
     refused: int

@@ -124,6 +124,7 @@ def _pool_report(pool: Pool[Any], frames: _Frames) -> PoolReport:
 def _totals(seen: Observation) -> Totals:
     return Totals(
         checkouts=seen.checkouts,
+        without_wait=seen.without_wait,
         waits=seen.waits,
         timeouts=seen.timeouts,
         refused=seen.refused,

@@ -19,6 +19,8 @@ class Totals:
     """The counts of one pool, or of several, since the start: numbers that never decrease."""
 
     checkouts: int = 0
+    without_wait: int = 0
+    """Checkouts that did not wait. Not quite `checkouts` minus `waits`: a wait is counted before its checkout."""
     waits: int = 0
     """Checkouts that had to wait and were served."""
     timeouts: int = 0
