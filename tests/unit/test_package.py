@@ -33,7 +33,7 @@ ORDER = [
     "wsgipool",
     "sqlalchemy",
     *("_checkouts", "_connection_proxy", "_stand_in", "pymysql", "MySQLdb"),
-    *("doctor", "auth", "handlers", "demo", "pytest"),
+    *("doctor", "auth", "handlers", "demo", "otel", "pytest"),
     *("cli", "__main__"),
     "django",
 ]
