@@ -264,7 +264,13 @@ def test_a_program_that_is_not_httpd_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "defines", [[], ["WSGIPOOL_SIZING"], ["WSGIPOOL_STATUS"], ["WSGIPOOL_SIZING", "WSGIPOOL_STATUS", "WSGIPOOL_HEALTH"]]
+    "defines",
+    [
+        [],
+        ["WSGIPOOL_SIZING"],
+        ["WSGIPOOL_STATUS"],
+        ["WSGIPOOL_SIZING", "WSGIPOOL_STATUS", "WSGIPOOL_HEALTH", "WSGIPOOL_METRICS"],
+    ],
 )
 def test_the_path_of_the_drop_in_may_have_a_blank(defines: list[str], folder: Path) -> None:
     place = folder / "my site"

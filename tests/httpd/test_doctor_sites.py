@@ -105,13 +105,13 @@ def test_the_doctor_examines_the_settings_of_each_site(sites: Site) -> None:
     assert f"settings: {sites.folder}/shop/wsgipool.toml" in result.stdout
 
 
-def test_the_pages_of_wsgipool_are_no_scripts_of_a_site(sites: Site) -> None:
+def test_the_pages_of_the_package_are_no_scripts_of_a_site(sites: Site) -> None:
     icons = sites.folder / "icons"
     icons.mkdir()
     for number in range(MAX_FILES + 1):
         (icons / f"{number}.png").touch()
-    defines = "Define WSGIPOOL_STATUS\nDefine WSGIPOOL_HEALTH\n"
-    lines = f"Alias /icons/ {icons}/\nDefine WSGIPOOL_HOME {PACKAGE}\n{defines}Include {DROP_IN}\n"
+    pages = "".join(f"Define WSGIPOOL_{page}\n" for page in ("STATUS", "HEALTH", "METRICS"))
+    lines = f"Alias /icons/ {icons}/\nDefine WSGIPOOL_HOME {PACKAGE}\n{pages}Include {DROP_IN}\n"
     file = sites.folder / "httpd.conf"
     file.write_text(file.read_text() + lines)
 

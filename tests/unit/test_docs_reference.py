@@ -25,6 +25,7 @@ from wsgipool.handlers import status
 from wsgipool.locks.statistics import LockRow
 from wsgipool.pool._log import Event
 from wsgipool.pool._slot import CloseReason
+from wsgipool.scoreboard.metrics import every_metric, prometheus_label, prometheus_name
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -250,6 +251,26 @@ def test_the_page_has_every_event_of_a_pool() -> None:
     documented = [names_in(row[0])[0] for row in rows(page("logs")) if len(row) == 4 and names_in(row[0])]
 
     assert documented == ["pool_event", *get_args(Event)]
+
+
+def test_the_page_has_the_table_of_the_metrics_for_prometheus() -> None:
+    section = page("metrics").split("\n## Metrics for Prometheus\n")[1].split("| label |")[0]
+    of_pools = ["db.client.connection.pool.name", "address"]
+    expected = []
+    for metric in every_metric():
+        name = prometheus_name(metric) + ("_total" if metric.kind == "counter" else "")
+        is_of_pool = list(metric.labels[:2]) == of_pools
+        labels = ["pool"] * is_of_pool + [f"`{prometheus_label(each)}`" for each in metric.labels[2 * is_of_pool :]]
+        expected.append([f"`{name}`", metric.kind, ", ".join(labels), metric.text.rstrip(".")])
+
+    assert rows(section)[1:] == expected
+
+
+def test_the_page_says_what_each_label_of_the_metrics_is() -> None:
+    section = page("metrics").split("\n## Metrics for Prometheus\n")[1].split("\n## ")[0].split("| label |")[1]
+    documented = {name for row in rows(section) for cell in row for name in names_in(cell)}
+
+    assert {prometheus_label(label) for metric in every_metric() for label in metric.labels} <= documented
 
 
 def test_the_page_has_every_key_of_wsgipool_locks(tmp_path: Path) -> None:

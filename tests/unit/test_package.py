@@ -112,6 +112,7 @@ def test_the_package_is_typed() -> None:
     "name",
     [
         "health.conf",
+        "metrics.conf",
         "mpm-event.conf",
         "mpm-prefork.conf",
         "mpm-worker.conf",
@@ -129,7 +130,7 @@ def test_the_files_that_the_drop_in_includes_are_installed() -> None:
     naming = [line for line in lines if line.lstrip().startswith("Include ")]
     named = [line.split()[1].strip('"') for line in naming]
 
-    assert len(named) == 5
+    assert len(named) == 6
     assert all(Path(path.replace("${WSGIPOOL_HOME}", str(PACKAGE))).is_file() for path in named)
 
 

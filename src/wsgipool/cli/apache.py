@@ -47,7 +47,7 @@ apache.add_command(remove)
     "file", type=click.Choice(sorted(path.name for path in _FILES.iterdir())), default=DROP_IN.name, metavar="[FILE]"
 )
 def show(file: str) -> None:
-    """Print FILE, an Apache file or the sample wsgipool.toml.
+    """Print FILE: an Apache file, the sample wsgipool.toml, the rules of Prometheus, or the dashboard of Grafana.
 
     Default: the drop-in wsgipool.conf, as `wsgipool apache install` would write it.
     """

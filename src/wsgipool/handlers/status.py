@@ -2,18 +2,12 @@
 
 The page is HTML, or JSON if the request prefers it or has `?format=json`. It shows names and numbers only.
 apache/status.conf restricts access to it.
-
-By DNS rebinding, a foreign web page can make its own name resolve to this server's address, and the browser then lets
-it read the answer. The Host header still carries the foreign name. So the page answers only to IP addresses, to
-localhost and to the ServerName, which apache/status.conf puts into SERVER_NAME.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from html import escape
@@ -22,6 +16,7 @@ from urllib.parse import parse_qs
 
 import wsgipool
 from wsgipool import pools
+from wsgipool.handlers.known_hosts import is_known_host
 from wsgipool.locks.statistics import COLUMNS, LockRow, as_cells
 from wsgipool.scoreboard import reading
 from wsgipool.wording import counted, rounded
@@ -42,7 +37,7 @@ _STYLE = (
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     method = environ.get("REQUEST_METHOD", "GET")
     headers = []
-    if not _is_known_host(environ):
+    if not is_known_host(environ):
         status, content_type = "421 Misdirected Request", "text/plain; charset=utf-8"
         text = (
             f"This page does not answer to the name {environ['HTTP_HOST'][:255]!r}. Use localhost, an IP address, or "
@@ -67,25 +62,6 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         ],
     )
     return [] if method == "HEAD" else [body]
-
-
-def _is_known_host(environ: dict[str, Any]) -> bool:
-    if "HTTP_HOST" not in environ:
-        return True  # not a browser
-    host = _name_in(environ["HTTP_HOST"])
-    if host and host in ("localhost", _name_in(str(environ.get("SERVER_NAME", "")))):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _name_in(host: str) -> str:
-    """Return the name or address in a Host header, without its port; "" if there is none."""
-    parts = re.fullmatch(r"\[([0-9a-f:.]+)\](?::\d*)?|([^:]*)(?::\d*)?", host.strip().lower())
-    return (parts[1] or parts[2]).removesuffix(".") if parts else ""
 
 
 def _answer(environ: dict[str, Any]) -> tuple[str, str, str]:

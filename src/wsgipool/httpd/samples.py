@@ -19,6 +19,7 @@ _MAX_SCANNED = 20_000
 SCRIPT_HANDLERS = ("wsgi-script", "application/x-httpd-wsgi")
 """Handlers that run the requested file itself."""
 _OWN_FILES = ("wsgipool", "apache")
+"""The folder of the files that add this package's own pages."""
 
 _BELOW = "wsgipool-sample"
 _DEFAULT_PORTS = ("80", "443")

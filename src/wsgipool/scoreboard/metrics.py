@@ -301,7 +301,7 @@ _OF_HOSTS: Sequence[_Measure[HostReport]] = (
     _Measure(
         Metric(
             "wsgipool.processes", "gauge", "{process}",
-            "Live processes by place and state; one is in several places if several interpreters have pools.",
+            "Live processes by place and state; a process has a place for each interpreter.",
             ("place", "state"),
         ),
         _processes,
