@@ -275,6 +275,12 @@ def stats() -> list[Stats]:
     return [pool.stats() for pool in created()]
 
 
+def sources() -> list[_sources.Source]:
+    """Return the sources of the pools of this process that have been created."""
+    pools = _current
+    return [pools.sources[pool.name] for pool in pools.created()] if pools else []
+
+
 def drain(name: str | None = None) -> None:
     """Close the connections of one pool or all pools of this process, and open new ones as needed; see ``Pool.drain``.
 

@@ -283,6 +283,12 @@ def eventually(condition: Callable[[], T], what: str, within: float = LONG) -> T
     raise AssertionError(f"still waiting after {within:g} s for {what}")
 
 
+def pools_of_answering_process(status: Answer) -> list[str]:
+    """Return the names of the pools of the process that has answered the status page."""
+    (process,) = (each for each in status["processes"] if each["pid"] == status["pid"])
+    return [pool["name"] for pool in process["pools"]]
+
+
 def connections_by_process(answers: list[Answer]) -> dict[int, set[int]]:
     """Return the connection ids that each process used."""
     used: dict[int, set[int]] = defaultdict(set)

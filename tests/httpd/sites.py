@@ -133,7 +133,7 @@ class Sites:
     def status(self, name: str) -> Any:
         """Return the status page of a site."""
         headers = {"Host": f"{name}.example", "Connection": "close"}
-        return requests.get(f"{self.apache.url}/wsgipool-status?format=json", headers=headers, timeout=LONG).json()
+        return requests.get(f"{self.apache.url}/wsgipool-status?json", headers=headers, timeout=LONG).json()
 
     def visit(self, name: str, path: str = "/", *, host: str = "") -> Visit:
         """Send a request to a site."""

@@ -154,8 +154,8 @@ def test_the_bookshop_sells_books_in_every_mode_on_either_database(
     assert numbers["processes"][0]["max_size"] == (1 if mode == "prefork" else 4)
     assert numbers["totals"]["checkouts"] > numbers["totals"]["opened"] > 0
     assert (numbers["budget"] is None) == (database == "sqlite")
-    (pool,) = status["pools"]
-    assert pool["checkouts"] > pool["opened"] > 0
+    (bookshop,) = status["databases"]
+    assert bookshop["totals"]["checkouts"] > bookshop["totals"]["opened"] > 0
 
 
 @pytest.mark.parametrize(

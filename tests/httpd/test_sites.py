@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from httpd.harness import pools_of_answering_process
 from httpd.sites import PROCESSES, THREADS, Sites
 from wsgipool.httpd.express import MODES, PACKAGE, apache_user, free_port
 
@@ -350,7 +351,7 @@ def test_folders_and_groups_may_have_a_blank_and_signs(mode: str, folder: Path) 
         visit, status = sites.visit("shop"), sites.status("shop")
 
     assert name in (visit.process_group, visit.application_group)
-    assert visit.pools == [pool["name"] for pool in status["pools"]] == ["shop"]
+    assert visit.pools == pools_of_answering_process(status) == ["shop"]
     assert sites.log().count(f"settings from {folder}/{name}/shop/wsgipool.toml") == PROCESSES
 
 

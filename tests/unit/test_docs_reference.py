@@ -8,24 +8,41 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
 
 import wsgipool
+from unit import reports
 from wsgipool import drivers, errors, pools
 from wsgipool._values import kinds_of
 from wsgipool.cli import main
 from wsgipool.config import AuthSettings, BudgetSettings, DatabaseSettings, Settings, parse_url
 from wsgipool.drivers import mysql_options, psycopg_options, sqlite
+from wsgipool.drivers.occupancy import Occupants, Sessions
 from wsgipool.drivers.psycopg import PsycopgDriver
 from wsgipool.drivers.tls import Mode
 from wsgipool.handlers import status
-from wsgipool.locks.statistics import LockRow
+from wsgipool.handlers.status_page.sessions import ServerSessions
+from wsgipool.locks.statistics import LockRow, LocksReport
 from wsgipool.pool._log import Event
 from wsgipool.pool._slot import CloseReason
+from wsgipool.scoreboard import reading
+from wsgipool.scoreboard.document import document
+from wsgipool.scoreboard.findings import Finding
 from wsgipool.scoreboard.metrics import every_metric, prometheus_label, prometheus_name
+from wsgipool.scoreboard.model import (
+    Activity,
+    BudgetUse,
+    CacheReport,
+    EndedPool,
+    Gauges,
+    PoolReport,
+    ProcessReport,
+    Sample,
+    Totals,
+)
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -282,11 +299,56 @@ def test_the_page_has_every_key_of_wsgipool_locks(tmp_path: Path) -> None:
     assert [names_in(row[0])[0] for row in rows(section) if names_in(row[0])] == list(json.loads(outcome.stdout))
 
 
+def section(heading: str) -> list[str]:
+    """Return the names in the first table after a heading."""
+    text = page("metrics").split(f"\n{heading}\n")[1].split("\n#")[0]
+    return [name for row in rows(text) for name in names_in(row[0])]
+
+
 def test_the_page_has_every_key_of_the_status_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "runtime_dir", lambda: tmp_path)
-    environ = {"QUERY_STRING": "format=json"}
+    tmp_path.chmod(0o700)
 
-    (body,) = status.application(environ, lambda *_: None)
+    (body,) = status.application({"QUERY_STRING": "json"}, lambda *_: None)
 
-    section = page("metrics").split("\n## The status page\n")[1].split("\n## ")[0]
-    assert {names_in(row[0])[0] for row in rows(section) if names_in(row[0])} == set(json.loads(body))
+    assert {*section("### JSON"), *section("## The document of a host")} == set(json.loads(body))
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [
+        ("#### Keys of a server", ServerSessions),
+        ("#### Keys of occupants", Occupants),
+        ("#### Keys of others", Sessions),
+        ("### Keys of a finding", Finding),
+        ("### Keys of a process", ProcessReport),
+        ("### Keys of a pool", PoolReport),
+        ("### Keys of a thread", Activity),
+        ("### Keys of totals", Totals),
+        ("### Keys of a budget", BudgetUse),
+        ("### Keys of an ended database", EndedPool),
+        ("### Keys of a cache", CacheReport),
+        ("### Keys of a sample", Sample),
+        ("### Keys of a sampled database", Gauges),
+    ],
+)
+def test_the_page_has_every_key_of_the_document(heading: str, kind: Any) -> None:
+    assert sorted(section(heading)) == sorted(field.name for field in fields(kind))
+
+
+def test_the_page_has_every_key_of_a_database() -> None:
+    (database,) = document(reports.host(reports.process()), LocksReport())["databases"]
+
+    assert sorted(section("### Keys of a database")) == sorted(database)
+
+
+def test_the_page_has_every_key_of_the_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = reports.full_pool(budget=reports.budget())
+    report = reports.host(reports.process(pools=[pool]), history=[reports.sample(10, orders={})])
+    monkeypatch.setattr(pools, "runtime_dir", lambda: Path("/run/wsgipool"))
+    monkeypatch.setattr(reading, "host", lambda _: (report, LocksReport()))
+    (body,) = status.application({"QUERY_STRING": "auto"}, lambda *_: None)
+
+    shown = {line.split(": ")[0].replace("[orders]", "[DATABASE]") for line in body.decode().splitlines()}
+
+    assert shown - {"Finding[pool-exhausted]", "Finding[long-holder]"} <= set(section("### Plain text"))

@@ -18,7 +18,6 @@ from unit.fakes import eventually
 from unit.test_locks import OtherThread, other_thread, waiting
 from wsgipool import Locks, LockTimeout, pools
 from wsgipool.cli import main
-from wsgipool.handlers import status
 from wsgipool.locks.lock_set import TIMED
 from wsgipool.locks.statistics import Counts, LockCounts, LockRow, LocksReport, TakeCounts, report
 
@@ -214,94 +213,3 @@ def test_the_command_line_shows_the_locks_of_running_and_ended_processes(folder:
     python.communicate()
     assert counts_of_host() == {"stock": 7, "catalogue": 7}
     assert "0 processes of " in run_cli("--runtime-dir", str(folder)).stdout
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
-
-
-def get(**environ: str) -> tuple[str, dict[str, str], str]:
-    responses: list[tuple[str, list[tuple[str, str]]]] = []
-    body = b"".join(status.application(environ, lambda line, headers: responses.append((line, headers))))
-    ((line, headers),) = responses
-    return line, dict(headers), body.decode()
-
-
-@pytest.mark.usefixtures("_configured")
-def test_the_page_is_html_or_json_as_requested() -> None:
-    work = Locks().requires("<b>stock</b>")(lambda: None)
-    for _ in range(12):
-        work()
-    pools.pool("shop")
-
-    line, headers, page = get()
-    assert line == "200 OK"
-    assert headers["Content-Type"] == "text/html; charset=utf-8"
-    assert "<td>&lt;b&gt;stock&lt;/b&gt;</td><td>12</td>" in page
-    assert "<b>" not in page
-    assert "<td>shop</td>" in page
-
-    for asked in ({"QUERY_STRING": "format=json"}, {"HTTP_ACCEPT": "application/json"}):
-        _, headers, text = get(**asked)
-        assert headers["Content-Type"] == "application/json"
-        document = json.loads(text)
-        assert document["locks"][0]["turns"] == 12
-        assert document["pools"][0]["name"] == "shop"
-    assert "<h1>" in get(HTTP_ACCEPT="text/html,application/json;q=0.9")[2]
-
-
-@pytest.mark.usefixtures("_configured")
-def test_a_page_without_settings_names_the_error(folder: Path) -> None:
-    folder.mkdir(mode=0o755)
-
-    line, _, page = get()
-
-    assert line == "503 Service Unavailable"
-    assert "is open to others" in page
-
-
-KNOWN_HOSTS = [
-    "localhost", "LocalHost:8080", "localhost.", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8080", "shop.example",
-    "Shop.Example.:443",
-]  # fmt: skip
-STRANGE_HOSTS = [
-    "evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "xlocalhost", "", "0x7f.1",
-    "[::1].evil.example", "a" * 10_000, "shop.example@evil.example", "<script>", "localhost:evil",
-]  # fmt: skip
-
-
-@pytest.mark.usefixtures("_configured")
-@pytest.mark.parametrize("host", KNOWN_HOSTS)
-def test_the_page_answers_to_the_servers_names(host: str) -> None:
-    assert get(HTTP_HOST=host, SERVER_NAME="shop.example")[0] == "200 OK"
-
-
-@pytest.mark.usefixtures("_configured")
-@pytest.mark.parametrize("host", STRANGE_HOSTS)
-def test_the_page_answers_to_no_other_name(host: str) -> None:
-    line, headers, text = get(HTTP_HOST=host, SERVER_NAME="shop.example")
-
-    assert line == "421 Misdirected Request"
-    assert "Use localhost, an IP address, or the server's ServerName" in text
-    assert "pools" not in text
-    assert len(text) < 1000
-    assert headers["X-Content-Type-Options"] == "nosniff"
-
-
-@pytest.mark.usefixtures("_configured")
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "get", "PROPFIND"])
-def test_the_page_supports_get_and_head_only(method: str) -> None:
-    line, headers, text = get(REQUEST_METHOD=method)
-
-    assert line == "405 Method Not Allowed"
-    assert headers["Allow"] == "GET, HEAD"
-    assert "pools" not in text
-
-
-@pytest.mark.usefixtures("_configured")
-def test_a_head_request_gets_the_headers_alone() -> None:
-    line, headers, text = get(REQUEST_METHOD="HEAD")
-
-    assert line == "200 OK"
-    assert int(headers["Content-Length"]) > 0
-    assert headers["Cache-Control"] == "no-store"
-    assert text == ""
