@@ -118,6 +118,8 @@ def _without_time(document: dict[str, Any]) -> dict[str, Any]:
 
 def _can_change(document: dict[str, Any]) -> bool:
     """Return whether the numbers can change without a new connection, which wakes the background."""
+    if not document:
+        return True  # another thread writes the first one
     process = document["process"]
     return bool(process["caches"] or document["locks"]["locks"] or pools.count_connections())
 
