@@ -1,4 +1,4 @@
-"""The status page and `wsgipool locks`, of real httpd processes."""
+"""The status page and `wsgipool status`, of real httpd processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_locks_of_all_processes_are_on_the_page_and_the_command_line(mode: s
         assert processes <= {process["pid"] for process in document["processes"]}
         assert document["pid"] in site_processes(site, processes)
         assert re.search(r">stock \(host\)</th><td [^>]*>60</td>", site.request("/wsgipool-status").text)
-        command_line = json.loads(run_as_apache("locks", "--config", str(folder / "wsgipool.toml"), "--json"))
+        command_line = json.loads(run_as_apache("status", "--config", str(folder / "wsgipool.toml"), "--json"))
         assert {lock["name"]: lock["turns"] for lock in command_line["locks"]} == {
             lock["name"]: lock["turns"] for lock in document["locks"]
         }

@@ -56,7 +56,7 @@ def pool(name: str = "orders", **changes: Any) -> PoolReport:
     return PoolReport(name, **values | changes)
 
 
-def full_pool(waiting: int = 3, **changes: Any) -> PoolReport:
+def full_pool(name: str = "orders", waiting: int = 3, **changes: Any) -> PoolReport:
     """Return a pool with all connections in use, most of them by one page, and with waiting threads."""
     values: dict[str, Any] = {
         "idle": 0,
@@ -70,7 +70,7 @@ def full_pool(waiting: int = 3, **changes: Any) -> PoolReport:
         ],
         "waiters": [holder("/orders", 9.0 - turn, doing="") for turn in range(waiting)],
     }
-    return pool(**values | changes)
+    return pool(name, **values | changes)
 
 
 def process(pid: int = 100, pools: Sequence[PoolReport] | None = None, **changes: Any) -> ProcessReport:

@@ -290,13 +290,12 @@ def test_the_page_says_what_each_label_of_the_metrics_is() -> None:
     assert {prometheus_label(label) for metric in every_metric() for label in metric.labels} <= documented
 
 
-def test_the_page_has_every_key_of_wsgipool_locks(tmp_path: Path) -> None:
+def test_the_page_has_every_key_of_the_document_of_a_host(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
-    outcome = CliRunner().invoke(main, ["locks", "--json", "--runtime-dir", str(tmp_path)])
+    outcome = CliRunner().invoke(main, ["status", "--json", "--runtime-dir", str(tmp_path)])
 
-    section = page("metrics").split("\n## Locks of the host\n")[1].split("Each lock has these keys")[0]
-    assert [names_in(row[0])[0] for row in rows(section) if names_in(row[0])] == list(json.loads(outcome.stdout))
+    assert sorted(section("## The document of a host")) == sorted(json.loads(outcome.stdout))
 
 
 def section(heading: str) -> list[str]:

@@ -188,7 +188,7 @@ for line in sys.stdin:
 
 
 def run_cli(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["locks", *arguments])
+    return CliRunner().invoke(main, ["status", *arguments])
 
 
 def test_the_command_line_shows_the_locks_of_running_and_ended_processes(folder: Path) -> None:

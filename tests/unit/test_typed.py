@@ -44,7 +44,7 @@ def test_another_installation_on_path_is_not_meant(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("_on_path")
 def test_sudo_has_another_path() -> None:
-    assert typed("run `sudo wsgipool locks`") == f"run `sudo {SCRIPT} locks`"
+    assert typed("run `sudo wsgipool status`") == f"run `sudo {SCRIPT} status`"
 
 
 def test_without_a_script_python_runs_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_other_words_stay() -> None:
 
 def test_the_command_of_an_error_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
-    error = CliRunner().invoke(main, ["locks", "--config", str(tmp_path / "none.toml")]).stderr
+    error = CliRunner().invoke(main, ["status", "--config", str(tmp_path / "none.toml")]).stderr
     command = error.split("`")[1]
 
     outcome = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `locks`, `drain`, `apache`."""
+"""The command line: `wsgipool serve`, `demo`, `plan`, `doctor`, `status`, `top`, `drain`, `apache`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from wsgipool.cli.apache import apache
 from wsgipool.cli.demo import demo
 from wsgipool.cli.doctor import doctor
 from wsgipool.cli.drain import drain
-from wsgipool.cli.locks import locks
 from wsgipool.cli.plan import plan
 from wsgipool.cli.serve import serve
+from wsgipool.cli.status import status
+from wsgipool.cli.top import top
 from wsgipool.cli.typed import typed
 from wsgipool.httpd.dump import HttpdConfigError
 from wsgipool.wording import printable, shortened
@@ -71,6 +72,7 @@ main.add_command(serve)
 main.add_command(demo)
 main.add_command(plan)
 main.add_command(doctor)
-main.add_command(locks)
+main.add_command(status)
+main.add_command(top)
 main.add_command(drain)
 main.add_command(apache)
