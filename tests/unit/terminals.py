@@ -59,7 +59,10 @@ class Session:
 
     def shows(self, pattern: str) -> None:
         """Wait until the terminal shows a text."""
-        eventually(lambda: re.search(pattern, self.text(), re.M) is not None)
+        try:
+            eventually(lambda: re.search(pattern, self.text(), re.M) is not None)
+        except AssertionError:
+            raise AssertionError(f"the screen does not show {pattern}:\n{self.text()}") from None
 
     def ends(self) -> int:
         """Wait for the end, and return the exit status. The terminal is as it was before."""
