@@ -19,7 +19,8 @@ from wsgipool.httpd.users import account, group_id
 T = TypeVar("T")
 
 _TIMEOUT = 30.0
-_MAX_ANSWER = 4 * 1024 * 1024
+_MAX_ANSWER = 64 * 1024 * 1024
+"""Maximum length of an answer. The reports of a thousand processes with four pools each have some 6 million bytes."""
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONUTF8")
 """Variables of root's environment that contain no secrets."""

@@ -19,11 +19,13 @@ from rich.console import Console
 from unit.fakes import eventually
 from unit.reports import budget, full_pool, holder, host, pool, process, sample
 from unit.sharing import process_with_holders
+from wsgipool import records
 from wsgipool.cli import main
 from wsgipool.cli.hosts import Seen
 from wsgipool.cli.status import print_text
-from wsgipool.locks.statistics import LockRow, LocksReport
+from wsgipool.locks.statistics import Counts, LockRow, LocksReport
 from wsgipool.scoreboard.model import CacheReport, HostReport, Totals
+from wsgipool.shared.published import Publication
 
 COMMAND = [sys.executable, "-m", "wsgipool", "status"]
 
@@ -116,6 +118,26 @@ def test_a_folder_that_is_open_to_others_is_an_error_in_one_line(folder: Path) -
     assert outcome.exit_code == 1
     assert len(outcome.stderr.splitlines()) == 1
     assert "is open to others" in outcome.stderr
+
+
+@pytest.mark.parametrize("changes", [{"started": 1e300}, {"started": -1e300}, {"at": 1e16}, {"threads": 10**400}])
+def test_numbers_with_which_nobody_can_calculate_are_an_error(folder: Path, changes: dict[str, Any]) -> None:
+    publication = Publication(folder / "run")
+    publication.write({"process": records.plain(process(1, **changes)), "locks": Counts([], []).as_json()})
+
+    outcome = run(folder)
+    publication.close()
+
+    assert outcome.exit_code == 1
+    assert "numbers that no process of wsgipool wrote" in outcome.stderr
+
+
+@pytest.mark.parametrize("moment", [-8e15, 0.0, 8e15])
+def test_odd_moments_are_shown_somehow(moment: float) -> None:
+    odd = process(1, [full_pool(holders=[holder("/", 8e15), holder("/", -8e15)])], started=moment, at=moment)
+    report = replace(host(odd, history=[sample(8e15, orders={}), sample(-8e15, orders={})]), at=moment)
+
+    assert "pool-exhausted" in printed(report, width=80, force_terminal=True)
 
 
 # --- Reports made by hand --------------------------------------------------------------------------------------------

@@ -270,6 +270,11 @@ def test_strangers_cannot_write_to_the_terminal() -> None:
         assert all(line.isprintable() for line in lines(host(stranger), choices, error=strange))
 
 
+@pytest.mark.parametrize("moment", [-8e15, 0.0, 8e15])
+def test_odd_moments_fill_the_screen_too(moment: float) -> None:
+    assert len(lines(replace(host(BUSY), at=moment), Choices())) == 24
+
+
 def test_history_of_a_database_is_a_sparkline() -> None:
     history = [
         sample(10.0 * number, orders={"in_use": number % 9, "waiting": number % 3}) for number in range(60, 0, -1)

@@ -13,6 +13,7 @@ import click
 from wsgipool import pools, records
 from wsgipool.cli.shared_folders import SharedFolder, named, of_sites
 from wsgipool.cli.site_settings import restored
+from wsgipool.errors import ConfigError
 from wsgipool.httpd import users
 from wsgipool.locks.statistics import LocksReport
 from wsgipool.scoreboard import reading
@@ -33,6 +34,9 @@ runtime_dir_option = click.option(
     "user: for root, of httpd's users.",
 )
 
+_MAX_NUMBER = 2.0**53
+"""Numbers of this size and larger ones are counts no longer. Infinity and NaN are refused with them."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -52,8 +56,22 @@ def folders(config_path: Path | None, runtime_dir: Path | None) -> Sequence[Shar
 
 def ask(folder: SharedFolder) -> Seen:
     """Return what is seen in a folder. Raises ConfigError if it cannot be read."""
-    answer = restored(_Answer, folder.ask(_answer))
+    plain = folder.ask(_answer)
+    if not _has_usual_numbers(plain):
+        raise ConfigError(
+            f"{folder.path} has numbers that no process of wsgipool wrote; stop httpd, and remove the files in it"
+        )
+    answer = restored(_Answer, plain)
     return Seen(answer.host, answer.locks, users.name(folder.user))
+
+
+def _has_usual_numbers(plain: Any) -> bool:
+    """Return whether one can calculate with all numbers of an answer: the user of the processes can write any."""
+    if isinstance(plain, dict):
+        return all(map(_has_usual_numbers, plain.values()))
+    if isinstance(plain, list):
+        return all(map(_has_usual_numbers, plain))
+    return not isinstance(plain, int | float) or abs(plain) < _MAX_NUMBER
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,14 @@ _UNLIMITED = 1000
 def status(
     config_path: Path | None, runtime_dir: Path | None, with_all: bool, as_json: bool, watch: float | None
 ) -> None:
-    """Show what the pools, locks and caches of all processes of this host do now.
+    """Show what the pools of this host do now, and what is wrong.
 
     First come the findings: what is wrong, which page and process, since when, and what to change. Then the databases,
     the threads that hold a connection or wait for one, the processes that stand out, caches and locks.
 
-    The numbers come from the processes themselves, by the folder that they share; httpd is not asked. They are at most
-    about a second old. Counts include those of ended processes. Times of connections are exact to 25 %, times of locks
-    to a factor of two.
+    The numbers come from the processes themselves, by the folder that they share: httpd gets no request. They are at
+    most about a second old. Counts include those of ended processes. Times of connections are exact to 25 %, times of
+    locks to a factor of two.
 
     Run the command as root or as the user of httpd's processes. Root gets the reports of all users whose processes run
     Python in httpd, with --json one document after the other. Exit status: 0, with findings too; 1 if the numbers
