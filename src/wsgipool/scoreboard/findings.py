@@ -122,7 +122,7 @@ def _pool_exhausted(seen: _Seen) -> Iterator[Finding]:
             continue
         waiting = sum(pool.waiting for _, pool in full)
         size = sum(pool.max_size for _, pool in full)
-        how_long = _how_long(seen.host, database, [waiter for _, pool in full for waiter in pool.waiters])
+        how_long = _how_long(seen.host, [database.name], [waiter for _, pool in full for waiter in pool.waiters])
         holders = _holders(full)
         yield _finding(
             "pool-exhausted",
@@ -140,19 +140,21 @@ def _budget_exhausted(seen: _Seen) -> Iterator[Finding]:
             continue
         names = sorted({pool.name for _, pool in starved})
         waiting = sum(pool.waiting for _, pool in starved)
+        how_long = _how_long(seen.host, names, [waiter for _, pool in starved for waiter in pool.waiters])
         held = Counter[int]()
         for process, pool in pools:
             held[process.pid] += pool.budget.held if pool.budget is not None else 0
         most = " and ".join(f"process {pid} has {number}" for pid, number in held.most_common(2) if number)
+        holders = _holders(pools)
         yield _finding(
             "budget-exhausted",
             names[0] if len(names) == 1 else "",
             f"All {budget.limit} connections that the budget of {_shown(budget.server)} allows this host are taken, "
-            f"and {counted(len(starved), 'pool')} ({', '.join(map(_shown, names))}) with "
-            f"{counted(waiting, 'waiting thread')} {_verb(len(starved), 'need')} more{f': {most}' if most else ''}. "
-            f"{_who_holds(seen.host, _holders(pools))}".rstrip(),
-            "Shorten what the longest holders do, or raise connections in [budget] if the server allows more "
-            "(`wsgipool plan` prints the sum).",
+            f"and {counted(waiting, 'thread')} of {counted(len(starved), 'pool')} ({', '.join(map(_shown, names))}) "
+            f"{_verb(waiting, 'wait')} for one{how_long}{f': {most}' if most else ''}. "
+            f"{_who_holds(seen.host, holders)}".rstrip(),
+            f"{_advice_for_page(holders)}Raise connections in [budget] if the server allows more (`wsgipool plan` "
+            "prints the sum).",
         )
 
 
@@ -164,8 +166,8 @@ def _connects_failing(seen: _Seen) -> Iterator[Finding]:
             yield _finding(
                 "connects-failing",
                 database.name,
-                f"{len(failing)} of {counted(len(database.pools), 'pool')} cannot open a connection to "
-                f"{_shown(database.address)}: {_shown(pool.failure, 300)} (process {process.pid}; "
+                f"{len(failing)} of {counted(len(database.pools), 'pool')} cannot open a connection: "
+                f"{_shown(pool.failure, 300)} (process {process.pid}; "
                 f"{counted(database.totals.connect_failures, 'connect')} failed so far).",
                 "Look whether the database runs and accepts this user; `wsgipool doctor` tries to connect, and prints "
                 "the remedy.",
@@ -513,12 +515,11 @@ def _page(activity: Activity) -> str:
     return _shown(activity.path or activity.place) or "a thread"
 
 
-def _how_long(host: HostReport, database: DatabaseReport, waiters: Sequence[Activity]) -> str:
-    """Return how long threads have waited without a pause, as far as known."""
+def _how_long(host: HostReport, databases: Sequence[str], waiters: Sequence[Activity]) -> str:
+    """Return how long threads have waited for databases without a pause, as far as known."""
     moments = [waiter.since for waiter in waiters]
     for sample in reversed(host.history):
-        gauges = sample.databases.get(database.name)
-        if gauges is None or not gauges.waiting:
+        if not any(name in databases and gauges.waiting for name, gauges in sample.databases.items()):
             break
         moments.append(sample.at)
     return f" for {lasting(host.at - min(moments))}" if moments else ""
@@ -526,14 +527,7 @@ def _how_long(host: HostReport, database: DatabaseReport, waiters: Sequence[Acti
 
 def _advice_for_full(name: str, full: _Pools, holders: _Holders) -> str:
     process, pool = full[0]
-    page, _ = _main_page(holders)
-    own = [holder for _, holder in holders if page and _page(holder) == page]
-    if not own:
-        first = ""
-    elif any("the database" in holder.doing for holder in own):
-        first = f"Make the queries of {page} faster. "
-    else:
-        first = f"Let {page} return its connection before work that needs no database. "
+    first = _advice_for_page(holders)
     setting = f"max_size in [databases.{_shown(name)}], which is {pool.max_size}"
     if not process.mpm:
         return f"{first}Raise {setting}."
@@ -543,6 +537,17 @@ def _advice_for_full(name: str, full: _Pools, holders: _Holders) -> str:
         f"{first}max_size is {pool.max_size}, enough for each of the {counted(process.threads, 'thread')}: look for "
         "requests that take a second connection, and for threads of your own."
     )
+
+
+def _advice_for_page(holders: _Holders) -> str:
+    """Return a sentence for the page that holds most connections; "" if there is none."""
+    page, _ = _main_page(holders)
+    own = [holder for _, holder in holders if page and _page(holder) == page]
+    if not own:
+        return ""
+    if any("the database" in holder.doing for holder in own):
+        return f"Make the queries of {page} faster. "
+    return f"Let {page} return its connection before work that needs no database. "
 
 
 def _more_connections(name: str) -> str:
