@@ -147,7 +147,7 @@ def test_a_budget_with_permits_or_without_starved_pools_is_not_exhausted(use: An
 
 
 def test_connects_that_fail_are_named_with_their_error() -> None:
-    down = pool(failure="OperationalError: connection refused", totals=Totals(connect_failures=7))
+    down = pool(failure="OperationalError: connection refused", waiting=1, totals=Totals(connect_failures=7))
 
     finding = found(host(process(1), process(2, [down])), "connects-failing")
 
@@ -155,6 +155,14 @@ def test_connects_that_fail_are_named_with_their_error() -> None:
         "1 of 2 pools cannot open a connection: OperationalError: connection refused (process 2; 7 connects failed so "
         "far)."
     )
+
+
+def test_a_failure_of_which_no_process_has_recovered_is_a_finding() -> None:
+    assert codes(host(process(1, [pool(failure="refused", idle=0)]))) == ["connects-failing"]
+
+
+def test_an_old_failure_of_a_process_without_requests_is_no_finding() -> None:
+    assert codes(host(process(1), process(2, [pool(failure="refused", idle=0)]))) == []
 
 
 def test_a_thread_that_holds_a_connection_for_long_is_named() -> None:

@@ -161,7 +161,9 @@ def _budget_exhausted(seen: _Seen) -> Iterator[Finding]:
 def _connects_failing(seen: _Seen) -> Iterator[Finding]:
     for database in seen.databases:
         failing = [(process, pool) for process, pool in database.pools if pool.failure]
-        if failing:
+        # A pool keeps its failure until it connects again, which a process without requests does not try.
+        is_tried = any(pool.waiting or pool.connecting for _, pool in failing)
+        if failing and (is_tried or not database.idle + database.in_use):
             process, pool = max(failing, key=lambda each: each[0].at)
             yield _finding(
                 "connects-failing",
