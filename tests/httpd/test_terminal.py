@@ -22,7 +22,7 @@ from wsgipool.demo.mariadb import Server
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the reports of the Apache user")
 
 CAUSE = re.compile(
-    r"CRITICAL pool-exhausted shop: \d threads of [12] process(?:es)? wait for a connection for .*"
+    r"CRITICAL pool-exhausted shop: \d threads of [12] process(?:es)? wait for a connection .*"
     r" The longest holder is /sleep in process \d+, for .*; it waits for the database, at .*\n.*"
 )
 STATUS = [sys.executable, "-m", "wsgipool", "status"]

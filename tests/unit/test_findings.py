@@ -44,7 +44,7 @@ def test_an_exhausted_pool_names_the_page_the_process_and_the_time() -> None:
         "critical",
         "pool-exhausted",
         "orders",
-        "3 threads of 1 process wait for a connection for 9 s: all 4 are in use. The longest holder is "
+        "3 threads of 1 process wait for a connection (for 9 s so far): all 4 are in use. The longest holder is "
         "/report in process 100, for 30 s; it waits for the database, at /srv/shop/views.py:77 in report. 3 of 4 "
         "holders are /report.",
         "Make the queries of /report faster. max_size is 4, enough for each of the 4 threads: look for requests that "
@@ -86,13 +86,13 @@ def test_threads_have_waited_as_long_as_the_history_says() -> None:
 
     finding = found(host(process(1, [full_pool()]), history=history), "pool-exhausted")
 
-    assert "wait for a connection for 4 min:" in finding.text
+    assert "wait for a connection (for 4 min so far):" in finding.text
 
 
 def test_the_exhausted_pools_of_all_processes_are_one_finding() -> None:
     finding = found(host(process(1, [full_pool()]), process(2, [full_pool()]), process(3)), "pool-exhausted")
 
-    assert finding.text.startswith("6 threads of 2 processes wait for a connection for 9 s: all 8 are in use.")
+    assert finding.text.startswith("6 threads of 2 processes wait for a connection (for 9 s so far): all 8 are in use.")
 
 
 def test_a_full_pool_without_waiting_threads_is_not_exhausted() -> None:
@@ -135,8 +135,8 @@ def test_an_exhausted_budget_names_who_has_most() -> None:
     assert finding.database == "orders"
     assert finding.text == (
         "All 15 connections that the budget of db.example:3306 allows this host are taken, and 2 threads of 1 pool "
-        "(orders) wait for one for 3 s: process 1 has 10 and process 2 has 1. The longest holder is /report in process "
-        "1, for 4 s; it waits for the database, at /srv/shop/views.py:42 in orders."
+        "(orders) wait for one (for 3 s so far): process 1 has 10 and process 2 has 1. The longest holder is /report "
+        "in process 1, for 4 s; it waits for the database, at /srv/shop/views.py:42 in orders."
     )
     assert finding.advice.startswith("Make the queries of /report faster. Raise connections in [budget]")
 

@@ -53,7 +53,7 @@ def test_the_first_lines_name_the_page_and_the_process_of_an_exhausted_pool(fold
         lines = run(folder).stdout.splitlines()
 
     assert re.match(r"1 process of \S+; the folder is \S+/run$", lines[0])
-    assert lines[2].startswith("CRITICAL pool-exhausted shop: 1 thread of 1 process waits for a connection for ")
+    assert lines[2].startswith("CRITICAL pool-exhausted shop: 1 thread of 1 process waits for a connection (for ")
     assert f"all 2 are in use. The longest holder is /report in process {python.pid}, for " in lines[2]
     assert lines[3].startswith("-> Let /report return its connection before work that needs no database.")
     assert "s3cret" not in "\n".join(lines)
@@ -193,6 +193,20 @@ def test_a_terminal_of_80_columns_has_the_whole_report() -> None:
     assert "orders    █████░░░░░   4 of 8        3  14 of 15           20         0" in "\n".join(lines)
 
 
+def test_the_example_of_the_reference_is_what_is_printed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    example = host(
+        process(4711, [full_pool(budget=budget(taken=6))], threads=25),
+        process(4712, [pool(in_use=1, holders=[holder("/orders", 0.4)])], threads=25),
+        history=[sample(60, orders={"in_use": 4, "checkouts": 400})],
+    )
+
+    lines = printed(example, width=100, force_terminal=True).splitlines()
+
+    text = "\n".join(line.rstrip() for line in lines)
+    assert f"```text\n{text}\n```" in page, text
+
+
 def test_a_wide_terminal_has_plots_of_the_last_minutes() -> None:
     text = printed(EVERYTHING, width=160, force_terminal=True)
 
@@ -220,7 +234,7 @@ def test_of_many_processes_those_that_stand_out_are_shown(pipe: Any) -> None:
 
     text = pipe(report)
 
-    assert "252 more pools: --all shows them" in text
+    assert "252 more pools: --all shows all" in text
     rows = re.findall(r"(?m)^ *(\d+)  daemon shop", text)
     assert rows == ["64", "64"]
     assert len(re.findall(r"(?m)^ *\d+  daemon shop", pipe(report, with_all=True))) == 254
@@ -230,7 +244,7 @@ def test_without_trouble_some_processes_are_shown(pipe: Any) -> None:
     text = pipe(host(*(process(pid) for pid in range(1, 21))))
 
     assert "\nno findings\n" in text
-    assert "10 more pools: --all shows them" in text
+    assert "10 more pools: --all shows all" in text
 
 
 def test_what_is_unusual_about_a_process_is_noted(pipe: Any) -> None:

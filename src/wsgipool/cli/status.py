@@ -20,6 +20,7 @@ from wsgipool.scoreboard.changes import changes
 from wsgipool.scoreboard.document import document
 from wsgipool.scoreboard.findings import findings
 from wsgipool.scoreboard.model import HostReport
+from wsgipool.wording import counted
 
 WATCH_INTERVAL = 2.0
 """Seconds between two reports of --watch."""
@@ -104,26 +105,26 @@ def report_view(seen: Seen, look: Look, with_all: bool) -> RenderableType:
     """Return a whole report."""
     host = seen.host
     pools = view.pool_rows(host)
-    outstanding = [row for row in pools if row.stands_out]
-    # Without trouble, those at the top are the busiest.
-    limits = {} if with_all else {"pools": len(outstanding) or _MAX_ROWS}
+    outstanding = sum(row.stands_out for row in pools)
 
-    def section(what: str, rows: Sequence[Row], table: Callable[[Sequence[Row], Look], Table]) -> list[RenderableType]:
-        if not rows:
-            return []
-        limit = len(rows) if with_all else min(_MAX_ROWS, limits.get(what, _MAX_ROWS))
-        left_out = [Text(f"{len(rows) - limit} more {what}: --all shows them", "dim")] if len(rows) > limit else []
-        return [Text(), table(rows[:limit], look), *left_out]
+    def section(
+        what: str, rows: Sequence[Row], table: Callable[[Sequence[Row], Look], Table], limit: int = _MAX_ROWS
+    ) -> list[RenderableType]:
+        shown = rows if with_all else rows[:limit]
+        more = len(rows) - len(shown)
+        left_out = [Text(f"{counted(more, f'more {what}')}: --all shows all", "dim")] if more else []
+        return [Text(), table(shown, look), *left_out] if rows else []
 
     return Group(
         Text(view.headline(seen), style="bold"),
         *_findings(host, look),
-        *section("databases", _databases(host), view.databases_view),
-        *section("holders", view.holders(host), view.holders_view),
-        *section("waiting threads", view.waiters(host), view.waiters_view),
-        *section("pools", pools, partial(view.pools_view, host)),
-        *section("caches", host.caches, view.caches_view),
-        *section("locks", seen.locks.locks, view.locks_view),
+        *section("database", _databases(host), view.databases_view),
+        *section("holder", view.holders(host), view.holders_view),
+        *section("waiting thread", view.waiters(host), view.waiters_view),
+        # Without trouble, these are the busiest.
+        *section("pool", pools, partial(view.pools_view, host), min(outstanding, _MAX_ROWS) or _MAX_ROWS),
+        *section("cache", host.caches, view.caches_view),
+        *section("lock", seen.locks.locks, view.locks_view),
     )
 
 

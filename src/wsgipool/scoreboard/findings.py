@@ -524,7 +524,7 @@ def _how_long(host: HostReport, databases: Sequence[str], waiters: Sequence[Acti
         if not any(name in databases and gauges.waiting for name, gauges in sample.databases.items()):
             break
         moments.append(sample.at)
-    return f" for {lasting(host.at - min(moments))}" if moments else ""
+    return f" (for {lasting(host.at - min(moments))} so far)" if moments else ""
 
 
 def _advice_for_full(name: str, full: _Pools, holders: _Holders) -> str:
