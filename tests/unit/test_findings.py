@@ -195,6 +195,12 @@ def test_old_timeouts_are_no_finding() -> None:
     assert codes(host(process(1, [pool(totals=Totals(timeouts=8))]), history=history)) == []
 
 
+def test_counts_of_removed_files_are_no_timeouts() -> None:
+    history = [sample(240, orders={"timeouts": 9, "checkouts": 9000, "wait_seconds": 9000.0})]
+
+    assert codes(host(process(1), history=history)) == []
+
+
 def test_threads_that_waited_in_the_last_minutes_are_a_finding() -> None:
     history = [sample(100, orders={"wait_seconds": 50.0})]
     totals = Totals(checkouts=1000, wait_seconds=200.0)
@@ -267,6 +273,19 @@ def test_counters_that_tell_of_trouble_are_findings(totals: Totals, code: str, t
 )
 def test_counters_within_bounds_are_no_findings(totals: Totals) -> None:
     assert codes(host(process(1, [pool(totals=totals)]))) == []
+
+
+def test_trouble_of_ended_processes_is_over() -> None:
+    totals = Totals(checkouts=300, opened=100, reset_failures=50, refused=9, closed={"leaked": 2}, create_seconds=500)
+
+    assert codes(host(ended=[EndedPool("orders", ADDRESS, totals)])) == []
+
+
+def test_processes_that_end_after_few_requests_do_not_reuse_connections() -> None:
+    ended = [EndedPool("orders", ADDRESS, Totals(checkouts=300, opened=100))]
+    young = pool(totals=Totals(checkouts=3, opened=1))
+
+    assert codes(host(process(1, [young]), ended=ended)) == ["connections-not-reused"]
 
 
 @pytest.mark.parametrize("reason", ["idle", "lifetime", "broken", "budget", "leaked", "surplus"])

@@ -24,7 +24,7 @@ from wsgipool.cli import main
 from wsgipool.cli.hosts import Seen
 from wsgipool.cli.status import print_text
 from wsgipool.locks.statistics import Counts, LockRow, LocksReport
-from wsgipool.scoreboard.model import CacheReport, HostReport, Totals
+from wsgipool.scoreboard.model import CacheReport, EndedPool, HostReport, Totals
 from wsgipool.shared.published import Publication
 
 COMMAND = [sys.executable, "-m", "wsgipool", "status"]
@@ -238,6 +238,13 @@ def test_of_many_processes_those_that_stand_out_are_shown(pipe: Any) -> None:
     rows = re.findall(r"(?m)^ *(\d+)  daemon shop", text)
     assert rows == ["64", "64"]
     assert len(re.findall(r"(?m)^ *\d+  daemon shop", pipe(report, with_all=True))) == 254
+
+
+def test_databases_that_no_live_process_uses_are_shown_by_all_only(pipe: Any) -> None:
+    report = host(process(1), ended=[EndedPool("former", "mysql://db/former", Totals(checkouts=7))])
+
+    assert "former" not in pipe(report)
+    assert re.search(r"^former +0 of 0", pipe(report, with_all=True), re.M)
 
 
 def test_without_trouble_some_processes_are_shown(pipe: Any) -> None:

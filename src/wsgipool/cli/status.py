@@ -118,7 +118,7 @@ def report_view(seen: Seen, look: Look, with_all: bool) -> RenderableType:
     return Group(
         Text(view.headline(seen), style="bold"),
         *_findings(host, look),
-        *section("database", _databases(host), view.databases_view),
+        *section("database", _databases(host, with_all), view.databases_view),
         *section("holder", view.holders(host), view.holders_view),
         *section("waiting thread", view.waiters(host), view.waiters_view),
         # Without trouble, these are the busiest.
@@ -135,7 +135,7 @@ def _findings(host: HostReport, look: Look) -> list[RenderableType]:
     return [Text("no findings", style="green")] if host.processes else []
 
 
-def _databases(host: HostReport) -> list[DatabaseRow]:
+def _databases(host: HostReport, with_ended: bool) -> list[DatabaseRow]:
     databases = host.databases()
     rates = changes(host, databases, _RATE_PERIOD)
     return [
@@ -145,4 +145,5 @@ def _databases(host: HostReport) -> list[DatabaseRow]:
             view.load(host, database.name),
         )
         for database in databases
+        if database.pools or with_ended
     ]

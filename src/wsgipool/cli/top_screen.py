@@ -154,7 +154,7 @@ class TopScreen:
             DatabaseRow(each, self._rate(before.get(key), each.totals), view.load(host, each.name))
             for each in host.databases()
             for key in [(each.name, each.address)]
-            if self._matches(each.name) or any(self._is_shown(*pool) for pool in each.pools)
+            if any(self._is_shown(*pool) for pool in each.pools)
         ]
         rows.sort(key=lambda row: self._order(row.database, row.rate, row.database.name))
         return view.databases_view(rows, look) if rows else None

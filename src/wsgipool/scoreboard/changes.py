@@ -36,10 +36,11 @@ def changes(host: HostReport, databases: Iterable[DatabaseReport], seconds: floa
         if host.at - seconds <= sample.at < host.at:
             for name in (sample.databases.keys() & totals.keys()) - found.keys():
                 now, before = totals[name], sample.databases[name]
+                # Only files that somebody removed can make it negative.
                 found[name] = Change(
                     host.at - sample.at,
-                    now.checkouts - before.checkouts,
-                    now.timeouts - before.timeouts,
-                    now.wait_seconds - before.wait_seconds,
+                    max(0, now.checkouts - before.checkouts),
+                    max(0, now.timeouts - before.timeouts),
+                    max(0.0, now.wait_seconds - before.wait_seconds),
                 )
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wsgipool.scoreboard.changes import changes
-from wsgipool.scoreboard.model import Activity, BudgetUse, DatabaseReport, HostReport, PoolReport, ProcessReport
+from wsgipool.scoreboard.model import Activity, BudgetUse, DatabaseReport, HostReport, PoolReport, ProcessReport, Totals
 from wsgipool.wording import counted, lasting, plural, printable, rounded, shortened
 
 Severity = Literal["critical", "warning", "notice"]
@@ -170,7 +170,7 @@ def _connects_failing(seen: _Seen) -> Iterator[Finding]:
                 database.name,
                 f"{len(failing)} of {counted(len(database.pools), 'pool')} cannot open a connection: "
                 f"{_shown(pool.failure, 300)} (process {process.pid}; "
-                f"{counted(database.totals.connect_failures, 'connect')} failed so far).",
+                f"{counted(_sum(database, lambda totals: totals.connect_failures), 'connect')} failed so far).",
                 "Look whether the database runs and accepts this user; `wsgipool doctor` tries to connect, and prints "
                 "the remedy.",
             )
@@ -220,17 +220,17 @@ def _threads_waited(seen: _Seen) -> Iterator[Finding]:
             )
 
 
-# --- Since the start -------------------------------------------------------------------------------------------------
+# --- Since the start of the live processes ---------------------------------------------------------------------------
 
 
 def _connections_leaked(seen: _Seen) -> Iterator[Finding]:
     for database in seen.databases:
-        leaked = database.totals.leaked
+        leaked = _sum(database, lambda totals: totals.leaked)
         if leaked:
             yield _finding(
                 "connections-leaked",
                 database.name,
-                f"{counted(leaked, 'connection')} of {counted(database.totals.checkouts, 'checkout')} "
+                f"{counted(leaked, 'connection')} of {counted(_checkouts(database), 'checkout')} "
                 f"{plural(leaked, 'was')} not returned, and had to be closed.",
                 "The error log names the place of each checkout. Use `with wsgipool.connection(...)` there.",
             )
@@ -238,7 +238,7 @@ def _connections_leaked(seen: _Seen) -> Iterator[Finding]:
 
 def _resets_failing(seen: _Seen) -> Iterator[Finding]:
     for database in seen.databases:
-        failures, checkouts = database.totals.reset_failures, database.totals.checkouts
+        failures, checkouts = _sum(database, lambda totals: totals.reset_failures), _checkouts(database)
         if failures >= max(MIN_RESET_FAILURES, RESET_FAILURES * checkouts):
             yield _finding(
                 "resets-failing",
@@ -251,8 +251,8 @@ def _resets_failing(seen: _Seen) -> Iterator[Finding]:
 
 def _connects_slow(seen: _Seen) -> Iterator[Finding]:
     for database in seen.databases:
-        opened = database.totals.opened
-        mean = database.totals.create_seconds / opened if opened else 0.0
+        opened = _sum(database, lambda totals: totals.opened)
+        mean = sum(pool.totals.create_seconds for _, pool in database.pools) / max(1, opened)
         if opened >= MIN_CONNECTS and mean >= SLOW_CONNECT:
             yield _finding(
                 "connects-slow",
@@ -265,8 +265,9 @@ def _connects_slow(seen: _Seen) -> Iterator[Finding]:
 
 def _connections_not_reused(seen: _Seen) -> Iterator[Finding]:
     for database in seen.databases:
+        # Those of ended processes, too: perhaps the processes end too early.
         opened, checkouts = database.totals.opened, database.totals.checkouts
-        if opened >= MIN_OPENED and checkouts < FEW_CHECKOUTS * opened:
+        if database.pools and opened >= MIN_OPENED and checkouts < FEW_CHECKOUTS * opened:
             reason, number = max(database.totals.closed.items(), key=lambda each: each[1], default=("", 0))
             why = f" Most were closed as {reason} ({number})." if number else ""
             yield _finding(
@@ -292,7 +293,7 @@ _REUSE = {
 
 def _requests_refused(seen: _Seen) -> Iterator[Finding]:
     for database in seen.databases:
-        refused = database.totals.refused
+        refused = _sum(database, lambda totals: totals.refused)
         if refused:
             yield _finding(
                 "requests-refused",
@@ -455,6 +456,15 @@ def _holders(pools: _Pools) -> _Holders:
     """Return the holders, the longest first."""
     holders = [(process, holder) for process, pool in pools for holder in pool.holders]
     return sorted(holders, key=lambda each: each[1].since)
+
+
+def _sum(database: DatabaseReport, number: Callable[[Totals], int]) -> int:
+    """Return a sum over live processes only: what has ended may be cured."""
+    return sum(number(pool.totals) for _, pool in database.pools)
+
+
+def _checkouts(database: DatabaseReport) -> int:
+    return _sum(database, lambda totals: totals.checkouts)
 
 
 def _budgets(host: HostReport) -> Iterator[tuple[BudgetUse, _Pools]]:
