@@ -300,9 +300,9 @@ class HolderThread(Generic[T]):
         self.begin_return().result()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], bool], within: float = PATIENCE) -> None:
     """Wait until a condition without an event is true."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + within
     pause = 0.00005  # usually enough for another thread to run
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true"

@@ -21,6 +21,8 @@ from unit.fakes import eventually
 TOP = [sys.executable, "-m", "wsgipool", "top", "--interval", "0.2"]
 LEFT = b"\x1b[?1049l"
 """The end of the screen of its own."""
+START = 30.0
+"""Seconds within which a program starts, on a busy machine."""
 
 
 class Session:
@@ -60,13 +62,13 @@ class Session:
     def shows(self, pattern: str) -> None:
         """Wait until the terminal shows a text."""
         try:
-            eventually(lambda: re.search(pattern, self.text(), re.M) is not None)
+            eventually(lambda: re.search(pattern, self.text(), re.M) is not None, START)
         except AssertionError:
             raise AssertionError(f"the screen does not show {pattern}:\n{self.text()}") from None
 
     def ends(self) -> int:
         """Wait for the end, and return the exit status. The terminal is as it was before."""
-        eventually(lambda: self.process.poll() is not None)
+        eventually(lambda: self.process.poll() is not None, START)
         self.text()
         assert self.is_given_back()
         return self.process.returncode

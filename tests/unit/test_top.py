@@ -19,7 +19,7 @@ from rich.console import Console
 from unit.fakes import eventually
 from unit.reports import full_pool, holder, host, pool, process, sample
 from unit.sharing import process_with_holders
-from unit.terminals import LEFT, TOP, Session, session
+from unit.terminals import LEFT, START, TOP, Session, session
 from wsgipool.cli.hosts import Seen
 from wsgipool.cli.top_screen import Choices, TopScreen, after_key
 from wsgipool.locks.statistics import LocksReport
@@ -146,7 +146,7 @@ def test_a_terminal_without_unicode_has_bars_too(folder: Path) -> None:
 def test_a_dumb_terminal_gets_plain_text_once(folder: Path) -> None:
     with top(folder, TERM="dumb") as session:
         session.shows(r"^shop .* 2 of 2 ")
-        eventually(lambda: session.process.poll() is not None)
+        eventually(lambda: session.process.poll() is not None, START)
 
     assert session.process.returncode == 0
     assert b"\x1b" not in session.output
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_read_at_first_is_one_line(tmp_path: Path) -> No
     (tmp_path / "run").mkdir(mode=0o755)
     with top(tmp_path, width=200) as session:
         session.shows("^wsgipool: .*/run is open to others")
-        eventually(lambda: session.process.poll() is not None)
+        eventually(lambda: session.process.poll() is not None, START)
 
     assert session.process.returncode == 1
     assert LEFT not in session.output
