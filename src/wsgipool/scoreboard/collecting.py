@@ -220,7 +220,7 @@ def _path(frame: FrameType) -> str:
     """Return the path of the request's URL: from the `environ` that the server gave to the application.
 
     No other way costs the request nothing. In mod_wsgi the application's frame is the outermost one. Other servers have
-    frames of their own around it. Before Python 3.13, a frame whose variables were looked at keeps their values until it
+    frames of their own around it. Before Python 3.13, a frame whose variables were looked at keeps them until it
     ends. So only one frame is looked at, whose variables mostly live as long as the request.
     """
     frames = [frame]
