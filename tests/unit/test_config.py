@@ -328,14 +328,14 @@ def test_a_setting_out_of_range_names_the_key_the_value_and_what_would_do(
 
 def test_the_settings_of_the_pool_are_read(tmp_path: Path) -> None:
     settings = 'max_waiting = 7\nmax_connecting = 3\nreset = "session"\npipeline = false\ncheck_after = 5\n'
-    settings += "min_size = 2\nclose_returns = true\ndebug = true\n"
+    settings += "min_size = 2\nclose_returns = true\ndebug = true\nlog_slow = 0.5\n"
     path = write(tmp_path, f'[databases.orders]\nurl = "{URL}"\n{settings}')
 
     orders = load(path).databases["orders"]
 
     assert (orders.max_waiting, orders.max_connecting, orders.check_after) == (7, 3, 5.0)
     assert (orders.reset, orders.pipeline) == ("session", False)
-    assert (orders.min_size, orders.close_returns, orders.debug) == (2, True, True)
+    assert (orders.min_size, orders.close_returns, orders.debug, orders.log_slow) == (2, True, True, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -622,6 +622,16 @@ def test_the_settings_of_a_database_are_those_of_its_pool(databases: dict[str, F
     assert databases["orders"].opened[0].calls == ["commit", "reset_session"]
 
 
+@pytest.mark.usefixtures("databases")
+def test_log_slow_is_a_setting_of_a_database(log: pytest.LogCaptureFixture) -> None:
+    wsgipool.configure(orders(log_slow=0.000001))
+
+    with wsgipool.connection("orders"):
+        pass
+
+    assert " in test_log_slow_is_a_setting_of_a_database connected for 0.0 s to fake://database" in log.text
+
+
 def test_close_returns_is_a_setting_of_a_database(databases: dict[str, FakeDatabase]) -> None:
     wsgipool.configure(orders(close_returns=True))
     pool = wsgipool.pool("orders")
