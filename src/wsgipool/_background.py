@@ -7,6 +7,7 @@ sub-interpreter, a thread still running then would crash the process.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -144,7 +145,9 @@ def _maintain(task: Task) -> float | None:
     try:
         return task.maintain()
     except Exception:
-        logger.exception("maintenance of %r failed; next attempt in a second", task)
+        # A logging handler of the program may be what fails. Without this thread no connection would be opened.
+        with contextlib.suppress(Exception):
+            logger.exception("maintenance of %r failed; next attempt in a second", task)
         return 1.0
 
 

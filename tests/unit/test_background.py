@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Iterator
@@ -49,6 +50,24 @@ def test_a_passive_task_starts_no_thread_and_is_maintained_with_the_others(
     for times in (1, 2):
         background.register(note)
         eventually(lambda times=times: len(passive.maintained_by) >= times)  # type: ignore[misc]
+
+
+def test_a_logging_handler_that_raises_does_not_end_the_thread(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError
+
+    class Failing:
+        maintain = fail
+
+    failing, note = Failing(), Note()
+    monkeypatch.setattr(logging.getLogger("wsgipool"), "handle", fail)
+    background.register(failing)
+
+    for times in (1, 2):
+        background.register(note)
+        eventually(lambda times=times: len(note.maintained_by) >= times)  # type: ignore[misc]
 
 
 def test_a_wake_during_a_round_causes_another_round(background: Background) -> None:
