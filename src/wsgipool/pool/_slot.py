@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from enum import Enum
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Generic, Literal, NamedTuple, cast
+from typing import Generic, Literal, cast
 
 from wsgipool._code import place_of
 from wsgipool._wakeup import Wakeup
 from wsgipool.budget.permits import Permit
 from wsgipool.drivers import C
 from wsgipool.pool._threads import ThreadRecord
+from wsgipool.pool.holds import Hold
 
 CloseReason = Literal["idle", "lifetime", "broken", "leaked", "surplus", "budget"]
 """Why a connection was closed.
@@ -111,23 +112,6 @@ class Slot(Generic[C]):
     def hold(self) -> Hold:
         """Return the checkout, as a record that does not refer to this slot."""
         return Hold(self.thread.ident, self.since, self.code, self.instruction)
-
-
-class Hold(NamedTuple):
-    """One checkout of a connection, for messages."""
-
-    thread: int
-    since: float
-    code: CodeType | None
-    instruction: int
-
-    @property
-    def place(self) -> str:
-        return place_of(self.code, self.instruction) if self.code else "an unknown place"
-
-    def describe(self, now: float) -> str:
-        """Return thread, place and time of the checkout."""
-        return f"by thread {self.thread}, checked out at {self.place}, {now - self.since:.1f} s ago"
 
 
 class Waiter(Generic[C]):

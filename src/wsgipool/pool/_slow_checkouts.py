@@ -16,8 +16,9 @@ from wsgipool._code import place_of
 from wsgipool.budget.permits import Permits
 from wsgipool.drivers import C
 from wsgipool.pool._log import is_logging, log
-from wsgipool.pool._slot import Hold, Slot, longest_hold
+from wsgipool.pool._slot import Slot, longest_hold
 from wsgipool.pool._state import PoolState
+from wsgipool.pool.holds import Hold
 from wsgipool.wording import counted
 
 

@@ -52,7 +52,8 @@ from wsgipool.pool._slow_checkouts import SlowCheckouts
 from wsgipool.pool._state import PoolState
 from wsgipool.pool._threads import current, live_threads
 from wsgipool.pool._wait_queue import WaitQueue
-from wsgipool.pool.stats import Checkout, Observation, Stats
+from wsgipool.pool.holds import Hold
+from wsgipool.pool.stats import Observation, Stats
 
 T = TypeVar("T")
 
@@ -562,12 +563,8 @@ class Pool(Generic[C]):
             wait_time=state.wait_time,
             use_time=state.use_time,
             create_time=state.create_time,
-            holders=[
-                Checkout(slot.thread.ident, slot.since, slot.code, slot.instruction)
-                for slot in slots
-                if slot.state is CHECKED_OUT
-            ],
-            waiters=[Checkout(waiter.thread.ident, waiter.asked) for waiter in tuple(state.waiting)],
+            holders=[slot.hold() for slot in slots if slot.state is CHECKED_OUT],
+            waiters=[Hold(waiter.thread.ident, waiter.asked, None, 0) for waiter in tuple(state.waiting)],
             address=self._driver.address,
             failure=self._connector.describe_failure(),
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import CodeType
 
 from wsgipool.histogram import Histogram
 from wsgipool.pool._slot import CloseReason
+from wsgipool.pool.holds import Hold
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,6 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class Checkout:
-    """A thread that holds a connection, or waits for one."""
-
-    thread: int
-    since: float
-    """`time.monotonic()`."""
-    code: CodeType | None = None
-    instruction: int = 0
-    """Place of the checkout: the caller's `f_code` and `f_lasti`. A waiter has none yet."""
-
-
-@dataclass(frozen=True)
 class Observation:
     """What the scoreboard shows of a pool; see `Stats` for the fields of the same name."""
 
@@ -102,8 +90,9 @@ class Observation:
     use_time: Histogram
     create_time: Histogram
     """The pool's own histograms, which go on changing."""
-    holders: Sequence[Checkout]
-    waiters: Sequence[Checkout]
+    holders: Sequence[Hold]
+    waiters: Sequence[Hold]
+    """Since when they wait; their place is not known."""
     address: str
     failure: str
     """Why no connection can be opened, as far as known; "" if all is well."""

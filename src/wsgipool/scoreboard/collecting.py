@@ -7,6 +7,7 @@ its frames. They are looked at only for threads that hold a connection, or wait 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import time
@@ -15,13 +16,14 @@ from types import FrameType
 from typing import Any
 
 from wsgipool import pools
-from wsgipool._code import line_of
+from wsgipool._code import place_of
 from wsgipool.budget.budget import Budget
 from wsgipool.cache.shared_cache import all_stats
 from wsgipool.drivers import DRIVER_PACKAGES
 from wsgipool.httpd import process as httpd
 from wsgipool.pool import Pool
-from wsgipool.pool.stats import Checkout, Observation
+from wsgipool.pool.holds import Hold
+from wsgipool.pool.stats import Observation
 from wsgipool.scoreboard.model import (
     MAX_ACTIVITIES,
     Activity,
@@ -152,31 +154,25 @@ class _Frames:
     def __init__(self) -> None:
         self._by_thread: Mapping[int, FrameType] | None = None
 
-    def activities(self, checkouts: Iterable[Checkout]) -> Sequence[Activity]:
-        """Return what the threads of the first checkouts do, in the order given."""
-        first = [checkout for checkout, _ in zip(checkouts, range(MAX_ACTIVITIES), strict=False)]
-        return [self._activity(checkout) for checkout in first]
+    def activities(self, holds: Iterable[Hold]) -> Sequence[Activity]:
+        """Return what the threads of the first ones do, in the order given."""
+        return [self._activity(hold) for hold in itertools.islice(holds, MAX_ACTIVITIES)]
 
-    def _activity(self, checkout: Checkout) -> Activity:
-        now = time.monotonic()
-        since = time.time() - (now - checkout.since)
-        code = checkout.code
-        place = _place(code.co_filename, line_of(code, checkout.instruction), code.co_name) if code else ""
-        frame = self._frame(checkout.thread) if now - checkout.since >= MOMENT else None
-        if frame is None:
-            return Activity(checkout.thread, since, place, "", "")
-        site = _site_frame(frame)
-        at = "" if site is None else _place(site.f_code.co_filename, site.f_lineno, site.f_code.co_name)
-        return Activity(checkout.thread, since, place or at, _path(frame), _doing(frame, at))
+    def _activity(self, hold: Hold) -> Activity:
+        seconds = time.monotonic() - hold.since
+        place = "" if hold.code is None else hold.place[-_MAX_TEXT:]
+        frame = self._frame(hold.thread) if seconds >= MOMENT else None
+        path = at = doing = ""
+        if frame is not None:
+            site = _site_frame(frame)
+            at = "" if site is None else place_of(site.f_code, site.f_lasti)[-_MAX_TEXT:]
+            path, doing = _path(frame), _doing(frame, at)
+        return Activity(hold.thread, time.time() - seconds, place or at, path, doing)
 
     def _frame(self, thread: int) -> FrameType | None:
         if self._by_thread is None:
             self._by_thread = sys._current_frames()
         return self._by_thread.get(thread)
-
-
-def _place(file: str, line: int | None, function: str) -> str:
-    return f"{file}:{line} in {function}"[-_MAX_TEXT:]
 
 
 def _doing(frame: FrameType, at: str) -> str:

@@ -6,6 +6,7 @@ nothing for that. A process without connections publishes nothing new.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -139,4 +140,5 @@ def _after_fork_in_child() -> None:
 holding.on_new_thread = publisher.register
 background.register_passive(publisher)
 _runtime.at_end(publisher.end)
+atexit.register(publisher.end)  # in daemon mode, the last requests are served after the end has begun
 _runtime.after_fork(_after_fork_in_child)
