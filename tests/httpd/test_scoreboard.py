@@ -100,6 +100,17 @@ def test_no_number_runs_backwards_over_graceful_restarts_and_kills(mode: str, fo
     assert host.databases()[0].in_use == 0
 
 
+@pytest.mark.parametrize("mode", express.MODES)
+def test_the_last_requests_of_processes_that_stop_are_counted(mode: str, folder: Path, shop: str) -> None:
+    threads = 1 if mode == "prefork" else 4
+    with site(folder, mode, shop, threads) as running, Load(running, "/hold?seconds=0.2", clients=4) as load:
+        load.wait_for_more(8)
+        running.stop_gracefully()
+
+    served = sum(load.served.values())
+    assert host_of(folder).databases()[0].totals.checkouts >= served
+
+
 def test_a_process_is_shown_before_its_first_request(folder: Path, shop: str) -> None:
     with site(folder, "worker", shop, 4):
         host = seen(folder, lambda host: len(host.processes) >= 1, "a process")

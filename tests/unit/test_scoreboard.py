@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,18 @@ import wsgipool
 from unit.fakes import FakeDatabase, Task, eventually, run_python
 from wsgipool import SharedCache, pools, records
 from wsgipool.scoreboard import combining, history, reading
-from wsgipool.scoreboard.model import Activity, DatabaseReport, PoolReport, ProcessReport, Totals
+from wsgipool.scoreboard.model import (
+    Activity,
+    BudgetUse,
+    CacheReport,
+    DatabaseReport,
+    EndedPool,
+    Gauges,
+    PoolReport,
+    ProcessReport,
+    Sample,
+    Totals,
+)
 from wsgipool.scoreboard.publishing import publisher
 from wsgipool.shared import published
 from wsgipool.shared.published import Publication
@@ -197,7 +210,7 @@ def test_the_counts_of_a_killed_process_stay_and_its_connections_go(folder: Path
     def shop() -> DatabaseReport:
         return combining.report(folder)[0].databases()[0]
 
-    eventually(lambda: any(folder.glob("process-*.json")) and shop().totals.checkouts == 3)
+    eventually(lambda: any(folder.glob("process-*.json")) and (shop().totals.checkouts, shop().idle) == (3, 1))
     live = shop()
     python.kill()
     python.communicate()
@@ -306,6 +319,14 @@ def test_samples_are_kept_for_ten_minutes(folder: Path) -> None:
 
     samples = reading.host(folder)[0].history
     assert [round(host.at - sample.at) for sample in samples] == [500, 20, 0]
+
+
+def test_documents_of_another_shape_have_another_version() -> None:
+    kinds = (ProcessReport, PoolReport, Totals, Activity, BudgetUse, CacheReport, EndedPool, Gauges, Sample)
+    shape = "".join(f"{each.name}: {each.type}\n" for kind in kinds for each in dataclasses.fields(kind))
+
+    # If this fails, count the version in the names of shared/published.py up by one, and put the new numbers here.
+    assert (published.VERSION, zlib.crc32(shape.encode())) == (2, 773725242)
 
 
 def test_a_report_survives_json() -> None:

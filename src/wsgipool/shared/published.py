@@ -30,11 +30,12 @@ from wsgipool.shared.one_time_warnings import warn_once
 
 Document = Mapping[str, Any]
 
-_PREFIX, _SUFFIX, _NEW = "process-2-", ".json", ".new"
-"""The 2 is the version of the documents."""
-_SUM = "ended-2.json"
-_RECORD = "record-2.json"
-_READERS = "readers-2"
+VERSION = 2
+"""The version of the documents. Each version has files of its own, after an upgrade too."""
+_PREFIX, _SUFFIX, _NEW = f"process-{VERSION}-", ".json", ".new"
+_SUM = f"ended-{VERSION}.json"
+_RECORD = f"record-{VERSION}.json"
+_READERS = f"readers-{VERSION}"
 _MAX_BYTES = 4 << 20
 """Maximum size of a file. A process with four pools writes some 4,000 bytes."""
 _ADDING_TIMEOUT = 0.5
