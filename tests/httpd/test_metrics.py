@@ -113,6 +113,11 @@ class Scraper(Background):
             self._last = now
             self.scrapes += 1
 
+    def wait_for_more(self, scrapes: int) -> None:
+        """Wait for a number of scrapes."""
+        goal = self.scrapes + scrapes
+        eventually(lambda: self.scrapes >= goal, "more scrapes")
+
 
 @pytest.mark.parametrize("mode", ["prefork", "event", "daemon"])
 def test_no_counter_decreases_over_restarts_and_killed_processes(mode: str, folder: Path, shop: str) -> None:
@@ -131,15 +136,15 @@ def test_no_counter_decreases_over_restarts_and_killed_processes(mode: str, fold
         Load(site, "/hold?seconds=0.01", "/place-order?seconds=0.001", clients=8) as load,
     ):
         with Scraper(site) as scraper:
-            load.wait_for_more(50)
+            load.wait_for_more(20)
             for disturb in (site.graceful_restart, lambda: kill_a_server_of(load, site), site.graceful_restart):
                 load.wait_for_a_new_process_after(disturb)
-                load.wait_for_more(50)
+                load.wait_for_more(20)
+                scraper.wait_for_more(3)
         checkouts = total(site, "wsgipool_checkouts_total")
 
     assert scraper.decreases == []
-    assert scraper.scrapes > 5
-    assert checkouts > 50
+    assert checkouts > 20
     assert "is skipped" not in site.log()
 
 
@@ -170,7 +175,7 @@ def test_a_prometheus_answers_each_question_of_the_dashboard(folder: Path, shop:
         Load(site, "/hold?seconds=0.02", "/place-order?seconds=0.001", "/leak", clients=4) as load,
     ):  # fmt: skip
         prometheus.wait_for("wsgipool_checkouts_total > 0")
-        load.wait_for_more(50)
+        load.wait_for_more(20)
         for title, expression in expressions().items():
             found = prometheus.wait_for(expression) if title != "Cache hits A" else prometheus.query(expression)
             print(title, found[:2])
