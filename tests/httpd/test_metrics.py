@@ -83,6 +83,14 @@ def test_a_foreign_name_in_the_host_header_gets_no_metrics(folder: Path, shop: s
     assert statuses == {"localhost": 200, "127.0.0.1:80": 200, "evil.example": 421}
 
 
+def test_metrics_may_be_for_other_machines_only(folder: Path, shop: str) -> None:
+    required = folder / "required.conf"
+    required.write_text(f'Define WSGIPOOL_METRICS_REQUIRE "ip 192.0.2.7"\nInclude {PACKAGE}/apache/metrics.conf\n')
+    options = ("--include-file", str(required))
+    with running_site(folder, "daemon", {"shop": shop}, processes=1, threads=2, express_options=options) as site:
+        assert site.request("/wsgipool-metrics").status_code == 403
+
+
 def test_without_the_define_there_are_no_metrics(folder: Path, shop: str) -> None:
     with running_site(folder, "daemon", {"shop": shop}, processes=1, threads=2) as site:
         assert "db_client_connection" not in site.request("/wsgipool-metrics").text
