@@ -51,13 +51,15 @@ def notice_fork() -> None:
                 _after_fork_in_child()
 
 
-def at_end(function: Function) -> None:
+def at_end(function: Function, *, last: bool = False) -> None:
     """Call `function` once, at the end of the process; the last registered runs first, as with atexit.
+
+    `last`: whether it runs after all others.
 
     The function must take no lock, because `end` may run in a signal handler. It must not wait for more than a second.
     """
-    _at_end.append(function)
-    _due.append(function)
+    for functions in (_at_end, _due):
+        functions.insert(0 if last else len(functions), function)
 
 
 def end() -> None:

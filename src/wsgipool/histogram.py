@@ -21,7 +21,8 @@ class Histogram:
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count a time."""
+        """Count a time; a negative one, of clocks that were read in another order, is 0."""
+        seconds = max(0.0, seconds)
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.seconds += seconds
 

@@ -21,7 +21,7 @@ from opentelemetry import metrics as api
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 import wsgipool
-from wsgipool.scoreboard.collecting import process_report
+from wsgipool.scoreboard.collecting import Collector
 from wsgipool.scoreboard.metrics import Distribution, Metric, metrics_of_pools, values_in_process
 
 __all__ = ["instrument"]
@@ -44,13 +44,14 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
             return
         _instrumented.add(provider)
     meter = provider.get_meter("wsgipool", wsgipool.__version__)
+    collector = Collector()
     create = {
         "gauge": meter.create_observable_up_down_counter,
         "counter": meter.create_observable_counter,
         "histogram": meter.create_observable_counter,
     }
     for metric in metrics_of_pools():
-        create[metric.kind](name_of(metric), [_callback(metric)], metric.unit, metric.text)
+        create[metric.kind](name_of(metric), [_callback(metric, collector)], metric.unit, metric.text)
 
 
 def name_of(metric: Metric) -> str:
@@ -58,9 +59,9 @@ def name_of(metric: Metric) -> str:
     return metric.name.replace("db.client.connection", "wsgipool") if metric.kind == "histogram" else metric.name
 
 
-def _callback(metric: Metric) -> Callable[[CallbackOptions], Iterator[Observation]]:
+def _callback(metric: Metric, collector: Collector) -> Callable[[CallbackOptions], Iterator[Observation]]:
     def observe(_: CallbackOptions) -> Iterator[Observation]:
-        for labels, value in values_in_process(metric, process_report()).items():
+        for labels, value in values_in_process(metric, collector.report()).items():
             number = value.seconds if isinstance(value, Distribution) else value
             yield Observation(number, dict(zip(metric.labels, labels, strict=True)))
 

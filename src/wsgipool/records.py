@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any
 
+_LIMIT = 1 << 63
+"""Numbers of others must be smaller than this, so that sums and formats work."""
+
 
 def plain(value: object) -> Any:
     """Return a value as a plain value of JSON. Raises TypeError if JSON has no such value."""
@@ -53,7 +56,7 @@ def restored(kind: Any, value: Any) -> Any:
 
 def _key(kind: Any, key: str) -> Any:
     """Return a key of a mapping. In JSON it is a string, also if it is a number."""
-    if kind is int and key.isascii() and key.isdigit():
+    if kind is int and key.isascii() and key.isdigit() and len(key) < 20:
         return int(key)
     return restored(kind, key)
 
@@ -90,9 +93,11 @@ def _simple(kind: Any, value: Any) -> Any:
         if issubclass(kind, PurePath) and isinstance(value, str):
             return kind(value)
         # Some programs write 10.0 as 10.
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < _LIMIT:
             return float(value)
-        if kind in (str, int, float, bool) and type(value) is kind:
+        if kind in (str, bool) and type(value) is kind:
+            return value
+        if kind in (int, float) and type(value) is kind and abs(value) < _LIMIT:
             return value
     raise _mismatch(kind, value)
 

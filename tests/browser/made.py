@@ -14,7 +14,7 @@ from wsgipool.scoreboard.model import (
     Activity,
     BudgetUse,
     CacheReport,
-    EndedPool,
+    ClosedPools,
     Gauges,
     HostReport,
     PoolReport,
@@ -51,7 +51,7 @@ def host(processes: int = 64, databases: tuple[str, ...] = DATABASES, now: float
         folder="/run/wsgipool/shop",
         at=now,
         processes=[_process(number, databases, now) for number in range(processes)],
-        ended=[EndedPool(name, _address(name), Totals(checkouts=90_000, opened=400)) for name in databases],
+        ended=[ClosedPools(name, _address(name), Totals(checkouts=90_000, opened=400)) for name in databases],
         ended_processes=12,
         caches=[CacheReport("prices", 5000, 4211, 918_221, 8_120, 31, 120, 5_800, 44, 0)],
         history=[Sample(now - 600 + step * 10, _gauges(step, databases, processes)) for step in range(_STEPS)],
@@ -112,6 +112,7 @@ def _process(number: int, databases: tuple[str, ...], now: float) -> ProcessRepo
         is_stopping=number == 32,
         settings="/etc/wsgipool.toml",
         pools=[_pool(number, index, name, now) for index, name in enumerate(databases)],
+        closed_pools=[],
         caches=[],
     )
 

@@ -21,7 +21,7 @@ started = 0
 
 def document(count):
     pool = PoolReport("shop", "here", 0, 1, 1, 0, 0, 0, 1, 0, Totals(checkouts=count), [], [], "", None)
-    report = ProcessReport(os.getpid(), 0.0, 0.0, "prefork", "", "", 0, 1, 1, False, "", [pool], [])
+    report = ProcessReport(os.getpid(), 0.0, 0.0, "prefork", "", "", 0, 1, 1, False, "", [pool], [], [])
     return {"process": records.plain(report), "locks": {"locks": [], "takes": []}}
 
 

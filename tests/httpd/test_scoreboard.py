@@ -80,6 +80,7 @@ def test_no_number_runs_backwards_over_graceful_restarts_and_kills(mode: str, fo
         checkouts.append(sum(each.checkouts for each in totals))
 
     with site(folder, mode, shop, threads) as running, Load(running, "/hold?seconds=0.005", clients=4) as load:
+        seen(folder, lambda host: any(each.totals.checkouts for each in host.databases()), "the first checkouts")
         for kill in (False, True, False):
             load.wait_for_more(50)
             look()
@@ -119,7 +120,10 @@ def test_a_process_is_shown_before_its_first_request(folder: Path, shop: str) ->
 
 
 def site(folder: Path, mode: str, shop: str, threads: int) -> AbstractContextManager[ExpressSite]:
-    return running_site(folder, mode, {"shop": shop}, processes=2, threads=threads, budget={"connections": 20})
+    script = folder / "app" / "wrapped.wsgi"
+    return running_site(
+        folder, mode, {"shop": shop}, processes=2, threads=threads, budget={"connections": 20}, script=script
+    )
 
 
 def holders(host: HostReport) -> list[Activity]:

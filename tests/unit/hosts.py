@@ -7,7 +7,7 @@ from typing import Any
 
 from wsgipool.histogram import Histogram
 from wsgipool.locks.statistics import LockRow, LocksReport
-from wsgipool.scoreboard.model import BudgetUse, CacheReport, EndedPool, HostReport, PoolReport, ProcessReport, Totals
+from wsgipool.scoreboard.model import BudgetUse, CacheReport, ClosedPools, HostReport, PoolReport, ProcessReport, Totals
 
 ADDRESS = "mysql://shop@db.example.com/orders"
 SERVER = "mysql://db.example.com:3306"
@@ -44,7 +44,7 @@ TOTALS = Totals(
 POOL = PoolReport(
     "orders", ADDRESS, 1, 8, 2, 3, 1, 4, 3, 4, TOTALS, [], [], "", BudgetUse(SERVER, "/run/budget", 15, 14, 6, False)
 )
-PROCESS = ProcessReport(100, 1.0, 2.0, "event", "shop", "", 0, 8, 2, False, "", [POOL], [CACHE])
+PROCESS = ProcessReport(100, 1.0, 2.0, "event", "shop", "", 0, 8, 2, False, "", [POOL], [], [CACHE])
 
 
 def host(*processes: ProcessReport, **changes: Any) -> HostReport:
@@ -56,5 +56,5 @@ def two_processes() -> HostReport:
     """Return the report of a host on which two processes run, and three have ended."""
     pool = replace(POOL, failure="no route to host", budget=BudgetUse(SERVER, "/run/budget", 15, 15, 8, True))
     later = replace(PROCESS, pid=101, at=2.5, is_stopping=True, pools=[pool])
-    ended = EndedPool("orders", ADDRESS, replace(TOTALS, checkouts=1000, without_wait=1000, waits=0, wait_time={}))
+    ended = ClosedPools("orders", ADDRESS, replace(TOTALS, checkouts=1000, without_wait=1000, waits=0, wait_time={}))
     return host(PROCESS, later, ended=[ended], ended_processes=3, caches=[CACHE])

@@ -9,7 +9,7 @@ from typing import Any
 from wsgipool.scoreboard.model import (
     Activity,
     BudgetUse,
-    EndedPool,
+    ClosedPools,
     Gauges,
     HostReport,
     PoolReport,
@@ -86,6 +86,7 @@ def process(pid: int = 100, pools: Sequence[PoolReport] | None = None, **changes
         "max_processes": 2,
         "is_stopping": False,
         "settings": "/srv/shop/wsgipool.toml",
+        "closed_pools": [],
         "caches": [],
     }
     return ProcessReport(pid, pools=[pool()] if pools is None else pools, **values | changes)
@@ -97,5 +98,5 @@ def sample(seconds_ago: float, **databases: Mapping[str, Any]) -> Sample:
     return Sample(NOW - seconds_ago, {name: replace(nothing, **given) for name, given in databases.items()})
 
 
-def host(*processes: ProcessReport, history: Sequence[Sample] = (), ended: Sequence[EndedPool] = ()) -> HostReport:
+def host(*processes: ProcessReport, history: Sequence[Sample] = (), ended: Sequence[ClosedPools] = ()) -> HostReport:
     return HostReport("/run/wsgipool-www-data", NOW, processes, ended, len(ended), [], history)

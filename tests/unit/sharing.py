@@ -18,17 +18,17 @@ wsgipool.configure({"runtime_dir": f"{folder}/run", "databases": {"shop": shop}}
 go_on = threading.Event()
 locks = wsgipool.Locks()
 
-@locks.requires("stock", read="catalogue")
 def report(environ, start_response):
     with wsgipool.connection("shop"):
         go_on.wait()
+    return []
 
 for _ in range(threads):
     environ = {"SCRIPT_NAME": "", "PATH_INFO": "/report", "QUERY_STRING": "password=s3cret"}
-    threading.Thread(target=report.__wrapped__, args=(environ, None)).start()
+    threading.Thread(target=wsgipool.Middleware(report), args=(environ, None)).start()
 if not threads:
     go_on.set()
-    report({}, None)
+    locks.requires("stock", read="catalogue")(report)({}, None)
 print("started", flush=True)
 sys.stdin.read()
 go_on.set()

@@ -25,6 +25,11 @@ START = 30.0
 """Seconds within which a program starts, on a busy machine."""
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment without a size of the terminal, which pytest-xdist sets."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+
+
 class Session:
     """`wsgipool top` in a terminal."""
 
@@ -41,7 +46,7 @@ class Session:
             stdin=self._other_end,
             stdout=self._other_end,
             stderr=self._other_end,
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment},
+            env={**_environment(), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment},
         )
 
     def resize(self, width: int, height: int) -> None:

@@ -173,7 +173,7 @@ def test_every_setting_has_its_wrong_values() -> None:
     of_all = {field.name for field in dataclasses.fields(Settings)} - {"origin"}
 
     assert (set(WRONG), set(WRONG_BUDGET)) == (mine, of_budget)
-    assert of_all == {"databases", "budget", "install", "runtime_dir"}
+    assert of_all == {"auth", "databases", "budget", "install", "runtime_dir"}
     assert min(map(len, [*WRONG.values(), *WRONG_BUDGET.values()])) >= 15
 
 

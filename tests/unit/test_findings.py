@@ -10,7 +10,7 @@ import pytest
 
 from unit.reports import ADDRESS, NOW, budget, full_pool, holder, host, pool, process, sample
 from wsgipool.scoreboard.findings import CODES, SEVERITIES, Finding, findings
-from wsgipool.scoreboard.model import EndedPool, HostReport, Totals
+from wsgipool.scoreboard.model import ClosedPools, HostReport, Totals
 
 METRICS = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -218,7 +218,7 @@ def test_a_wait_that_ended_just_now_is_no_average() -> None:
 
 def test_the_last_minutes_include_processes_that_have_ended() -> None:
     history = [sample(60, orders={"timeouts": 2})]
-    ended = [EndedPool("orders", ADDRESS, Totals(timeouts=4))]
+    ended = [ClosedPools("orders", ADDRESS, Totals(timeouts=4))]
 
     assert codes(host(history=history, ended=ended)) == ["checkouts-timed-out"]
 
@@ -278,11 +278,11 @@ def test_counters_within_bounds_are_no_findings(totals: Totals) -> None:
 def test_trouble_of_ended_processes_is_over() -> None:
     totals = Totals(checkouts=300, opened=100, reset_failures=50, refused=9, closed={"leaked": 2}, create_seconds=500)
 
-    assert codes(host(ended=[EndedPool("orders", ADDRESS, totals)])) == []
+    assert codes(host(ended=[ClosedPools("orders", ADDRESS, totals)])) == []
 
 
 def test_processes_that_end_after_few_requests_do_not_reuse_connections() -> None:
-    ended = [EndedPool("orders", ADDRESS, Totals(checkouts=300, opened=100))]
+    ended = [ClosedPools("orders", ADDRESS, Totals(checkouts=300, opened=100))]
     young = pool(totals=Totals(checkouts=3, opened=1))
 
     assert codes(host(process(1, [young]), ended=ended)) == ["connections-not-reused"]

@@ -102,6 +102,7 @@ def test_a_failed_connect_is_logged_by_the_pool_alone(server: Server, caplog: py
     assert caplog.records == []
 
 
+@pytest.mark.usefixtures("_no_settings")
 def test_timeouts_are_logged_once_until_a_request_gets_a_connection(
     database: FakeDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:

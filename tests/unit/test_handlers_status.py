@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def _configured(folder: Path) -> Iterator[None]:
+def _configured(folder: Path, _no_settings: None) -> Iterator[None]:
     with pools.override({"runtime_dir": str(folder), "databases": {"shop": {"url": "sqlite:////tmp/never-opened.db"}}}):
         yield
 
@@ -89,7 +89,8 @@ def test_a_fragment_is_the_changing_part_of_the_page() -> None:
 @pytest.mark.usefixtures("_configured")
 @pytest.mark.parametrize("query", ["", "fragment", "auto", "json"])
 def test_a_folder_that_cannot_be_used_is_a_503_with_the_reason(folder: Path, query: str) -> None:
-    folder.mkdir(mode=0o755)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
 
     line, _, text = get(QUERY_STRING=query)
 

@@ -20,7 +20,7 @@ Values = dict[str, dict[tuple[str, ...], float]]
 
 
 @pytest.fixture(autouse=True)
-def _settings(tmp_path: Path) -> Iterator[None]:
+def _settings(tmp_path: Path, _no_settings: None) -> Iterator[None]:
     settings = {"databases": {name: {"url": f"sqlite:///{tmp_path}/{name}.db"} for name in ("orders", "archive")}}
     with pools.override(settings):
         yield
@@ -67,13 +67,15 @@ def test_before_the_first_pool_there_are_no_numbers(reader: InMemoryMetricReader
     assert collected(reader) == {}
 
 
-def test_the_numbers_of_a_pool_end_with_the_pool(reader: InMemoryMetricReader) -> None:
+def test_the_counts_of_a_pool_stay_when_the_pool_is_closed(reader: InMemoryMetricReader) -> None:
     with wsgipool.connection("orders"):
-        assert collected(reader) != {}
+        assert collected(reader)["db.client.connection.count"][("orders", "used")] == 1
 
     wsgipool.close()
 
-    assert collected(reader) == {}
+    values = collected(reader)
+    assert values["db.client.connection.count"][("orders", "used")] == 0
+    assert values["wsgipool.checkouts"][("orders",)] == 1
 
 
 def test_a_second_call_for_a_provider_counts_nothing_twice() -> None:

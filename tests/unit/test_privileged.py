@@ -277,7 +277,7 @@ def test_install_writes_nothing_through_a_users_link(theirs: Path, secret: Path)
     assert is_untouched(secret)
 
 
-@pytest.mark.parametrize("command", ["drain", "locks"])
+@pytest.mark.parametrize("command", ["drain", "status", "top"])
 def test_the_settings_of_a_user_name_no_folder_of_another(command: str, theirs: Path, tmp_path: Path) -> None:
     (theirs / "wsgipool.toml").write_text(f'runtime_dir = "{tmp_path}"\n{SETTINGS}')
     tmp_path.chmod(0o700)

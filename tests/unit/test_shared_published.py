@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,10 +210,10 @@ def test_a_damaged_sum_or_record_begins_again(folder: Path, name: str, content: 
     (folder / name).write_bytes(content)
 
     published.add_up(folder, add)
-    published.record(folder, 0.0, lambda known: {**known, "new": 1})
+    published.record(folder, {"new": 1})
 
     assert published.read(folder).sum == {"number": 1}
-    assert published.recorded(folder)["new"] == 1
+    assert published.recorded(folder) == {"new": 1}
 
 
 def test_a_sum_that_names_other_files_removes_only_documents(folder: Path) -> None:
@@ -258,12 +260,71 @@ def test_a_folder_that_others_may_enter_is_refused(folder: Path) -> None:
         published.read(folder)
 
 
-def test_a_record_is_replaced_once_in_its_interval(folder: Path) -> None:
-    for number in (1, 2):
-        published.record(folder, 60.0, lambda known, number=number: {"last": number, **known})  # type: ignore[misc]
+def test_one_process_replaces_the_record_in_an_interval(folder: Path) -> None:
+    assert [published.claim_record(folder, 60.0) for _ in range(2)] == [True, False]
+    assert published.recorded(folder) == {}
+
+    published.record(folder, {"last": 1})
 
     assert published.recorded(folder) == {"last": 1}
     assert published.seconds_since_record(folder) < 60
+    assert published.claim_record(folder, 60.0) is False
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_stop_readers(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    for name in ("readers-2", "ended-2.json", "record-2.json"):
+        os.mkfifo(folder / name)
+
+    published.announce_reader(folder)
+
+    assert published.read(folder).sum == {}
+    assert published.recorded(folder) == {}
+
+
+def test_unfinished_files_of_killed_processes_are_removed_after_a_minute(folder: Path) -> None:
+    ended(folder, 1)
+    files = [folder / "process-2-1-a.json.new", folder / "ended-2.json-1.new", folder / "other.new"]
+    for file in files:
+        file.touch()
+        os.utime(file, (0, 0))
+    (folder / "process-2-2-b.json.new").touch()
+
+    published.add_up(folder, add)
+
+    assert [file.exists() for file in files] == [False, False, True]
+    assert (folder / "process-2-2-b.json.new").exists()
+
+
+def test_a_shortage_of_descriptors_loses_no_sum(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(folder, 1)
+    published.add_up(folder, add)
+    ended(folder, 10)
+    opened = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == "ended-2.json":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for function in (lambda: published.add_up(folder, add), lambda: published.read(folder)):
+        with pytest.raises(OSError, match="Too many open files"):
+            function()
+    monkeypatch.undo()
+
+    published.add_up(folder, add)
+    assert published.read(folder).sum == {"number": 11}
+
+
+def test_a_removed_document_is_not_in_place(folder: Path) -> None:
+    publication = Publication(folder)
+    publication.write({"number": 1})
+    assert publication.is_in_place()
+
+    next(folder.iterdir()).unlink()
+
+    assert not publication.is_in_place()
 
 
 def test_a_reader_is_announced(folder: Path) -> None:

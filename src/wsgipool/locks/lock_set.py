@@ -62,6 +62,11 @@ class Resource:
         """Histogram of the waits; turns without a wait are not counted."""
         every_resource.add(self)
 
+    def reset_counts(self) -> None:
+        """Begin to count again, in the child of a fork."""
+        self.contended = self.timeouts = 0
+        self.waits = [0] * BUCKETS
+
     def __str__(self) -> str:
         if self.scope == "process":
             return repr(self.name)
@@ -103,6 +108,12 @@ class LockSet:
             return self
         key = tuple(wanted)
         return self._parts.get(key) or self._parts.setdefault(key, LockSet(wanted, self.timeout, self.code))
+
+    def reset_counts(self) -> None:
+        """Begin to count again, in the child of a fork."""
+        for part in self.all_parts():
+            part.turns = 0
+            part.holds = [0] * BUCKETS
 
     def all_parts(self) -> list[LockSet]:
         """Return all sets with counts: this one and its parts."""

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar
 
+from wsgipool import _runtime
 from wsgipool.config import unknown_key
 from wsgipool.locks import statistics
 from wsgipool.locks.context import LockContext
@@ -169,6 +170,13 @@ class Locks:
         parts = [part for lock_set in self._lock_sets.copy().values() for part in lock_set.all_parts()]
         return statistics.counts(self._resources.copy().values(), parts)
 
+    def reset_counts(self) -> None:
+        """Begin to count again. The child of a fork does so."""
+        for resource in self._resources.copy().values():
+            resource.reset_counts()
+        for lock_set in self._lock_sets.copy().values():
+            lock_set.reset_counts()
+
     # --- names ------------------------------------------------------------------------------------------------------
 
     def _checked_names(self, names: Iterable[str], read: str | Iterable[str]) -> tuple[list[str], list[str]]:
@@ -285,3 +293,11 @@ _every_locks: weakref.WeakSet[Locks] = weakref.WeakSet()
 def all_counts() -> list[statistics.Counts]:
     """Return the counts of all locks of this process, for the scoreboard."""
     return [locks.counts() for locks in list(_every_locks)]
+
+
+def _after_fork_in_child() -> None:
+    for locks in list(_every_locks):
+        locks.reset_counts()
+
+
+_runtime.after_fork(_after_fork_in_child)

@@ -171,7 +171,10 @@ def total(all_counts: Iterable[Counts]) -> Counts:
 def report(all_counts: Iterable[Counts]) -> LocksReport:
     """Return one report of several counts."""
     counts = total(all_counts)
-    takes = {frozenset(take.keys): (take.turns, take.holds) for take in counts.takes}
+    takes: dict[LockKey, list[TakeCounts]] = {}
+    for take in counts.takes:
+        for key in take.keys:
+            takes.setdefault(key, []).append(take)
     rows = [_row(lock, takes) for lock in counts.locks]
     return LocksReport(sorted(rows, key=lambda row: (-row.share_contended, -row.turns, row.scope, row.name)))
 
@@ -201,13 +204,11 @@ def seconds(number: float) -> str:
     return f"{number * 1e9:.0f} ns" if number else "0"
 
 
-def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Takes]) -> LockRow:
+def _row(lock: LockCounts, takes: dict[LockKey, list[TakeCounts]]) -> LockRow:
     holds: Histogram = Counter()
-    turns = 0
-    for keys, (number, histogram) in takes.items():
-        if lock.key in keys:
-            turns += number
-            holds += histogram
+    for take in takes.get(lock.key, []):
+        holds.update(take.holds)
+    turns = _turns(lock.key, takes)
     # A wait is counted before its turn, which is counted when it ends.
     contended = min(lock.contended, turns)
     waits = Counter({0: turns - contended}) + lock.waits
@@ -227,7 +228,11 @@ def _row(lock: LockCounts, takes: dict[frozenset[LockKey], Takes]) -> LockRow:
     )
 
 
-def _advice(key: LockKey, turns: int, contended: int, hold_p50: float, takes: dict[frozenset[LockKey], Takes]) -> str:
+def _turns(key: LockKey, takes: dict[LockKey, list[TakeCounts]]) -> int:
+    return sum(take.turns for take in takes.get(key, []))
+
+
+def _advice(key: LockKey, turns: int, contended: int, hold_p50: float, takes: dict[LockKey, list[TakeCounts]]) -> str:
     if turns < MIN_TURNS:
         return f"fewer than {MIN_TURNS} turns: too early to say"
     inseparable = _always_with(key, turns, takes)
@@ -242,19 +247,14 @@ def _advice(key: LockKey, turns: int, contended: int, hold_p50: float, takes: di
     return "leave it"
 
 
-def _always_with(key: LockKey, turns: int, takes: dict[frozenset[LockKey], Takes]) -> list[str]:
+def _always_with(key: LockKey, turns: int, takes: dict[LockKey, list[TakeCounts]]) -> list[str]:
     """Return the names of the locks that are almost always taken together with this one."""
-    alone: Counter[LockKey] = Counter()
     together: Counter[LockKey] = Counter()
-    for keys, (number, _) in takes.items():
-        for other in keys - {key}:
-            (together if key in keys else alone)[other] += number
-    return sorted(
-        name
-        for (scope, database, name), number in together.items()
+    for take in takes.get(key, []):
         # A group has one scope.
-        if (scope, database) == key[:2]
-        and number >= ALWAYS_TOGETHER * max(turns, number + alone[scope, database, name])
+        together.update({other: take.turns for other in take.keys if other != key and other[:2] == key[:2]})
+    return sorted(
+        other[2] for other, number in together.items() if number >= ALWAYS_TOGETHER * max(turns, _turns(other, takes))
     )
 
 

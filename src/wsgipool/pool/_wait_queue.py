@@ -48,6 +48,10 @@ class WaitQueue(Generic[C]):
         self._slow_checkouts = slow_checkouts
         self._permits = permits
         self._max_waiting = max_waiting
+        self.reset_counts()
+
+    def reset_counts(self) -> None:
+        """Begin to count timeouts and refusals, also in the child of a fork."""
         self.timeouts = self.refused = 0
 
     def wait_for_slot(self, thread: ThreadRecord, limit: float, asked: float, frame: FrameType) -> Slot[C]:

@@ -57,6 +57,8 @@ from wsgipool.pool.stats import Observation, Stats
 
 T = TypeVar("T")
 
+_MAX_FAILURE = 1000
+"""Maximum characters of a failure on the scoreboard."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.01, 1.0
 """First and maximum seconds between the attempts of a transaction."""
 
@@ -345,11 +347,11 @@ class Pool(Generic[C]):
             raise self._errors.closed_while_waiting()
         if monotonic() >= deadline:
             raise self._queue.timed_out(limit)
+        self._maintenance.begin()  # so that the scoreboard shows a connect that takes long, or fails
         began = monotonic()
         self._sessions.open(slot, deadline - began)
         seconds = monotonic() - began
         self._sessions.settle()  # the next thread may connect
-        self._maintenance.begin()
         self._slow_checkouts.log_connect(slot, seconds, self._driver.address)
 
     # --- check in ---------------------------------------------------------------------------------------------------
@@ -566,8 +568,14 @@ class Pool(Generic[C]):
             holders=[slot.hold() for slot in slots if slot.state is CHECKED_OUT],
             waiters=[Hold(waiter.thread.ident, waiter.asked, None, 0) for waiter in tuple(state.waiting)],
             address=self._driver.address,
-            failure=self._connector.describe_failure(),
+            failure=self._failure(),
         )
+
+    def _failure(self) -> str:
+        failure = self._connector.describe_failure()
+        if failure and isinstance(self._driver, CallableDriver):
+            return "the last connect failed; see the log"  # an unknown program may name a password
+        return failure[:_MAX_FAILURE]
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes.
@@ -657,6 +665,8 @@ class Pool(Generic[C]):
         for slot in inherited:
             slot.state = CLOSED  # so that a block in the child returns nothing
         self._state.reset()
+        self._queue.reset_counts()
+        self._sessions.connect_failures = 0
         self._connector.reset()
         self._exhaustion.reset()
         for slot in inherited:

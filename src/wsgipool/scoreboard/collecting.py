@@ -6,10 +6,12 @@ its frames. They are looked at only for threads that hold a connection, or wait 
 
 from __future__ import annotations
 
+import _thread
 import functools
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
@@ -29,6 +31,7 @@ from wsgipool.scoreboard.model import (
     Activity,
     BudgetUse,
     CacheReport,
+    ClosedPools,
     PoolReport,
     ProcessReport,
     Totals,
@@ -50,28 +53,42 @@ _WAITS: Mapping[str, str] = {
 }
 """What a thread waits for that is in a module, by the start of the module's name."""
 
-_STARTED = time.time()
 
+class Collector:
+    """Collects the reports of this process, or of this interpreter of it. It keeps the totals of replaced pools."""
 
-def process_report() -> ProcessReport:
-    """Return the report of this process, or of this interpreter of it."""
-    server = _server()
-    frames = _Frames()
-    return ProcessReport(
-        pid=os.getpid(),
-        started=_STARTED,
-        at=time.time(),
-        mpm=server.mpm if server else "",
-        process_group=server.process_group if server else "",
-        application_group=server.application_group if server else "",
-        generation=_generation(),
-        threads=server.threads if server else 0,
-        max_processes=server.max_processes if server else 0,
-        is_stopping=pools.is_winding_down(),
-        settings=pools.origin(),
-        pools=[_pool_report(pool, frames) for pool in pools.created()],
-        caches=added(_cache_reports()),
-    )
+    def __init__(self) -> None:
+        self._started = time.time()
+        self._pools: list[Pool[Any]] = []
+        self._closed: dict[tuple[str, str], Totals] = {}
+
+    def report(self) -> ProcessReport:
+        """Return the report of this moment."""
+        present = pools.created()
+        for pool in self._pools:
+            if pool not in present:
+                seen = pool.observe()
+                key = pool.name, seen.address
+                self._closed[key] = self._closed.get(key, Totals()) + _totals(seen)
+        self._pools = present
+        server = _server()
+        frames = _Frames()
+        return ProcessReport(
+            pid=os.getpid(),
+            started=self._started,
+            at=time.time(),
+            mpm=server.mpm if server else "",
+            process_group=server.process_group if server else "",
+            application_group=server.application_group if server else "",
+            generation=_generation(),
+            threads=server.threads if server else 0,
+            max_processes=server.max_processes if server else 0,
+            is_stopping=pools.is_winding_down(),
+            settings=pools.origin(),
+            pools=[_pool_report(pool, frames) for pool in present],
+            closed_pools=[ClosedPools(*key, totals) for key, totals in self._closed.items()],
+            caches=added(_cache_reports()),
+        )
 
 
 @functools.cache
@@ -88,7 +105,7 @@ def _cache_reports() -> list[CacheReport]:
     return [
         CacheReport(
             name=stats.name,
-            maxsize=stats.maxsize,
+            maxsize=int(min(stats.maxsize, sys.maxsize)),
             size=stats.size,
             hits=stats.hits,
             misses=stats.misses,
@@ -107,8 +124,8 @@ def _pool_report(pool: Pool[Any], frames: _Frames) -> PoolReport:
     return PoolReport(
         name=pool.name,
         address=seen.address,
-        min_size=pool.min_size,
-        max_size=pool.max_size,
+        min_size=int(pool.min_size),
+        max_size=int(pool.max_size),
         idle=seen.idle,
         in_use=seen.in_use,
         connecting=seen.connecting,
@@ -152,7 +169,7 @@ class _Frames:
     """The frames of the threads of this interpreter, looked up once and only if needed."""
 
     def __init__(self) -> None:
-        self._by_thread: Mapping[int, FrameType] | None = None
+        self._by_thread: Mapping[int, FrameType] | None = None if _has_frames() else {}
 
     def activities(self, holds: Iterable[Hold]) -> Sequence[Activity]:
         """Return what the threads of the first ones do, in the order given."""
@@ -171,8 +188,18 @@ class _Frames:
 
     def _frame(self, thread: int) -> FrameType | None:
         if self._by_thread is None:
-            self._by_thread = sys._current_frames()
+            frames = sys._current_frames()
+            frames.pop(threading.get_ident(), None)  # this frame, which would refer to itself
+            self._by_thread = frames
         return self._by_thread.get(thread)
+
+
+def _has_frames() -> bool:
+    """Return whether the GIL keeps all other threads of the process from running now."""
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    # Only interpreters with a GIL of their own refuse daemon threads.
+    shares_gil = getattr(_thread, "daemon_threads_allowed", lambda: True)()
+    return bool(has_gil and shares_gil)
 
 
 def _doing(frame: FrameType, at: str) -> str:
@@ -216,23 +243,32 @@ def _path(frame: FrameType) -> str:
     """Return the path of the request's URL: from the `environ` that the server gave to the application.
 
     No other way costs the request nothing. In mod_wsgi the application's frame is the outermost one. Other servers have
-    frames of their own around it. Before Python 3.13, a frame whose variables were looked at keeps them until it
-    ends. So only one frame is looked at, whose variables mostly live as long as the request.
+    frames of their own around it.
     """
     frames = [frame]
     while (outer := frames[-1].f_back) is not None:
         frames.append(outer)
     for each in reversed(frames):
         arguments = each.f_code.co_varnames[: each.f_code.co_argcount]
-        if each.f_back is None or "environ" in arguments:
+        if (each.f_back is None or "environ" in arguments) and _may_read_variables(each):
             variables = each.f_locals
-            for name in arguments:
-                if isinstance(environ := variables.get(name), dict) and "PATH_INFO" in environ:
-                    return _path_in(environ)
+            environs = [variables[name] for name in arguments if type(variables.get(name)) is dict]
+            path = next((_path_in(environ) for environ in environs if "PATH_INFO" in environ), "")
+            if path:
+                return path
     return ""
 
 
+def _may_read_variables(frame: FrameType) -> bool:
+    """Return whether reading the variables of a frame has no effect on its program.
+
+    Before Python 3.13, they are copied into a dictionary of the frame. It keeps the values alive until the frame ends,
+    and the program may have it from `locals()`. Frameworks do not mind; the site's own functions may.
+    """
+    return sys.version_info >= (3, 13) or "-packages" in frame.f_code.co_filename
+
+
 def _path_in(environ: Mapping[str, object]) -> str:
-    path = f"{environ.get('SCRIPT_NAME', '')}{environ['PATH_INFO']}"
+    path = "".join(part for part in (environ.get("SCRIPT_NAME"), environ.get("PATH_INFO")) if type(part) is str)
     # WSGI decodes the bytes of a path as Latin-1.
     return path.encode("latin-1", "replace").decode("utf-8", "replace")[:_MAX_TEXT]

@@ -11,14 +11,14 @@ from typing import Any
 from wsgipool import records
 from wsgipool.locks import statistics
 from wsgipool.locks.statistics import Counts, LocksReport
-from wsgipool.scoreboard.model import CacheReport, EndedPool, HostReport, ProcessReport, Sample, Totals, added
+from wsgipool.scoreboard.model import CacheReport, ClosedPools, HostReport, ProcessReport, Sample, Totals, added
 from wsgipool.shared import published
 from wsgipool.shared.published import Document, warn_of_skipped_file
 
 PERIOD = 600.0
 """Seconds for which samples are kept."""
 _MAX_ENDED = 1000
-"""Maximum number of pools, and of caches, of ended processes that are kept, the latest."""
+"""Maximum number of pools, caches, locks and sets of locks of ended processes that are kept."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Ended:
     """The sum of ended processes."""
 
     processes: int = 0
-    pools: Sequence[EndedPool] = ()
+    pools: Sequence[ClosedPools] = ()
     caches: Sequence[CacheReport] = ()
 
 
@@ -71,18 +71,21 @@ def _with(ended: _Ended, counts: Counts, documents: Sequence[tuple[Path, Documen
     reports = list(_restored(documents))
     totals = {(pool.name, pool.address): pool.totals for pool in ended.pools}
     for process, _ in reports:
-        for pool in process.pools:
-            key = pool.name, pool.address
-            totals[key] = totals.pop(key, Totals()) + pool.totals
+        for key, each in process.totals():
+            totals[key] = totals.pop(key, Totals()) + each
     caches = [replace(cache, maxsize=0, size=0) for process, _ in reports for cache in process.caches]
     return (
         _Ended(
             processes=ended.processes + len(reports),
-            pools=[EndedPool(*key, each) for key, each in totals.items()][-_MAX_ENDED:],
+            pools=[ClosedPools(*key, each) for key, each in totals.items()][-_MAX_ENDED:],
             caches=added([*ended.caches, *caches])[-_MAX_ENDED:],
         ),
-        statistics.total([counts, *(counts for _, counts in reports)]),
+        _latest(statistics.total([counts, *(counts for _, counts in reports)])),
     )
+
+
+def _latest(counts: Counts) -> Counts:
+    return Counts(counts.locks[-_MAX_ENDED:], counts.takes[-_MAX_ENDED:])
 
 
 def _restored_sum(document: Document) -> tuple[_Ended, Counts]:

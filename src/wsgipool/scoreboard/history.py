@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from wsgipool.errors import ConfigError
 from wsgipool.scoreboard import combining
 from wsgipool.scoreboard.model import Gauges, HostReport, Sample
 from wsgipool.shared import published
-from wsgipool.shared.published import Document
 
 INTERVAL = 10.0
 """Seconds between two samples."""
@@ -20,23 +18,22 @@ INTERVAL = 10.0
 
 def record(folder: Path) -> None:
     """Take a sample of the host if one is due. Then the numbers of ended processes are added up, too."""
-    if published.seconds_since_record(folder) < INTERVAL:
-        return
-
-    def extend(document: Document) -> Document:
-        samples = [*combining.samples(document), sample]
-        now = time.time()
-        return {"samples": records.plain([each for each in samples if now - combining.PERIOD <= each.at <= now])}
-
     with contextlib.suppress(OSError, ConfigError):
-        combining.add_up(folder)
-        sample = _sample(combining.report(folder)[0])
-        published.record(folder, INTERVAL, extend)
+        # The claim keeps other processes from doing the same work.
+        if published.seconds_since_record(folder) >= INTERVAL and published.claim_record(folder, INTERVAL):
+            combining.add_up(folder)
+            host, _ = combining.report(folder)
+            samples = [*host.history, _sample(host)]
+            earliest = host.at - combining.PERIOD
+            kept = [sample for sample in samples if earliest <= sample.at <= host.at]
+            published.record(folder, {"samples": records.plain(kept)})
 
 
 def _sample(host: HostReport) -> Sample:
     databases: dict[str, Gauges] = {}
     for database in host.databases():
+        if not database.pools:
+            continue  # only ended processes had it
         gauges = database.gauges()
         known = databases.get(database.name)
         databases[database.name] = gauges if known is None else _sum(known, gauges)

@@ -147,6 +147,15 @@ class CacheReport:
 
 
 @dataclass(frozen=True)
+class ClosedPools:
+    """The totals of pools that are closed, or whose processes have ended: all of one name and address."""
+
+    name: str
+    address: str
+    totals: Totals
+
+
+@dataclass(frozen=True)
 class ProcessReport:
     """One interpreter of one process."""
 
@@ -172,7 +181,14 @@ class ProcessReport:
     settings: str
     """The file of the settings; "" if there is none."""
     pools: Sequence[PoolReport]
+    closed_pools: Sequence[ClosedPools]
+    """Pools that this process had before, under other settings."""
     caches: Sequence[CacheReport]
+
+    def totals(self) -> list[tuple[tuple[str, str], Totals]]:
+        """Return name, address and totals of the pools that this process has and had."""
+        present = [((pool.name, pool.address), pool.totals) for pool in self.pools]
+        return [*present, *(((pool.name, pool.address), pool.totals) for pool in self.closed_pools)]
 
     @property
     def place(self) -> str:
@@ -267,15 +283,6 @@ class DatabaseReport:
 
 
 @dataclass(frozen=True)
-class EndedPool:
-    """The totals of the pools of ended processes, of one name and address."""
-
-    name: str
-    address: str
-    totals: Totals
-
-
-@dataclass(frozen=True)
 class HostReport:
     """The host, as far as its processes share one folder."""
 
@@ -283,7 +290,7 @@ class HostReport:
     at: float
     processes: Sequence[ProcessReport]
     """The live ones, by pid and application group."""
-    ended: Sequence[EndedPool]
+    ended: Sequence[ClosedPools]
     ended_processes: int
     """How many processes have ended and are counted in `ended`."""
     caches: Sequence[CacheReport]
@@ -297,9 +304,9 @@ class HostReport:
         totals = {(each.name, each.address): each.totals for each in self.ended}
         for process in self.processes:
             for pool in process.pools:
-                key = pool.name, pool.address
-                pools.setdefault(key, []).append((process, pool))
-                totals[key] = totals.get(key, Totals()) + pool.totals
+                pools.setdefault((pool.name, pool.address), []).append((process, pool))
+            for key, each in process.totals():
+                totals[key] = totals.get(key, Totals()) + each
         return [
             DatabaseReport(
                 *key,

@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from wsgipool import _runtime, pools, records
@@ -21,7 +22,7 @@ from wsgipool.locks import holding
 from wsgipool.locks.named import all_counts
 from wsgipool.locks.statistics import total
 from wsgipool.scoreboard import history
-from wsgipool.scoreboard.collecting import process_report
+from wsgipool.scoreboard.collecting import Collector
 from wsgipool.shared.one_time_warnings import warn_once
 from wsgipool.shared.published import Publication, seconds_since_reader
 
@@ -29,6 +30,11 @@ INTERVAL, WATCHED_INTERVAL = 1.0, 0.25
 """Seconds between two publications: usually, and while somebody looks."""
 _WATCHED_FOR = 5.0
 """Seconds for which a reader is expected to look again."""
+_PUBLISHING_TIMEOUT = 0.5
+"""Maximum seconds to wait for another thread that publishes or reads, which takes milliseconds."""
+
+lock = threading.RLock()
+"""Held while files of the scoreboard are open, also during a fork: the child would keep them, and their locks, open."""
 
 
 class Publisher:
@@ -44,8 +50,9 @@ class Publisher:
         if self._publication is not None:
             self._publication.close()
         self._publication = None
-        self._lock = threading.Lock()
+        self._collector = Collector()
         self._written: dict[str, Any] = {}
+        self._due = 0.0
 
     def register(self) -> None:
         """Publish from now on."""
@@ -54,58 +61,73 @@ class Publisher:
 
     def maintain(self) -> float | None:
         """Publish; return the seconds until the next call, None for no more calls."""
+        _runtime.notice_fork()
         if not _has_folder():
             return None
+        left = self._due - monotonic()
+        if left > 0:
+            return left  # waiters wake the background far more often
+        pause = self._publish_and_record()
+        self._due = monotonic() + (pause or 0.0)
+        return pause
+
+    def _publish_and_record(self) -> float | None:
         try:
             self.publish()
         except (ConfigError, OSError) as error:
             warn_once(f"the scoreboard cannot be written, so `wsgipool status` lacks this process: {error}")
             return INTERVAL
-        if self._publication is None or not _can_change(self._written):
+        if self._publication is None or not self._can_change():
             return None
-        history.record(self._publication.folder)
+        with lock:
+            history.record(self._publication.folder)
         is_watched = seconds_since_reader(self._publication.folder) < _WATCHED_FOR
         return WATCHED_INTERVAL if is_watched else INTERVAL
 
-    def publish(self) -> None:
-        """Write the report if it has changed, unless another thread does so now. Raises ConfigError or OSError."""
-        # Never waits: at the end of the process, a signal handler may run on top of the thread that has the lock.
-        if self._lock.acquire(blocking=False):
+    def publish(self, timeout: float = _PUBLISHING_TIMEOUT) -> None:
+        """Write the report if it has changed. Raises ConfigError or OSError.
+
+        `timeout`: maximum seconds to wait for another thread that publishes or reads.
+        """
+        # At the end of the process, a signal handler may run on top of the thread that has the lock.
+        if not lock._is_owned() and lock.acquire(timeout=timeout):  # type: ignore[attr-defined]
             try:
                 self._write_if_changed()
             finally:
-                self._lock.release()
+                lock.release()
 
     def end(self) -> None:
         """Write the last report, at the end of the process."""
         if self._publication is not None and self._publication.process == os.getpid():
             with contextlib.suppress(ConfigError, OSError):
-                self.publish()
+                self.publish(timeout=0.0)
 
     def _write_if_changed(self) -> None:
-        document = {"process": records.plain(process_report()), "locks": total(all_counts()).as_json()}
+        document = {"process": records.plain(self._collector.report()), "locks": total(all_counts()).as_json()}
         if self._has_moved():
-            self._publication, self._written = None, {}
-        if not (_is_busy(document) or _without_time(document) != _without_time(self._written)):
-            return
-        self._opened().write(document)
-        self._written = document
-
-    def _opened(self) -> Publication:
-        if self._publication is None:
-            self._publication = Publication(pools.runtime_dir())
-        return self._publication
+            self.reset()
+        is_new = self._publication is None or not self._publication.is_in_place()
+        if is_new or _is_busy(document) or _without_time(document) != _without_time(self._written):
+            publication = self._publication or Publication(pools.runtime_dir())
+            publication.write(document)
+            self._publication, self._written = publication, document
 
     def _has_moved(self) -> bool:
         """Return whether the settings have named another folder since the last report."""
         publication = self._publication
         return publication is not None and pools.is_configured() and publication.folder != pools.runtime_dir()
 
+    def _can_change(self) -> bool:
+        """Return whether the numbers can change without a new connection, which wakes the background."""
+        written = self._written
+        return bool(pools.count_connections() or written["process"]["caches"] or written["locks"]["locks"])
+
 
 def publish_in(folder: Path) -> None:
-    """Publish now, if this process shares the folder."""
+    """Publish now, if this process shares the folder. Raises ConfigError or OSError."""
+    _runtime.notice_fork()
     if _has_folder() and pools.runtime_dir() == folder:
-        publisher.maintain()
+        publisher.publish()
 
 
 def _has_folder() -> bool:
@@ -115,14 +137,6 @@ def _has_folder() -> bool:
 
 def _without_time(document: dict[str, Any]) -> dict[str, Any]:
     return document and {**document, "process": {**document["process"], "at": 0.0}}
-
-
-def _can_change(document: dict[str, Any]) -> bool:
-    """Return whether the numbers can change without a new connection, which wakes the background."""
-    if not document:
-        return True  # another thread writes the first one
-    process = document["process"]
-    return bool(process["caches"] or document["locks"]["locks"] or pools.count_connections())
 
 
 def _is_busy(document: dict[str, Any]) -> bool:
@@ -139,6 +153,7 @@ def _after_fork_in_child() -> None:
 
 holding.on_new_thread = publisher.register
 background.register_passive(publisher)
-_runtime.at_end(publisher.end)
+_runtime.at_end(publisher.end, last=True)  # with the connections that the other functions close
 atexit.register(publisher.end)  # in daemon mode, the last requests are served after the end has begun
 _runtime.after_fork(_after_fork_in_child)
+_runtime.hold_during_fork(lock)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wsgipool.errors import ConfigError
 from wsgipool.locks.statistics import LocksReport
-from wsgipool.scoreboard import combining
+from wsgipool.scoreboard import combining, publishing
 from wsgipool.scoreboard.model import HostReport
 from wsgipool.scoreboard.publishing import publish_in
 from wsgipool.shared import published
@@ -17,6 +18,12 @@ def host(folder: Path) -> tuple[HostReport, LocksReport]:
     This process, if it shares the folder, publishes first, so the numbers never run backwards. The others publish once
     a second; from now on for some seconds four times a second. Raises ConfigError if the folder cannot be used.
     """
-    publish_in(folder)
-    published.announce_reader(folder)
-    return combining.report(folder)
+    try:
+        publish_in(folder)
+        with publishing.lock:
+            published.announce_reader(folder)
+            return combining.report(folder)
+    except OSError as error:
+        if error.errno is None:
+            raise  # from a signal handler
+        raise ConfigError(f"{folder}, the folder of the scoreboard, cannot be used: {error.strerror}") from None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wsgipool.shared.bytelocks import ByteLocks
-from wsgipool.shared.file_usage import Identity, identity
+from wsgipool.shared.file_usage import Identity, identity, identity_at
 from wsgipool.shared.folder import open_folder
 from wsgipool.shared.one_time_warnings import warn_once
 
@@ -36,13 +36,15 @@ _PREFIX, _SUFFIX, _NEW = f"process-{VERSION}-", ".json", ".new"
 _SUM = f"ended-{VERSION}.json"
 _RECORD = f"record-{VERSION}.json"
 _READERS = f"readers-{VERSION}"
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 16 << 20
 """Maximum size of a file. A process with four pools writes some 4,000 bytes."""
 _ADDING_TIMEOUT = 0.5
 """Seconds for which a reader waits while another process adds documents up. That takes milliseconds, unless the other
 process was stopped."""
 _UNFINISHED_AFTER = 60.0
 """Seconds after which an unfinished file without a lock is removed. Between creation and lock lie microseconds."""
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+"""Errors of this moment, after which a file is not known to be bad."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -63,11 +65,18 @@ class Publication:
             lock = ByteLocks(os.open(temporary, _CREATE, 0o600, dir_fd=folder))
             # First the lock: a file under the final name without a lock is that of an ended process.
             lock.lock(0)
+            # systemd-tmpfiles does not remove files locked like this from /tmp: tmpfiles.d(5).
+            _lock(lock.fileno(), fcntl.LOCK_SH)
             _write(lock.fileno(), document)
             os.rename(temporary, self._name, src_dir_fd=folder, dst_dir_fd=folder)
         previous, self._lock = self._lock, lock
         if previous is not None:
             previous.close()
+
+    def is_in_place(self) -> bool:
+        """Return whether the document is still there. Other programs remove old files in /tmp."""
+        lock = self._lock
+        return lock is not None and identity_at(self.folder / self._name) == identity(os.fstat(lock.fileno()))
 
     def close(self) -> None:
         """Drop the lock, so that the document becomes that of an ended process, or in the child of a fork."""
@@ -93,11 +102,11 @@ def read(folder: Path) -> Published:
         deadline = time.monotonic() + _ADDING_TIMEOUT
         while not _lock(descriptor, fcntl.LOCK_SH) and time.monotonic() < deadline:
             time.sleep(0.001)
-        known = _sum(folder, descriptor)
-        ended = _ended(folder, descriptor)
-        live = [name for name in _names(descriptor) if name not in ended]
-        new = [name for name in ended if name not in known["files"]]
-        return Published(_documents(folder, descriptor, live), _documents(folder, descriptor, new), known["sum"])
+        while True:
+            before = _identity_of(descriptor, _SUM)
+            found = _read_documents(folder, descriptor)
+            if _identity_of(descriptor, _SUM) == before:
+                return found
 
 
 def add_up(folder: Path, add: Callable[[Document, Sequence[tuple[Path, Document]]], Document]) -> None:
@@ -121,15 +130,25 @@ def add_up(folder: Path, add: Callable[[Document, Sequence[tuple[Path, Document]
 
 
 def seconds_since_record(folder: Path) -> float:
-    """Return how long ago `record` has replaced the record."""
+    """Return how long ago the record was claimed or replaced."""
     return _age(None, os.fspath(folder / _RECORD))
 
 
-def record(folder: Path, interval: float, extend: Callable[[Document], Document]) -> None:
-    """Replace the record of the host by `extend(record)`, unless a process has done so within `interval` seconds."""
+def claim_record(folder: Path, interval: float) -> bool:
+    """Return whether the caller is the one that replaces the record now: nobody has within `interval` seconds."""
     with _opened(folder) as descriptor:
-        if _lock(descriptor, fcntl.LOCK_EX) and _age(descriptor, _RECORD) >= interval:
-            _replace(descriptor, _RECORD, extend(_document(folder, descriptor, _RECORD) or {}))
+        is_due = _lock(descriptor, fcntl.LOCK_EX) and _age(descriptor, _RECORD) >= interval
+        if is_due and _identity_of(descriptor, _RECORD) is None:
+            _replace(descriptor, _RECORD, {})
+        elif is_due:
+            _touch(descriptor, _RECORD)
+        return is_due
+
+
+def record(folder: Path, document: Document) -> None:
+    """Replace the record of the host."""
+    with _opened(folder) as descriptor:
+        _replace(descriptor, _RECORD, document)
 
 
 def recorded(folder: Path) -> Document:
@@ -141,8 +160,7 @@ def recorded(folder: Path) -> Document:
 def announce_reader(folder: Path) -> None:
     """Let the processes know that somebody reads their documents now."""
     with contextlib.suppress(OSError), _opened(folder) as descriptor:
-        os.close(os.open(_READERS, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=descriptor))
-        os.utime(_READERS, dir_fd=descriptor, follow_symlinks=False)
+        _touch(descriptor, _READERS)
 
 
 def seconds_since_reader(folder: Path) -> float:
@@ -168,9 +186,19 @@ def _lock(folder: int, how: int) -> bool:
     """Lock the folder until it is closed; return whether that worked at once."""
     try:
         fcntl.flock(folder, how | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
+        if error.errno is None:
+            raise  # from a signal handler
         return False
     return True
+
+
+def _read_documents(folder: Path, descriptor: int) -> Published:
+    known = _sum(folder, descriptor)
+    ended = _ended(folder, descriptor)
+    live = [name for name in _names(descriptor) if name not in ended]
+    new = [name for name in ended if name not in known["files"]]
+    return Published(_documents(folder, descriptor, live), _documents(folder, descriptor, new), known["sum"])
 
 
 def _names(descriptor: int) -> list[str]:
@@ -260,8 +288,8 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _replace(folder: int, name: str, document: Document) -> None:
-    temporary = name + _NEW
-    file = os.open(temporary, _CREATE, 0o600, dir_fd=folder)
+    temporary = f"{name}-{secrets.token_hex(8)}{_NEW}"
+    file = os.open(temporary, _CREATE | os.O_EXCL, 0o600, dir_fd=folder)
     try:
         _write(file, document)
     finally:
@@ -271,8 +299,17 @@ def _replace(folder: int, name: str, document: Document) -> None:
 
 def _write(file: int, document: Document) -> None:
     text = json.dumps(document, separators=(",", ":")).encode()
+    if len(text) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # no reader would accept it
     if os.write(file, text) < len(text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _touch(folder: int, name: str) -> None:
+    """Set the time of a file's last change to now; create the file if it is missing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    os.close(os.open(name, flags, 0o600, dir_fd=folder))
+    os.utime(name, dir_fd=folder, follow_symlinks=False)
 
 
 def _remove(folder: int, names: Sequence[str]) -> None:
@@ -283,9 +320,10 @@ def _remove(folder: int, names: Sequence[str]) -> None:
 
 def _remove_unfinished(folder: int) -> None:
     """Remove unfinished files of killed processes."""
-    for name in _names(folder):
-        if name.startswith(_PREFIX) and name.endswith(_NEW) and _age(folder, name) > _UNFINISHED_AFTER:
-            _remove(folder, [name])
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    of_ours = [name for name in names if name.startswith((_PREFIX, _SUM, _RECORD)) and name.endswith(_NEW)]
+    _remove(folder, [name for name in of_ours if _age(folder, name) > _UNFINISHED_AFTER])
 
 
 def _age(folder: int | None, name: str) -> float:
@@ -304,6 +342,6 @@ def _identity_of(folder: int, name: str) -> Identity | None:
 
 
 def _skip(path: Path, error: Exception) -> None:
-    if isinstance(error, OSError) and error.errno is None:
-        raise error  # from a signal handler
+    if isinstance(error, OSError) and error.errno in (None, *_SHORTAGES):
+        raise error  # errno is None for an error from a signal handler
     warn_of_skipped_file(path, error)
