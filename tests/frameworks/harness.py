@@ -149,11 +149,10 @@ class UWSGI(WSGIServer):
 
 
 def _written_settings(folder: Path, database: str, settings: Settings, budget: Settings | None) -> Path:
-    lines = []
+    # All processes of these tests have one user, who creates this folder.
+    lines = [f"runtime_dir = {json.dumps(str(folder / 'run'))}"]
     if budget is not None:
-        # All processes of these tests have one user, who creates this folder.
-        lines = [f"runtime_dir = {json.dumps(str(folder / 'run'))}", "[budget]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in budget.items()]
+        lines += ["[budget]", *(f"{key} = {json.dumps(value)}" for key, value in budget.items())]
     lines += ["[databases.shop]", f"url = {json.dumps(database)}"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     path = folder / "wsgipool.toml"

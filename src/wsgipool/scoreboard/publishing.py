@@ -21,6 +21,7 @@ from wsgipool.httpd import process as httpd
 from wsgipool.locks import holding
 from wsgipool.locks.named import all_counts
 from wsgipool.locks.statistics import total
+from wsgipool.pool import Pool
 from wsgipool.scoreboard import history
 from wsgipool.scoreboard.collecting import Collector
 from wsgipool.shared.one_time_warnings import warn_once
@@ -97,8 +98,10 @@ class Publisher:
                 lock.release()
 
     def end(self) -> None:
-        """Write the last report, at the end of the process."""
-        if self._publication is not None and self._publication.process == os.getpid():
+        """Write the last report, at the end of the process: also the first one, of a short program."""
+        publication = self._publication
+        is_ours = publication.process == os.getpid() if publication else any(map(_was_used, pools.created()))
+        if is_ours:
             with contextlib.suppress(ConfigError, OSError):
                 self.publish(timeout=0.0)
 
@@ -137,6 +140,10 @@ def _has_folder() -> bool:
 
 def _without_time(document: dict[str, Any]) -> dict[str, Any]:
     return document and {**document, "process": {**document["process"], "at": 0.0}}
+
+
+def _was_used(pool: Pool[Any]) -> bool:
+    return pool.observe().checkouts > 0
 
 
 def _is_busy(document: dict[str, Any]) -> bool:
