@@ -74,14 +74,17 @@ class Publisher:
 
     def _publish_and_record(self) -> float | None:
         try:
-            self.publish()
+            self.publish(timeout=0.0)  # the background has pools to maintain, and comes again
         except (ConfigError, OSError) as error:
             warn_once(f"the scoreboard cannot be written, so `wsgipool status` lacks this process: {error}")
             return INTERVAL
         if self._publication is None or not self._can_change():
             return None
-        with lock:
-            history.record(self._publication.folder)
+        if lock.acquire(blocking=False):
+            try:
+                history.record(self._publication.folder)
+            finally:
+                lock.release()
         is_watched = seconds_since_reader(self._publication.folder) < _WATCHED_FOR
         return WATCHED_INTERVAL if is_watched else INTERVAL
 
@@ -154,6 +157,12 @@ publisher = Publisher()
 
 
 def _after_fork_in_child() -> None:
+    global lock
+    if lock.acquire(blocking=False):
+        lock.release()
+    else:
+        # A fork without hooks, such as uWSGI's: a thread that the child does not have holds it.
+        lock = threading.RLock()
     publisher.reset()
     background.register_passive(publisher)
 
