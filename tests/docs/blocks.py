@@ -15,7 +15,7 @@ from sybil.parsers.myst.lexers import DirectiveInPercentCommentLexer
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("python", "sh", "toml", "apache", "sql", "haproxy", "text")
-_NOTES = "file|background|debian|docker|redhat"
+_NOTES = "file|background|debian|docker|redhat|systemd"
 _INVISIBLE = "invisible-code-block"
 _LEXERS = (
     RawFencedCodeBlockLexer(re.compile(r"(?P<directive>)(?P<arguments>(?!\{)[^\n]*)\n")),
@@ -92,7 +92,8 @@ def has_debian_blocks(page: Path) -> bool:
 def script_of(page: Path) -> str:
     """Return a program for bash that does what a reader of the page does: its files, and all `sh` blocks in order.
 
-    A block with `% background` goes on; the script waits until its URL answers, with curl.
+    Blocks for systemd are left out: none runs in a container. A block with `% background` goes on; the script waits
+    until its URL answers, with curl.
     """
     lines = ["set -euxo pipefail"]
     for example in parse(page):
@@ -100,7 +101,7 @@ def script_of(page: Path) -> str:
         if "file" in block.notes:
             path = shlex.quote(block.notes["file"])
             lines += [f"mkdir -p \"$(dirname {path})\"; cat >{path} <<'END-OF-FILE'", block.source + "END-OF-FILE"]
-        if block.language != "sh":
+        if block.language != "sh" or "systemd" in block.notes:
             continue
         if url := block.notes.get("background"):
             lines += ["{", block.source, "} &", f"curl --silent --output /dev/null --retry 60 --retry-all-errors {url}"]

@@ -32,7 +32,7 @@ A page with another word, with none, with an indented block or with `{code-block
     % debian                 The next sh block needs a Debian server and root: apt, a2enconf, systemctl. Here only its
                              syntax is checked. tests/docker/test_pages.py runs the page in a container of Debian: all
                              sh blocks in order, with all files. How-to pages go on from the site of start.md.
-    % docker, % redhat       The same, but no test runs the block: only its syntax is checked.
+    % docker, % redhat, % systemd    The same, but no test runs the block: only its syntax is checked.
 
 **What a page finds.** The databases `orders`, `archive` and `shop`, in the wsgipool.toml that WSGIPOOL_CONFIG names.
 They are empty when the page begins. Their server is a MariaDB of these tests; in `python` blocks `db` and every host

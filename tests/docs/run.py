@@ -97,7 +97,7 @@ class Page:
                 raise AssertionError(f"no such language: {unknown!r}")
 
     def _sh(self, block: Block) -> None:
-        if block.notes.keys() & {"debian", "docker", "redhat"}:
+        if block.notes.keys() & {"debian", "docker", "redhat", "systemd"}:
             self._command("bash", "-n", "-c", block.source)
         elif url := block.notes.get("background"):
             with (self.scratch / "background.log").open("ab") as log:
