@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -59,7 +61,11 @@ def started(name: str, database: Database, shape: Shape) -> Iterator[express.Htt
     """Start the site of one way, with its readers."""
     folder = database.folder / f"{shape.mode}-{list(PATHS).index(name)}"
     folder.mkdir()
-    config = f"[databases.shop]\nurl = {json.dumps(database.url())}\n"
+    shared = folder / "run"  # without the counts of other sites
+    shared.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        shutil.chown(shared, express.apache_user().pw_name)
+    config = f"runtime_dir = {json.dumps(str(shared))}\n[databases.shop]\nurl = {json.dumps(database.url())}\n"
     quiet = folder / "quiet.py"
     quiet.write_text(QUIET, encoding="utf-8")
     preload = quiet if name == OFF else express.PRELOAD_SCRIPT
