@@ -118,6 +118,25 @@ def test_holders_and_waiters_name_their_place_their_path_and_what_they_do(
     assert holders[0].since <= holders[1].since
 
 
+def test_the_variables_of_the_sites_own_function_are_left_alone(pool: wsgipool.Pool[Any], folder: Path) -> None:
+    release = threading.Event()
+
+    def application(environ: dict[str, Any]) -> list[str]:
+        before = list(environ)
+        seen = locals()
+        with pool.connection():
+            release.wait()
+        return [name for name in seen if name not in ("environ", "before", "pool", "release")]
+
+    request = Task(lambda: application({"PATH_INFO": "/"}))
+    eventually(lambda: [bool(each.doing) for each in report_of(folder).holders] == [True])
+    (holder,) = report_of(folder).holders
+    release.set()
+
+    assert request.result() == []
+    assert holder.path == ("/" if sys.version_info >= (3, 13) else "")
+
+
 def test_a_brief_holder_is_not_looked_at(pool: wsgipool.Pool[Any], folder: Path) -> None:
     with pool.connection():
         (holder,) = report_of(folder).holders

@@ -100,6 +100,10 @@ def test_watch_prints_until_it_is_interrupted(folder: Path) -> None:
     assert moments == sorted(set(moments))
 
 
+def test_a_folder_without_processes_is_named_with_the_options_for_another(folder: Path) -> None:
+    assert "--config or --runtime-dir names the folder of another site" in run(folder).stdout
+
+
 def test_watch_has_an_interval_of_its_own_by_default(folder: Path) -> None:
     command = [*COMMAND, "--runtime-dir", str(folder / "run"), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:

@@ -14,6 +14,7 @@ import click
 
 from wsgipool.cli.running import Shape, Stop, run_until_stopped, shape, site_options, temporary_folder
 from wsgipool.cli.serve import write_config
+from wsgipool.cli.typed import typed
 from wsgipool.demo import POOL_SIZE, schema
 from wsgipool.demo.action_runner import ActionRunner
 from wsgipool.demo.mariadb import DatabaseServerFailed, MariaDB, is_installed
@@ -84,7 +85,8 @@ def demo(
             stop,
             f"the bookshop is open on {address} ({app}; {chosen}; {database}); Ctrl-C closes it\n"
             f"the pool at work: {address}/pool\n"
-            f"its status page: {address}/wsgipool-status",
+            f"its status page: {address}/wsgipool-status\n"
+            + typed(f"the same in another terminal: `wsgipool top --runtime-dir {folder / 'run'}`").replace("`", ""),
             on_start=actions.on_start,
             on_line=actions.on_line,
         )

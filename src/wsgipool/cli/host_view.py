@@ -187,7 +187,9 @@ def headline(seen: Seen) -> str:
     """Return a line about the processes and their folder."""
     host = seen.host
     ended = f" ({host.ended_processes} ended)" if host.ended_processes else ""
-    return printable(f"{counted(len(host.processes), 'process')} of {seen.user}{ended}; the folder is {host.folder}")
+    hint = "" if host.processes or ended else "; --config or --runtime-dir names the folder of another site"
+    processes = counted(len(host.processes), "process")
+    return printable(f"{processes} of {seen.user}{ended}; the folder is {host.folder}{hint}")
 
 
 def findings_view(found: Sequence[Finding], look: Look) -> RenderableType:

@@ -14,8 +14,8 @@ _STYLE, _SCRIPT = trusted("style.css"), trusted("script.js")
 _SECTIONS: dict[str, tuple[str, Callable[[View], Markup]]] = {
     "findings": ("Findings", summary.findings),
     "databases": ("Databases", summary.databases),
-    "holders": ("Who holds connections?", details.holders),
-    "waiters": ("Who waits?", details.waiters),
+    "holders": ("Threads that hold connections", details.holders),
+    "waiters": ("Threads that wait", details.waiters),
     "processes": ("Processes and pools", details.processes),
     "servers": ("Sessions on the database servers", details.servers),
     "locks": ("Locks", details.locks),
